@@ -1,0 +1,1 @@
+"""Put attention into a backbone by name, and take it out again."""

@@ -1,0 +1,1 @@
+"""The attention layers, one idea a file."""

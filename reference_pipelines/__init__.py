@@ -1,0 +1,1 @@
+"""The two papers as programs, built on the public names of attnreid."""
