@@ -1,3 +1,49 @@
 """Attention layers for person re-identification that drop into any pretrained backbone and come out again."""
 
+from attnreid.attention_maps import record_attention
+from attnreid.backbones import (
+    Attachment,
+    Site,
+    attach,
+    attach_apnet,
+    attach_mla,
+    attachments,
+    find_sites,
+    set_last_stride,
+)
+from attnreid.layers import (
+    DomainLevelAttention,
+    HeadLevelAttention,
+    MultiLevelAttention,
+    PixelLevelAttention,
+    RelationAwareSpatialAttention,
+    SqueezeExcitation,
+)
+from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
+from attnreid.registry import create_attention, list_attention, register_attention
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Attachment",
+    "AttentionPyramid",
+    "DomainLevelAttention",
+    "HeadLevelAttention",
+    "LevelPlan",
+    "MultiLevelAttention",
+    "PixelLevelAttention",
+    "RelationAwareSpatialAttention",
+    "Site",
+    "SqueezeExcitation",
+    "attach",
+    "attach_apnet",
+    "attach_mla",
+    "attachments",
+    "create_attention",
+    "find_sites",
+    "list_attention",
+    "plan_pyramid",
+    "record_attention",
+    "register_attention",
+    "set_last_stride",
+]

@@ -1,0 +1,121 @@
+"""Look at a model without changing it: what each module takes and gives in one forward pass."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from attnreid.backbones._surgery import CHILD, Replacement, mark_of
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one module did in one forward pass; of several calls, the last.
+
+    Args:
+        calls: how often it was called.
+        taken: shape of its first argument, where that is a tensor.
+        given: shape of what it returned, where that is a tensor.
+        returned: the class of what it returned.
+        holds_map: whether there is a 4-d tensor in it.
+        floating: whether it is a tensor of a floating type.
+    """
+
+    calls: int = 0
+    taken: tuple[int, ...] | None = None
+    given: tuple[int, ...] | None = None
+    returned: str = ""
+    holds_map: bool = False
+    floating: bool = False
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One forward pass: what each module did, by name (`""` is the model), and the error that ended it."""
+
+    seen: dict[str, Seen]
+    error: Exception | None = None
+
+
+def stand_in(model: nn.Module, *, meta: bool, bypass: bool) -> nn.Module:
+    """Return a copy of `model` in eval mode, without hooks, that can be run in its place.
+
+    Args:
+        model: stays as it is.
+        meta: whether the copy's tensors are on the meta device, or are copies.
+        bypass: whether attention that the model carries lets every map through, since it may refuse other
+            sizes.
+
+    Raises:
+        ValueError: the model has lazy parameters, or cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        if isinstance(module, Replacement):
+            memo[id(module.replaced)] = nn.Identity()  # It does not run.
+        for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                if is_lazy(tensor):
+                    raise ValueError("the model's parameters must have sizes; it has lazy ones: run it once first")
+                memo[id(tensor)] = _empty_or_copied(tensor, meta)
+    try:
+        double = copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise ValueError(f"the model must survive copy.deepcopy to be looked at; it failed with: {error}") from error
+    for module in double.modules():
+        # The caller's hooks may keep what they see.
+        module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+        if bypass and mark_of(module) is not None:
+            module._modules[CHILD] = nn.Identity()
+    return double
+
+
+def _empty_or_copied(tensor: Tensor, meta: bool) -> Tensor:
+    data = torch.empty_like(tensor, device="meta") if meta else tensor.detach().clone()
+    return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data.detach()
+
+
+def watch(model: nn.Module, inputs: Sequence[Tensor]) -> Watch:
+    """Run a stand-in on `inputs` and note what every module did; an error ends the pass, it is not raised."""
+    seen: dict[int, Seen] = {}
+    hooks = [module.register_forward_hook(_note(seen)) for module in model.modules()]
+    failure: Exception | None = None
+    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            model(*inputs)
+    except Exception as error:
+        failure = error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = model.named_modules(remove_duplicate=False)
+    return Watch({name: seen.get(id(module), Seen()) for name, module in names}, failure)
+
+
+def _note(seen: dict[int, Seen]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def note(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+        first = arguments[0] if arguments else None
+        seen[id(module)] = Seen(
+            calls=seen.get(id(module), Seen()).calls + 1,
+            taken=tuple(first.shape) if isinstance(first, Tensor) else None,
+            given=tuple(result.shape) if isinstance(result, Tensor) else None,
+            returned=type(result).__name__,
+            holds_map=_holds_map(result),
+            floating=isinstance(result, Tensor) and result.is_floating_point(),
+        )
+
+    return note
+
+
+def _holds_map(result: Any) -> bool:
+    if isinstance(result, Tensor):
+        return result.ndim == 4
+    if isinstance(result, dict):
+        return any(_holds_map(part) for part in result.values())
+    return isinstance(result, list | tuple) and any(_holds_map(part) for part in result)

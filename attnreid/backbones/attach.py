@@ -1,0 +1,342 @@
+"""Put attention into a model by name, and take it out again without a trace."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from attnreid.backbones._building import Attention, IdentityBlend, build_layer
+from attnreid.backbones._site import Site
+from attnreid.backbones._surgery import (
+    CHILD,
+    Group,
+    Mark,
+    attention_of,
+    insert_after,
+    insert_instead,
+    mark_of,
+    take_out,
+)
+from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, look, select
+
+Where = Literal["after", "instead"]
+
+
+def attach(
+    model: nn.Module,
+    attention: Attention,
+    at: str | Sequence[str],
+    *,
+    input_size: InputSize | None = None,
+    where: Where = "after",
+    identity_init: bool = False,
+    example_inputs: Sequence[Tensor] | None = None,
+    layout: Layout | None = None,
+) -> "Attachment":
+    """Put one fresh attention layer at every site that `at` names: all of them, or none.
+
+    The layers stand on their site's device, in its dtype and its train or eval mode. The model's own names in
+    `state_dict()` and `named_parameters()` stay; the attention's are `<site>.attention.*`. The plain model's
+    weights can still be loaded with `strict=True`. An `nn.Sequential` gets one more child, so its `len` and
+    `[-1]` change.
+
+    Args:
+        model: any module; changed in place.
+        attention: a registered name, a layer class, or a callable `(channels)` or `(channels, *, size)` that
+            returns a module which maps a map to a map of the same shape.
+        at: dotted names or patterns: `*`, `?` and `[...]` stay inside one dotted segment, a segment `**`
+            stands for any number of segments.
+        input_size: (height, width) of an input with 3 channels, or (channels, height, width).
+        where: "after" each module, or "instead" of it. A replaced module must keep its map's shape; its keys
+            leave the state dict, and a checkpoint that still has them is loaded without them.
+        identity_init: start with an attention that passes every finite map unchanged, blended in by one
+            learnt scalar a layer that starts at 0.
+        example_inputs: what forward takes, instead of `input_size`, where that is not one image batch.
+        layout: "NCHW" states that the maps are (N, C, H, W) where looking cannot tell.
+
+    Returns:
+        The handle that lists what was put in and takes it out again.
+
+    Raises:
+        TypeError: `attention` is not something that builds a layer.
+        ValueError: a site is unknown, unfit or taken, the model does not run on this input, or the layer
+            refuses or changes a map. The model is then as it was.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+        >>> attachment = attach(model, "se", "1", input_size=(64, 32))
+        >>> attachment.sites[0].channels
+        16
+        >>> attachment.remove()
+    """
+    who = "attach"
+    if where not in ("after", "instead"):
+        raise ValueError(f"{who}: where must be 'after' or 'instead', got {where!r}.")
+    if where == "instead" and identity_init:
+        raise ValueError(
+            f"{who}: identity_init must stay False with where='instead', since the replaced module's "
+            "output is gone; use where='after' to start from the model as it is."
+        )
+    survey = look(who, model, input_size, example_inputs, layout)
+    sites = select(who, model, survey, at)
+    if where == "instead":
+        for site in sites:
+            _check_replaceable(who, site, survey)
+    places = [Place(site, where) for site in sites]
+    return put_in(who, model, attention, places, survey, identity_init=identity_init)
+
+
+def attachments(model: nn.Module) -> list["Attachment"]:
+    """Return a handle for everything that is attached to `model`, in the order of attaching.
+
+    Works on a deep copy and on an unpickled model too: their handles act on them and not on the original.
+
+    Args:
+        model: any module.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+        >>> _ = attach(model, "se", "1", input_size=(64, 32))
+        >>> for attachment in attachments(model):
+        ...     attachment.remove()
+        >>> attachments(model)
+        []
+    """
+    groups: dict[Group, list[_Inserted]] = {}
+    for name, host in model.named_modules():
+        mark = mark_of(host)
+        if mark is not None:
+            parent_name, _, child = name.rpartition(".")
+            parent = model.get_submodule(parent_name) if name else None
+            site = dataclasses.replace(mark.site, name=name)
+            inserted = _Inserted(site, host, attention_of(host), mark, parent, child)
+            groups.setdefault(mark.group, []).append(inserted)
+    return [Attachment(groups[group]) for group in sorted(groups, key=lambda group: group.order)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one layer goes.
+
+    Args:
+        site: what the attention sees there.
+        where: after the module or instead of it.
+        stride: what the attention must divide the map's size by, as the module that it replaces did.
+    """
+
+    site: Site
+    where: Where
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class _Inserted:
+    site: Site
+    host: nn.Module
+    attention: nn.Module
+    mark: Mark
+    parent: nn.Module | None
+    child: str
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.site.name}.{CHILD}."
+
+
+class Attachment:
+    """What one `attach` call put into a model: lists it, hands out its parameters, and takes it out again.
+
+    Also a context manager that takes the attention out at the end. `str()` is a table.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+        >>> with attach(model, "se", "1", input_size=(64, 32)) as attachment:
+        ...     sorted(attachment.state_dict()) == sorted(set(model.state_dict()) - {"0.weight", "0.bias"})
+        True
+    """
+
+    def __init__(self, inserted: Sequence[_Inserted]) -> None:
+        self._inserted = tuple(inserted)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites, as measured before the attention was put in."""
+        return tuple(one.site for one in self._inserted)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the attention's parameters, for an optimiser."""
+        return itertools.chain.from_iterable(one.attention.parameters() for one in self._inserted)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the attention's part of the model's state dict, under the same keys."""
+        return {one.prefix + key: value for one in self._inserted for key, value in one.attention.state_dict().items()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Load what `state_dict` returned, here or on another model with the same attention.
+
+        Args:
+            state_dict: exactly the attention's keys, with tensors of the attention's shapes.
+
+        Raises:
+            ValueError: a key is missing or too many, or a shape differs; nothing is loaded then.
+        """
+        own = self.state_dict()
+        wrong = sorted(own.keys() ^ state_dict.keys())
+        if wrong:
+            raise ValueError(
+                f"Attachment.load_state_dict: the keys must be this attention's {len(own)}, got "
+                f"{len(state_dict)}; {len(wrong)} do not fit, first {wrong[0]!r}. Load a whole model's "
+                "weights with the model."
+            )
+        for key, value in own.items():
+            if value.shape != state_dict[key].shape:
+                raise ValueError(
+                    f"Attachment.load_state_dict: {key!r} must have shape {tuple(value.shape)}, got "
+                    f"{tuple(state_dict[key].shape)}; attach the attention that the weights were saved from."
+                )
+        for one in self._inserted:
+            one.attention.load_state_dict({key: state_dict[one.prefix + key] for key in one.attention.state_dict()})
+
+    def sites_by_module(self) -> dict[int, str]:
+        """Return the site's name for the id of every module in the attention."""
+        return {id(module): one.site.name for one in self._inserted for module in one.attention.modules()}
+
+    def remove(self) -> None:
+        """Give the model back as it was: the same module objects, names and outputs. Harmless twice."""
+        for one in reversed(self._inserted):
+            if mark_of(one.host) is one.mark:
+                take_out(one.host, one.parent, one.child)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __str__(self) -> str:
+        rows = [("site", "layer", "map size", "parameters")]
+        for one in self._inserted:
+            site, count = one.site, sum(parameter.numel() for parameter in one.attention.parameters())
+            size = f"{site.channels} x {' x '.join(str(side) for side in site.size or ())}"
+            rows.append((site.name, _layer_name(one.attention), size, f"{count:,}"))
+        rows.append(("total", "", "", f"{sum(parameter.numel() for parameter in self.parameters()):,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            "  ".join([*(row[column].ljust(widths[column]) for column in range(3)), row[3].rjust(widths[3])])
+            for row in rows
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Attachment at {', '.join(site.name for site in self.sites)}>"
+
+
+def put_in(
+    who: str,
+    model: nn.Module,
+    attention: Attention,
+    places: Sequence[Place],
+    survey: Survey,
+    *,
+    identity_init: bool = False,
+) -> Attachment:
+    """Build one layer for each place, put them all in and check that each runs; or change nothing."""
+    layers: list[nn.Module] = []
+    taken = {id(module) for module in model.modules()}
+    for place in places:
+        _check_free(who, model, place)
+        layer = build_layer(who, attention, place.site, _like(model, place.site.name), identity_init)
+        parts = {id(module) for module in layer.modules()}
+        if parts & taken:
+            raise ValueError(
+                f"{who}: attention must build a fresh layer for every site, got one that is in use for "
+                f"{place.site.name!r}; build the layer inside the callable."
+            )
+        taken |= parts
+        layers.append(layer.train(model.get_submodule(place.site.name).training))
+    attachment = Attachment(())
+    try:
+        group = Group()
+        for place, layer in zip(places, layers, strict=True):
+            inserted = _insert(model, layer, place, Mark(group, place.site))
+            attachment = Attachment((*attachment._inserted, inserted))
+        _check_running(who, model, attachment, survey)
+    except BaseException:
+        attachment.remove()
+        raise
+    return attachment
+
+
+def _insert(model: nn.Module, layer: nn.Module, place: Place, mark: Mark) -> _Inserted:
+    parent_name, _, child = place.site.name.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    host = parent.get_submodule(child)
+    if place.where == "instead":
+        host = insert_instead(parent, child, layer, mark, place.stride)
+    else:
+        insert_after(host, layer, mark)
+    return _Inserted(place.site, host, layer, mark, parent, child)
+
+
+def _check_running(who: str, model: nn.Module, attachment: Attachment, survey: Survey) -> None:
+    """Refuse modules that escape: a forward that loops over all children, or one set on the object."""
+    watched = check_runs(model, survey)
+    if watched.error is not None:
+        raise ValueError(
+            f"{who}: the model must run with the attention in it; it failed with: {watched.error} "
+            "Choose other sites, with find_sites(model, ...)."
+        ) from watched.error
+    for site in attachment.sites:
+        calls = watched.seen[f"{site.name}.{CHILD}"].calls
+        if calls != 1:
+            raise ValueError(
+                f"{who}: the attention at {site.name!r} ({site.kind}) must run once in a forward pass, and "
+                f"it ran {calls} times, since that module's forward is an unusual one; choose a module "
+                "inside or around it."
+            )
+
+
+def _check_replaceable(who: str, site: Site, survey: Survey) -> None:
+    taken, given = survey.seen[site.name].taken, survey.seen[site.name].given
+    if taken != given:
+        raise ValueError(
+            f"{who}: a module to be replaced must keep the shape of its map; {site.name!r} ({site.kind}) "
+            f"takes {taken} and gives {given}. Choose one with equal channels and stride 1, or where='after'."
+        )
+
+
+def _check_free(who: str, model: nn.Module, place: Place) -> None:
+    host = model.get_submodule(place.site.name)
+    if place.where == "after" and hasattr(host, CHILD):
+        raise ValueError(
+            f"{who}: a site must have no attribute named {CHILD!r} of its own; {place.site.name!r} "
+            f"({place.site.kind}) has one. Choose a module inside or around it."
+        )
+
+
+def _like(model: nn.Module, name: str) -> Tensor:
+    """Return a floating-point tensor of the module, or else of the nearest module around it that has one."""
+    while True:
+        module = model.get_submodule(name)
+        for tensor in itertools.chain(module.parameters(), module.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        if not name:
+            return torch.empty(0)
+        name = name.rpartition(".")[0]
+
+
+def _layer_name(attention: nn.Module) -> str:
+    if isinstance(attention, IdentityBlend):
+        return f"{type(attention.layer).__name__} (blended in)"
+    return type(attention).__name__

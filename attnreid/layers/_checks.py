@@ -1,0 +1,70 @@
+"""The refusals that all layers share: each says who complains, what must hold, what it got and what to do."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def check_count(who: str, name: str, value: object, *, least: int = 1) -> None:
+    """Refuse anything but an int that is at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(
+            f"{who}: {name} must be an int, got {value!r} of type {type(value).__name__}: pass a whole number"
+        )
+    if value < least:
+        raise ValueError(f"{who}: {name} must be at least {least}, got {value}: pass a larger number")
+
+
+def check_flag(who: str, name: str, value: object) -> None:
+    """Refuse anything but True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{who}: {name} must be a bool, got {value!r}: pass True or False")
+
+
+def check_size(who: str, size: object) -> tuple[int, int]:
+    """Refuse anything but two positive ints, and return them as (height, width)."""
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        raise TypeError(f"{who}: size must be (height, width), got {size!r}: pass the map's, e.g. (16, 8)")
+    height, width = size
+    check_count(who, "the height in size", height)
+    check_count(who, "the width in size", width)
+    return height, width
+
+
+def check_multiple(who: str, what: str, value: int, divisor: int, *, step: int | None = None) -> None:
+    """Refuse what `divisor` does not divide, naming the nearest multiples of `step` (default: `divisor`)."""
+    if value % divisor:
+        step = step or divisor
+        below = value // step * step
+        nearest = f"{below} or {below + step}" if below else f"{step}"
+        raise ValueError(f"{who}: {what} must be a multiple of {divisor}, got {value}: the nearest is {nearest}")
+
+
+def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None = None) -> None:
+    """Refuse all but a non-empty floating-point map (N, channels, H, W), of this size where one is given."""
+    shape = tuple(x.shape)
+    if x.ndim != 4:
+        raise ValueError(
+            f"{who}: the input must have 4 dimensions (N, C, H, W), got shape {shape}: "
+            "reshape it, or add the batch dimension with x.unsqueeze(0)"
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"{who}: the input must be floating point, got {x.dtype}: convert it with x.float()")
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"{who}: the input must have {channels} channels, got {x.shape[1]} (shape {shape}): "
+            "build the layer for the channels of this map"
+        )
+    if size is not None and tuple(x.shape[2:]) != size:
+        raise ValueError(
+            f"{who}: the map must be {size[0]}x{size[1]} (height x width), got {x.shape[2]}x{x.shape[3]}: "
+            "feed that size or build the layer for this one"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"{who}: the input must not be empty, got shape {shape}: drop empty batches first")
+
+
+def describe(channels: int, **options: tuple[object, object]) -> str:
+    """Return the text for `extra_repr`: the channels, then every option (value, default) that was changed."""
+    changed = [f"{name}={value!r}" for name, (value, default) in options.items() if value != default]
+    return ", ".join([str(channels), *changed])

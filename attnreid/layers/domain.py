@@ -1,0 +1,106 @@
+"""Domain-level attention: every pixel is compared with a memory that is learnt over the whole data set.
+
+From "Multi-Level Attention for Unsupervised Person Re-Identification" (MLA), section 3.3. The memory holds
+what all pedestrians of a domain share, so that an image's own odd background weighs less.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnreid._recording import record
+from attnreid.layers._checks import check_count, check_map, describe
+from attnreid.registry import register_attention
+
+
+def normalise_twice(logits: Tensor) -> Tensor:
+    """Return external attention's double normalisation of `(N, slots, H, W)`: each pixel's slots sum to 1.
+
+    It is a softmax over the positions, then a division by the sum over the slots. If a pixel's softmax
+    underflows in every slot the literal form is 0/0; the equal form `softmax over slots of log(softmax over
+    positions)` is not.
+    """
+    log_share = F.log_softmax(logits.flatten(2), dim=2)
+    return log_share.softmax(dim=1).view_as(logits)
+
+
+def domain_memory_map(x: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Return how much each pixel resembles each memory slot, MLA's Eq. 4-5: `(N, slots, H, W)`."""
+    return normalise_twice(F.conv2d(F.conv2d(x, query), key))
+
+
+@register_attention("domain")
+class DomainLevelAttention(nn.Module):
+    """Adds to each pixel a mix of learnt memory vectors, weighed by how much the pixel resembles each slot.
+
+    MLA's Eq. 4-6, `x + v_D(norm(softmax(k_D(q(x)))))`; the norm is computed by the identity of
+    `normalise_twice`. Where the paper is silent: the softmax runs over positions and the extra normalisation
+    over the memory slots, as in external attention, which the paper cites; 64 slots, that work's number; q
+    has no bias (it would have no gradient). `value` starts as the transpose of `key`, a copy that trains
+    apart. q and key start as torch's convs do.
+
+    Args:
+        channels: the channels C of the map.
+        memory: how many slots c_k the memory has.
+        device: where the parameters are made.
+        dtype: the parameters' type.
+
+    Shape:
+        Input and output `(N, C, H, W)`; `memory_map` `(N, memory, H, W)`, in (0, 1), a pixel's slots sum to
+        1.
+
+    Raises:
+        TypeError: if an option is of the wrong type or the input is not floating point.
+        ValueError: if an option is out of range, or the input is not a non-empty map with C channels.
+
+    Example:
+        >>> attention = DomainLevelAttention(64, memory=16)
+        >>> attention.memory_map(torch.randn(2, 64, 16, 8)).shape
+        torch.Size([2, 16, 16, 8])
+    """
+
+    name: ClassVar[str] = "domain"
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        memory: int = 64,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_count("DomainLevelAttention", "channels", channels)
+        check_count("DomainLevelAttention", "memory", memory)
+        self.channels = channels
+        self.memory = memory
+        # The weights of three 1x1 convs, held bare: reset_parameters ties two of them together at the start.
+        self.query = nn.Parameter(torch.empty(channels, channels, 1, 1, device=device, dtype=dtype))
+        self.key = nn.Parameter(torch.empty(memory, channels, 1, 1, device=device, dtype=dtype))
+        self.value = nn.Parameter(torch.empty(channels, memory, 1, 1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw query and key as torch does, within 1/sqrt(C), and copy key's transpose to value."""
+        bound = self.channels**-0.5
+        nn.init.uniform_(self.query, -bound, bound)
+        nn.init.uniform_(self.key, -bound, bound)
+        with torch.no_grad():
+            self.value.copy_(self.key.transpose(0, 1))
+
+    def memory_map(self, x: Tensor) -> Tensor:
+        """Return how much each pixel resembles each memory slot, `(N, memory, H, W)`; records nothing."""
+        check_map("DomainLevelAttention", x, self.channels)
+        return domain_memory_map(x, self.query, self.key)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map plus what the memory recalls for it."""
+        memory_map = self.memory_map(x)
+        record(self, self.name, memory_map)
+        return x + F.conv2d(memory_map, self.value)
+
+    def extra_repr(self) -> str:
+        """Return the channels and the options that were changed."""
+        return describe(self.channels, memory=(self.memory, 64))

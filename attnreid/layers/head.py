@@ -1,0 +1,136 @@
+"""Head-level attention: every position looks at every other, by content and by where it stands.
+
+From "Multi-Level Attention for Unsupervised Person Re-Identification" (MLA), section 3.1 and Fig. 2: BoTNet's
+self-attention on the last stage's small map. Alone it harms unsupervised training (MLA's Table 6): it is
+meant to run on pixel-level attention's output, with pixel-level attention's gate on its position code.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from attnreid.layers._checks import check_count, check_map, check_multiple, check_size, describe
+from attnreid.registry import register_attention
+
+
+def head_attention(
+    x: Tensor,
+    qkv: Tensor,
+    position: Tensor,
+    *,
+    heads: int,
+    gate: Tensor | None = None,
+    scale: float | None = 1.0,
+) -> Tensor:
+    """Return `softmax(scale * (q.k + q.(gate * position))) v`, every head apart, as one fused attention call.
+
+    The identity is `q.k + q.(gate * position) = q.(k + gate * position)`: no P x P map of the P = H*W
+    positions exists in memory. x is `(N, C, H, W)`, qkv the joined 1x1 conv's weight `(3C, C, 1, 1)`,
+    position `(C, H, W)`.
+    """
+    # The fused kernels need each token's channels side by side, which is what channels_last means.
+    q, k, v = F.conv2d(x.contiguous(memory_format=torch.channels_last), qkv).chunk(3, dim=1)
+    code = position if gate is None else gate * position
+    q, k, v = (rearrange(t, "n (heads d) h w -> n heads (h w) d", heads=heads) for t in (q, k + code, v))
+    attended = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return rearrange(attended, "n heads (h w) d -> n (heads d) h w", h=x.shape[2])
+
+
+@register_attention("head")
+class HeadLevelAttention(nn.Module):
+    """Replaces each pixel by a mix of all pixels' values, weighed by content and position, in several heads.
+
+    MLA's Fig. 2, computed by the identity of `head_attention`. q, k and v come from one joined 1x1 conv
+    without bias (a bias on k has no gradient), in torch's default initialisation; the position code is the
+    sum of a table over heights and one over widths, both drawn from N(0, 1). Where the paper is silent: 4
+    heads, and the logits unscaled (scale 1), as in the PyTorch port of BoTNet that the wording matches. That
+    port's position term is `pos.q` with the indices the other way round; the paper's text and the official
+    BoTNet have `q.pos`, as here.
+
+    Args:
+        channels: the channels C of the map, a multiple of `heads`.
+        size: the map's (height, width), which the position code is made for.
+        heads: how many heads share the channels, d = C / heads each.
+        scale: the factor on both terms of the logits; None for 1/sqrt(d).
+        device: where the parameters are made.
+        dtype: the parameters' type.
+
+    Shape:
+        Input and output `(N, C, H, W)`; `forward`'s gate `(N, C, H, W)` or `(N, 1, H, W)`.
+        This is no gate itself: the output is new values, not the input's times a factor.
+
+    Raises:
+        TypeError: if an option is of the wrong type or the input is not floating point.
+        ValueError: if an option is out of range, or the input is not a non-empty map of C channels and this
+            size.
+
+    Example:
+        >>> attention = HeadLevelAttention(64, size=(16, 8))
+        >>> attention(torch.randn(2, 64, 16, 8)).shape
+        torch.Size([2, 64, 16, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        size: tuple[int, int],
+        heads: int = 4,
+        scale: float | None = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        who = "HeadLevelAttention"
+        check_count(who, "channels", channels)
+        check_count(who, "heads", heads)
+        check_multiple(who, "channels", channels, heads)
+        height, width = self.size = check_size(who, size)
+        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float)):
+            raise TypeError(f"{who}: scale must be a number or None, got {scale!r}: pass None for 1/sqrt(d)")
+        if scale is not None and not 0 < scale < math.inf:
+            raise ValueError(f"{who}: scale must be positive and finite, got {scale}: pass None for 1/sqrt(d)")
+        self.channels = channels
+        self.heads = heads
+        self.scale = scale
+        self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1, bias=False, device=device, dtype=dtype)
+        self.position_height = nn.Parameter(torch.empty(channels, height, 1, device=device, dtype=dtype))
+        self.position_width = nn.Parameter(torch.empty(channels, 1, width, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the conv by torch's default and the position tables from N(0, 1)."""
+        self.qkv.reset_parameters()
+        nn.init.normal_(self.position_height)
+        nn.init.normal_(self.position_width)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """Return the attended map; pixel-level attention's `gate` weighs each image's position code."""
+        check_map("HeadLevelAttention", x, self.channels, self.size)
+        if gate is not None and gate.shape not in (x.shape, x[:, :1].shape):
+            raise ValueError(
+                f"HeadLevelAttention: the gate must be {tuple(x.shape)} or {tuple(x[:, :1].shape)}, "
+                f"got {tuple(gate.shape)}: pass pixel-level attention's gate of the same images"
+            )
+        position = self.position_height + self.position_width
+        return head_attention(x, self.qkv.weight, position, heads=self.heads, gate=gate, scale=self.scale)
+
+    def resize(self, size: tuple[int, int]) -> "HeadLevelAttention":
+        """Return a copy for maps of another size: position tables interpolated linearly, all else equal."""
+        height, width = check_size("HeadLevelAttention", size)
+        resized = copy.deepcopy(self)
+        resized.size = (height, width)
+        for name, length in (("position_height", height), ("position_width", width)):
+            table = getattr(self, name)
+            stretched = F.interpolate(table.detach().flatten(1)[None], size=length, mode="linear")
+            shape = (self.channels, height, 1) if name == "position_height" else (self.channels, 1, width)
+            setattr(resized, name, nn.Parameter(stretched.view(shape), requires_grad=table.requires_grad))
+        return resized
+
+    def extra_repr(self) -> str:
+        """Return the channels, the size and the options that were changed."""
+        return describe(self.channels, size=(self.size, None), heads=(self.heads, 4), scale=(self.scale, 1.0))

@@ -1,0 +1,118 @@
+"""Squeeze-and-excitation: every channel is weighed by what all channels' averages say.
+
+From "Squeeze-and-Excitation Networks" (Hu et al.), and the channel attention of "Person Re-identification via
+Attention Pyramid" (APNet), Eq. 5. With parts, the channels are split and each part sees its own averages
+only.
+"""
+
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from attnreid.layers._checks import check_count, check_map, check_multiple, describe
+from attnreid.layers._gate import GateLayer, SplitDim
+from attnreid.registry import register_attention
+
+REDUCTION = 16
+
+
+def squeeze_excitation_gate(pooled: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
+    """Return `sigmoid(W2 ReLU(W1 pooled))` of every part: APNet's Eq. 5 on the pooled vector, `(N, C)` to
+    `(N, C)`.
+
+    reduce is W1, `(parts, hidden, C/parts)`, expand is W2, `(parts, C/parts, hidden)`; all parts go together.
+    """
+    parts = rearrange(pooled, "n (parts c) -> n parts c", parts=reduce.shape[0])
+    hidden = torch.einsum("npc,phc->nph", parts, reduce).relu()
+    gate = torch.einsum("nph,pch->npc", hidden, expand).sigmoid()
+    return rearrange(gate, "n parts c -> n (parts c)")
+
+
+@register_attention("se")
+class SqueezeExcitation(GateLayer):
+    """Multiplies each channel by a weight in (0, 1) computed from the averages of all channels, or of its
+    part.
+
+    APNet's Eq. 5 as it stands. As in both papers' code there is no bias. Where APNet is silent: reduction 16,
+    never fewer than one hidden unit a part (a pyramid of radix 32 at 256 channels would otherwise have none).
+    APNet's released code instead has 8 hidden units at every stage: `hidden=8`. Initialised as torch's linear
+    layers are, uniform within 1/sqrt(inputs), part by part.
+
+    Args:
+        channels: the channels C of the map, a multiple of `parts`.
+        reduction: the hidden width of a part is `max(1, C / parts / reduction)`, rounded down.
+        hidden: the hidden width of a part itself, in place of `reduction`.
+        parts: split the channels into this many equal parts with separate weights.
+        device: where the parameters are made.
+        dtype: the parameters' type.
+
+    Shape:
+        Input and output `(N, C, H, W)`; gate `(N, C, 1, 1)`, in (0, 1).
+
+    Raises:
+        TypeError: if an option is of the wrong type or the input is not floating point.
+        ValueError: if an option is out of range, both `reduction` and `hidden` are given, `parts` does not
+            divide the channels, or the input is not a non-empty map with C channels.
+
+    Example:
+        >>> attention = SqueezeExcitation(64, parts=2)
+        >>> attention.gate(torch.randn(2, 64, 16, 8)).shape
+        torch.Size([2, 64, 1, 1])
+    """
+
+    name: ClassVar[str] = "se"
+    split_dim: ClassVar[SplitDim | None] = "channels"
+    pooled: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = REDUCTION,
+        hidden: int | None = None,
+        parts: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        who = "SqueezeExcitation"
+        check_count(who, "channels", channels)
+        check_count(who, "reduction", reduction)
+        check_count(who, "parts", parts)
+        check_multiple(who, f"channels, split into {parts} parts,", channels, parts)
+        if hidden is not None:
+            check_count(who, "hidden", hidden)
+            if reduction != REDUCTION:
+                raise ValueError(
+                    f"{who}: hidden takes reduction's place, got reduction={reduction} and hidden={hidden}: pass one"
+                )
+        self.channels = channels
+        self.reduction = reduction
+        self.hidden = hidden
+        self.parts = parts
+        width = max(1, channels // parts // reduction) if hidden is None else hidden
+        self.reduce = nn.Parameter(torch.empty(parts, width, channels // parts, device=device, dtype=dtype))
+        self.expand = nn.Parameter(torch.empty(parts, channels // parts, width, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw both layers of every part uniformly within 1/sqrt(inputs)."""
+        for weight in (self.reduce, self.expand):
+            bound = weight.shape[2] ** -0.5
+            nn.init.uniform_(weight, -bound, bound)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the weight of every channel, `(N, C, 1, 1)`."""
+        check_map("SqueezeExcitation", x, self.channels)
+        return squeeze_excitation_gate(x.mean(dim=(2, 3)), self.reduce, self.expand)[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        """Return the channels and the options that were changed."""
+        return describe(
+            self.channels,
+            reduction=(self.reduction, REDUCTION),
+            hidden=(self.hidden, None),
+            parts=(self.parts, 1),
+        )

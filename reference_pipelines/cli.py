@@ -1,0 +1,65 @@
+"""The commands. A user's mistake ends in one sentence and exit status 2; anything else is a bug and shows itself."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reference_pipelines.errors import UserError
+
+_DESCRIPTION = "The two papers of attnreid as programs: APNet (supervised) and MLA (unsupervised)."
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit status."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        # Imported late, so that --help and a mistyped command answer at once.
+        from reference_pipelines import commands
+
+        run = {
+            "demo": commands.demo,
+            "train": lambda chosen: commands.train(chosen, rest),
+            "report": commands.report,
+            "data": commands.data_render,
+        }[options.command]
+        run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command; `train` leaves the recipe's keys to its config."""
+    parser = argparse.ArgumentParser(prog="python -m reference_pipelines", description=_DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="both papers small, on rendered pedestrians, with a report")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs and the report")
+
+    train = commands.add_parser("train", help="train and evaluate one recipe", add_help=False)
+    train.add_argument("pipeline", choices=("apnet", "mla"))
+    train.add_argument("--out", type=Path, help="run folder, new or empty")
+
+    report = commands.add_parser("report", help="one HTML file about finished runs")
+    report.add_argument("runs", type=Path, nargs="+", help="run folders")
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="the HTML file")
+
+    data = commands.add_parser("data", help="make data")
+    kinds = data.add_subparsers(dest="kind", required=True, metavar="KIND")
+    render = kinds.add_parser("render", help="render pedestrians in the Market-1501 layout")
+    render.add_argument("root", type=Path, help="folder to write")
+    render.add_argument("--size", default="tiny", help="tiny, small or market")
+    render.add_argument("--domain", default="plaza", help="plaza or mall")
+    render.add_argument("--occluded", action="store_true", help="hide part of the person in every query")
+    render.add_argument("--image-size", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"))
+    render.add_argument("--seed", type=int, default=0)
+    render.add_argument("--workers", type=int, default=None, help="processes; all cores when left out")
+    return parser

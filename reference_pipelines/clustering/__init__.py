@@ -1,0 +1,8 @@
+"""Pseudo-labels from features, and the memory of clusters that training compares with."""
+
+from reference_pipelines.clustering.dbscan import dbscan
+from reference_pipelines.clustering.jaccard import jaccard_graph
+from reference_pipelines.clustering.memory import ClusterMemory, MemoryConfig
+from reference_pipelines.clustering.purity import purity
+
+__all__ = ["ClusterMemory", "MemoryConfig", "dbscan", "jaccard_graph", "purity"]

@@ -1,0 +1,14 @@
+"""The one exception that stands for a mistake of the user's: the command line prints its sentence and stops."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Who complains, what must hold, what was found and what to do, in one sentence."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return ", did you mean ...?" for the known names nearest to `name`, or nothing where none is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

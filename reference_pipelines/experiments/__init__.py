@@ -1,0 +1,1 @@
+"""Experiments as data: which runs make a table, and what runs them."""

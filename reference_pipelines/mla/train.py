@@ -1,0 +1,177 @@
+"""MLA's experiment: cluster the features, train against the clusters, again each epoch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from attnreid import attach_mla
+from reference_pipelines.clustering import ClusterMemory, MemoryConfig, dbscan, jaccard_graph, purity
+from reference_pipelines.config import DataConfig, Device, EvaluationConfig, OptimizerConfig
+from reference_pipelines.data.dataset import load_batches
+from reference_pipelines.data.sampler import ClusterSamplerConfig, cluster_batches
+from reference_pipelines.data.transforms import AugmentConfig, train_transform
+from reference_pipelines.errors import UserError
+from reference_pipelines.mla.objective import ClusterObjective
+from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
+from reference_pipelines.training.loop import extract_features, train_epoch
+from reference_pipelines.training.optimizer import build_optimizer
+from reference_pipelines.training.session import Session
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The multi-level attention in the last stage's bottlenecks.
+
+    Args:
+        levels: any of "pixel", "head" and "domain", in this order; none is the cluster-contrast baseline.
+        blocks: all blocks of the last stage, or its last one.
+        heads: of the head-level attention.
+        memory: slots of the domain-level attention.
+    """
+
+    levels: tuple[Literal["pixel", "head", "domain"], ...] = ("pixel", "head", "domain")
+    blocks: Literal["all", "last"] = "all"
+    heads: int = 4
+    memory: int = 64
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    """Pseudo-labels from features; the defaults are MLA's.
+
+    Args:
+        k1: neighbours of the k-reciprocal Jaccard distance.
+        k2: neighbours of its query expansion.
+        eps: DBSCAN's radius.
+        min_samples: DBSCAN's MinPts, the point itself counted.
+    """
+
+    k1: int = 30
+    k2: int = 6
+    eps: float = 0.4
+    min_samples: int = 4
+
+
+@dataclass(frozen=True)
+class MlaConfig:
+    """Unsupervised training of MLA.
+
+    Args:
+        title: the row's name in tables.
+        data: the images.
+        optimizer: Adam and its schedule.
+        iterations: batches an epoch.
+        model: the backbone.
+        attention: what is put into it.
+        clustering: how pseudo-labels are made.
+        memory: the cluster memory.
+        augment: random changes of a training image.
+        sampler: the batches.
+        evaluation: how the features are tested.
+        seed: of everything random.
+        device: where to compute.
+    """
+
+    title: str
+    data: DataConfig
+    optimizer: OptimizerConfig
+    iterations: int = 400
+    model: ModelConfig = ModelConfig()
+    attention: AttentionConfig = AttentionConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    memory: MemoryConfig = MemoryConfig()
+    augment: AugmentConfig = AugmentConfig()
+    sampler: ClusterSamplerConfig = ClusterSamplerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig(flip=False)
+    seed: int = 1
+    device: Device = "auto"
+
+
+def build_model(config: MlaConfig) -> ReidModel:
+    """Return the network with its attention.
+
+    Raises:
+        UserError: the attention does not fit the backbone at this image size.
+    """
+    backbone, width = build_backbone(config.model)
+    attention = config.attention
+    if attention.levels:
+        try:
+            attach_mla(
+                backbone,
+                levels=attention.levels,
+                input_size=config.data.image_size,
+                blocks=attention.blocks,
+                heads=attention.heads,
+                memory=attention.memory,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    return ReidModel(backbone, width)
+
+
+def cluster(features: torch.Tensor, config: ClusteringConfig) -> np.ndarray:
+    """Return the (N,) pseudo-labels of the features (N, D).
+
+    Raises:
+        UserError: DBSCAN finds fewer than two clusters, so that there is nothing to contrast.
+    """
+    graph = jaccard_graph(features, k1=config.k1, k2=config.k2, max_distance=config.eps)
+    clusters = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
+    found = int(clusters.max()) + 1
+    if found < 2:
+        noise = int((clusters < 0).sum())
+        what = "no cluster" if not found else "one cluster"
+        raise UserError(
+            f"clustering: training needs at least two clusters, DBSCAN found {what} and {noise} of {len(clusters)} "
+            "images are noise; the last saved weights are kept; "
+            f"{'raise' if noise else 'lower'} --clustering.eps (now {config.eps}) or start from better weights"
+        )
+    return clusters
+
+
+def train(config: MlaConfig, out: Path) -> dict[str, Any]:
+    """Train, evaluate and write the run folder `out`; return what stands in its result.json."""
+    session = Session("mla", config, out)
+    images = session.data.train
+    model: nn.Module = session.place(build_model(config))
+    optimizer, schedule = build_optimizer(model, config.optimizer)
+    transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
+    generator = torch.Generator().manual_seed(config.seed)
+    measured: dict[str, Any] = {}
+    for epoch in range(1, config.optimizer.epochs + 1):
+        title = f"epoch {epoch}/{config.optimizer.epochs}"
+        model.eval()
+        features = extract_features(
+            model,
+            images,
+            config.data,
+            batch_size=config.evaluation.batch_size,
+            flip=config.evaluation.flip,
+            device=session.device,
+            title=f"{title} features",
+        )
+        clusters = cluster(features, config.clustering)
+        measured = describe_clusters(clusters, images.ids, images.cameras)
+        memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)
+        objective = ClusterObjective(torch.as_tensor(clusters, device=session.device), memory.to(session.device))
+        batches = cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch))
+        loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
+        loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
+        schedule.step()
+        session.end_epoch(model, epoch, loss=loss, **measured)
+    return session.finish(model, clustering=measured)
+
+
+def describe_clusters(clusters: np.ndarray, ids: np.ndarray, cameras: np.ndarray) -> dict[str, Any]:
+    """Return how many clusters there are, the share of noise, and the purity by id and by camera."""
+    return {
+        "clusters": int(clusters.max()) + 1,
+        "noise": float((clusters < 0).mean()),
+        "id_purity": purity(clusters, ids),
+        "camera_purity": purity(clusters, cameras),
+    }

@@ -1,0 +1,6 @@
+"""Backbones and the embedding head on top of them."""
+
+from reference_pipelines.models.backbones import ModelConfig, build_backbone
+from reference_pipelines.models.embedding import Embedding, ReidModel
+
+__all__ = ["Embedding", "ModelConfig", "ReidModel", "build_backbone"]

@@ -1,0 +1,131 @@
+"""torchvision's ResNets with their weights, ready for attention: last stride set, classifier taken off."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from attnreid import set_last_stride
+from reference_pipelines.errors import UserError, closest
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone and where its weights come from.
+
+    Args:
+        backbone: torchvision's name of a ResNet, or "resnet_demo", torchvision's ResNet class with one narrow
+            bottleneck a stage.
+        weights: "imagenet" (torchvision's), "none" (random), or a file: a .safetensors checkpoint of these
+            pipelines, or a state dict saved with torch.save.
+        last_stride: stride of the last stage; both papers use 1.
+    """
+
+    backbone: str = "resnet50"
+    weights: str = "imagenet"
+    last_stride: int = 1
+
+
+class NarrowBottleneck(Bottleneck):
+    """torchvision's bottleneck that does not widen its output: the demo's block."""
+
+    expansion = 1
+
+
+def _resnet_demo(weights: str | None = None) -> ResNet:
+    return ResNet(NarrowBottleneck, [1, 1, 1, 1], width_per_group=32)
+
+
+def _torchvision_resnet(name: str) -> Callable[..., ResNet]:
+    return lambda weights=None: torchvision.models.get_model(name, weights=weights)
+
+
+BACKBONES: dict[str, Callable[..., ResNet]] = {
+    "resnet_demo": _resnet_demo,
+    **{
+        name: _torchvision_resnet(name)
+        for name in torchvision.models.list_models()
+        if name.startswith(("resnet", "resnext", "wide_resnet"))
+    },
+}
+
+
+def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
+    """Return the backbone, which maps (N, 3, H, W) to pooled features (N, D), and D.
+
+    Raises:
+        UserError: an unknown backbone, or weights that are missing or do not fit.
+    """
+    if config.backbone not in BACKBONES:
+        hint = closest(config.backbone, BACKBONES)
+        raise UserError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {config.backbone!r}{hint}")
+    build = BACKBONES[config.backbone]
+    backbone = _with_imagenet_weights(config.backbone, build) if config.weights == "imagenet" else build()
+    width = backbone.fc.in_features
+    backbone.fc = nn.Identity()
+    if config.weights not in ("imagenet", "none"):
+        _load_weights(backbone, Path(config.weights).expanduser())
+    set_last_stride(backbone, config.last_stride)
+    return backbone, width
+
+
+def _with_imagenet_weights(name: str, build: Callable[..., ResNet]) -> ResNet:
+    if name == "resnet_demo":
+        raise UserError('model: resnet_demo has no ImageNet weights; set --model.weights to "none" or to a file')
+    # The papers predate the second set of weights, which starts from another training recipe.
+    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        return build(weights=weights)
+    except (URLError, OSError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        raise UserError(
+            f"model: torchvision's ImageNet weights of {name} could not be downloaded ({error}); place the file "
+            f'{Path(weights.url).name} at {place}, give its path with --model.weights, or set it to "none"'
+        ) from None
+
+
+def _load_weights(backbone: nn.Module, path: Path) -> None:
+    """Load the backbone's part of a checkpoint; a head, a classifier or a BN neck in it is left aside."""
+    state = read_state_dict(path)
+    prefix = "backbone."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        backbone.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:400]
+        raise UserError(f"model: the weights in {path} are of another backbone: {reason}") from None
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint file; code in a file is never run.
+
+    Raises:
+        UserError: the file is missing, damaged, or needs pickled objects.
+    """
+    if not path.is_file():
+        raise UserError(f"model: there is no weights file {path}; check --model.weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"model: {path} holds pickled objects, which could run code, and is refused; if you trust it, load it "
+            "yourself and save its state_dict() alone"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model: {path} is not a readable checkpoint ({reason}); is it truncated?") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"model: {path} must hold a state dict, names to tensors, and holds something else")
+    return state

@@ -1,0 +1,44 @@
+"""The head of both papers: pooled feature, BN neck (Luo et al., CVPRW 2019), and a classifier if there are labels."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Embedding(NamedTuple):
+    """What the network says of a batch.
+
+    Args:
+        pooled: (N, D) features before the BN neck, for the triplet loss.
+        features: (N, D) features after it, for matching and clustering.
+        logits: (N, classes), or None for a model without a classifier.
+    """
+
+    pooled: Tensor
+    features: Tensor
+    logits: Tensor | None
+
+
+class ReidModel(nn.Module):
+    """Backbone, BN neck without shift, and a bias-free classifier.
+
+    Args:
+        backbone: maps (N, 3, H, W) to pooled features (N, width).
+        width: D, the width of the pooled feature.
+        classes: identities to tell apart in training; None where there are no labels.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, *, classes: int | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.BatchNorm1d(width)
+        self.neck.bias.requires_grad_(False)
+        self.classifier = None if classes is None else nn.Linear(width, classes, bias=False)
+        if self.classifier is not None:
+            nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, images: Tensor) -> Embedding:
+        """Map images (N, 3, H, W) to their embedding."""
+        pooled = self.backbone(images)
+        features = self.neck(pooled)
+        return Embedding(pooled, features, None if self.classifier is None else self.classifier(features))

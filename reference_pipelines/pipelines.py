@@ -1,0 +1,28 @@
+"""The two papers' programs by name: the schema of each one's recipes and the function that trains it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reference_pipelines.apnet import train as apnet
+from reference_pipelines.mla import train as mla
+
+
+class Pipeline(NamedTuple):
+    """A paper's program.
+
+    Args:
+        config: the dataclass that its recipes fill.
+        train: trains a config into a run folder and returns its result.
+        recipes: the folder of its recipes.
+    """
+
+    config: type
+    train: Callable[[Any, Path], dict[str, Any]]
+    recipes: Path
+
+
+PIPELINES = {
+    "apnet": Pipeline(apnet.ApnetConfig, apnet.train, Path(apnet.__file__).parent / "recipes"),
+    "mla": Pipeline(mla.MlaConfig, mla.train, Path(mla.__file__).parent / "recipes"),
+}

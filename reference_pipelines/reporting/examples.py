@@ -1,0 +1,79 @@
+"""What the report shows of a trained network, saved with the run: ranked lists and attention maps."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attnreid import record_attention
+from reference_pipelines.data.dataset import load_image
+from reference_pipelines.data.transforms import evaluation_transform
+from reference_pipelines.retrieval import RetrievalResult, ranked_matches
+from reference_pipelines.training.evaluation import Evaluator
+
+LISTS = 6
+LIST_LENGTH = 10
+MAPS = 6
+
+
+def save_examples(
+    folder: Path,
+    model: nn.Module,
+    evaluator: Evaluator,
+    query_features: Tensor,
+    gallery_features: Tensor,
+    result: RetrievalResult,
+) -> None:
+    """Write examples.json (ranked lists) and attention.npz (gates) into a run folder.
+
+    The queries shown are spread evenly over the average precisions, worst to best, so that they are no selection.
+    """
+    data = evaluator.data
+    by_precision = result.queries[np.argsort(result.average_precision, kind="stable")]
+    shown = by_precision[np.linspace(0, len(by_precision) - 1, min(LISTS, len(by_precision))).round().astype(int)]
+    precision = dict(zip(result.queries.tolist(), result.average_precision.tolist(), strict=True))
+    lists = []
+    for query in shown.tolist():
+        ranked = ranked_matches(
+            query_features[query],
+            int(data.query.ids[query]),
+            int(data.query.cameras[query]),
+            gallery_features,
+            data.gallery.ids,
+            data.gallery.cameras,
+            first=LIST_LENGTH,
+        )
+        lists.append(
+            {
+                "query": str(data.query.paths[query]),
+                "average_precision": precision[query],
+                "ranked": [{"image": str(data.gallery.paths[i]), "match": match} for i, match in ranked],
+            }
+        )
+    maps = shown[:MAPS].tolist()
+    images = [data.query.paths[query] for query in maps]
+    document = {"lists": lists, "attention_images": [str(path) for path in images]}
+    (folder / "examples.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    _save_gates(folder / "attention.npz", model, evaluator, images)
+
+
+@torch.no_grad()
+def _save_gates(path: Path, model: nn.Module, evaluator: Evaluator, images: list[Path]) -> None:
+    """Write one array a site and level, named "site/level", with a row an image."""
+    config = evaluator.data_config
+    transform = evaluation_transform(config.image_size, config.interpolation)
+    batch = torch.stack([transform(load_image(image)) for image in images]).to(evaluator.device)
+    model.eval()
+    with record_attention(model) as recorded:
+        model(batch)
+    gates = {
+        f"{site}/{level}": gate.float().cpu().numpy()
+        for site, levels in recorded.items()
+        for level, gate in levels.items()
+    }
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, allow_pickle=False, **gates)
+    os.replace(partial, path)

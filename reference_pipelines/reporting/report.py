@@ -1,0 +1,239 @@
+"""Finished runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reference_pipelines.data.rendering.market import MANIFEST
+from reference_pipelines.errors import UserError
+from reference_pipelines.reporting.figures import (
+    AttentionRow,
+    Pictures,
+    Points,
+    attention_rows,
+    colour_scale,
+    legend_sample,
+    line_chart,
+)
+from reference_pipelines.reporting.table import HEADINGS, table_rows
+from reference_pipelines.training.run import RESULT, write_text
+
+PEOPLE = 8
+_PIPELINES = {"apnet": "APNet: supervised", "mla": "MLA: unsupervised"}
+_NEEDED = (
+    *("pipeline", "title", "data", "weights", "chance", "start", "final", "train_seconds", "seconds"),
+    *("hardware", "command", "commit", "code", "versions", "config"),
+)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a finished run's folder says.
+
+    Args:
+        key: its name in the page's ids.
+        folder: where it lies.
+        result: result.json.
+        log: the lines of log.jsonl.
+        lists: the ranked lists of examples.json.
+        attention: its gates, drawn.
+        attention_images: what they are drawn over.
+    """
+
+    key: str
+    folder: Path
+    result: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]]
+    lists: Sequence[Mapping[str, Any]]
+    attention: Sequence[AttentionRow]
+    attention_images: Sequence[str]
+
+    @property
+    def setting(self) -> str:
+        """The network, the image size and the length of the training."""
+        config = self.result["config"]
+        height, width = config["data"]["image_size"]
+        epochs = config["optimizer"]["epochs"]
+        return f"{config['model']['backbone']} at {height} × {width} pixels, {epochs} epochs"
+
+    @property
+    def weights(self) -> str:
+        """What the training started from."""
+        return "random" if self.result["weights"] == "none" else str(self.result["weights"])
+
+    @property
+    def rendered(self) -> bool:
+        """Whether its queries are drawings of the renderer, which leaves a manifest beside them."""
+        return any((folder / MANIFEST).is_file() for shown in self.lists for folder in Path(shown["query"]).parents[:3])
+
+
+class Group(NamedTuple):
+    """The runs of one pipeline, with their table rows and charts."""
+
+    name: str
+    runs: list[FinishedRun]
+    rows: list[tuple[str, ...]]
+    legend: list[tuple[Markup, str]]
+    charts: list[tuple[str, Markup]]
+
+
+class Person(NamedTuple):
+    """Images that the ranked lists say are of one person."""
+
+    queries: dict[str, None]
+    gallery: dict[str, None]
+
+
+def write_report(runs: Sequence[Path], out: Path, *, title: str = "attnreid report") -> Path:
+    """Write one self-contained HTML file about finished runs and return its path.
+
+    Args:
+        runs: their folders, in the order of the table's rows.
+        out: the file; one that exists is replaced when the new one is whole.
+        title: heading of the page.
+
+    Raises:
+        UserError: no folder, a folder that is no finished run, or a file that cannot be written.
+    """
+    if not runs:
+        raise UserError("report: at least one finished run is needed, got none; name its folder")
+    loaded = [read_run(Path(folder), f"run{i}") for i, folder in enumerate(runs)]
+    page = render_page(loaded, title)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, page)
+    except OSError as error:
+        out.with_name(out.name + ".partial").unlink(missing_ok=True)
+        raise UserError(f"report: cannot write {out} ({error.strerror}); choose another --out") from None
+    return out
+
+
+def read_run(folder: Path, key: str) -> FinishedRun:
+    """Read a run folder; `key` names it in the page.
+
+    Raises:
+        UserError: it is not the folder of a finished run.
+    """
+    if not (folder / RESULT).is_file():
+        found = "it has none" if folder.is_dir() else "there is no such folder"
+        raise UserError(
+            f"report: {folder} must be a finished run, which has a {RESULT}, and {found}; "
+            "let its training finish or name another folder"
+        )
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+        with np.load(folder / "attention.npz", allow_pickle=False) as gates:
+            attention = attention_rows(dict(gates), examples["attention_images"])
+        log = [json.loads(line) for line in lines if line.strip()]
+        lacking = [name for name in _NEEDED if name not in result]
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise UserError(
+            f"report: {folder} must hold a whole run, and it does not ({_reason(error)}); train it again"
+        ) from None
+    if lacking:
+        raise UserError(
+            f"report: {folder / RESULT} must come from `train`, and it lacks {', '.join(lacking)}; train it again"
+        )
+    return FinishedRun(key, folder, result, log, examples["lists"], attention, examples["attention_images"])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
+
+
+def render_page(runs: Sequence[FinishedRun], title: str) -> str:
+    """Return the page."""
+    environment = Environment(
+        loader=PackageLoader("reference_pipelines.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    names = _distinct(run.result["pipeline"] for run in runs)
+    by_pipeline = [[run for run in runs if run.result["pipeline"] == name] for name in names]
+    pictures = Pictures()
+    people = find_people(shown for run in runs for shown in run.lists)
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        runs=runs,
+        groups=[_group(name, members) for name, members in zip(names, by_pipeline, strict=True)],
+        headings=HEADINGS,
+        data=_distinct(run.result["data"]["summary"] for run in runs),
+        settings=_distinct(run.setting for run in runs),
+        seeds=_distinct(run.result["config"].get("seed") for run in runs),
+        rendered=[run.rendered for run in runs],
+        people=_spread([person for person in people if person.gallery] or people, PEOPLE),
+        opened={members[0].key for members in by_pipeline},
+        opened_maps={next((run.key for run in members if run.attention), None) for members in by_pipeline},
+        pictures=pictures,
+        colour_scale=colour_scale(),
+    )
+
+
+def _group(pipeline: str, runs: list[FinishedRun]) -> Group:
+    labels = [run.result["title"] for run in runs]
+    legend = [(legend_sample(f"legend-{run.key}", i), labels[i]) for i, run in enumerate(runs)]
+    chance = {f"chance {100 * level:.1f}": 100 * level for level in _distinct(run.result["chance"] for run in runs)}
+
+    def chart(measure: str, title: str, scale: float = 1, **options: Any) -> tuple[str, Markup]:
+        lines = [Points(run.key, labels[i], i, _course(run.log, measure, scale)) for i, run in enumerate(runs)]
+        return title, line_chart(f"{runs[0].key}-{measure}", title, lines, **options)
+
+    charts = [
+        chart("loss", "Training loss"),
+        chart("mAP", "mAP in percent; epoch 0 is the starting network", 100, dashed=chance, floor=0),
+    ]
+    if any("id_purity" in entry for run in runs for entry in run.log):
+        charts += [
+            chart("id_purity", "Purity of the clusters by id", floor=0, ceiling=1.02),
+            chart("camera_purity", "Purity of the clusters by camera", floor=0, ceiling=1.02),
+        ]
+    rows = table_rows([run.result for run in runs])
+    return Group(_PIPELINES.get(pipeline, pipeline), runs, rows, legend, charts)
+
+
+def _course(log: Sequence[Mapping[str, Any]], measure: str, scale: float) -> list[tuple[float, float]]:
+    """Return (epoch, value) of the epochs at which `measure` was taken."""
+    taken = [(entry["epoch"], entry[measure]) for entry in log if entry.get(measure) is not None]
+    return [(epoch, scale * value) for epoch, value in taken if math.isfinite(value)]
+
+
+def find_people(lists: Iterable[Mapping[str, Any]]) -> list[Person]:
+    """Return who is seen in the ranked lists: a query and its right matches are one person, by file name."""
+    people: list[Person] = []
+    for shown in lists:
+        matches = {entry["image"]: None for entry in shown["ranked"] if entry["match"]}
+        person = Person({shown["query"]: None}, matches)
+        for known in [other for other in people if _overlap(person, other)]:
+            people.remove(known)
+            person = Person(known.queries | person.queries, known.gallery | person.gallery)
+        people.append(person)
+    return sorted(people, key=lambda person: min(person.queries))
+
+
+def _overlap(one: Person, other: Person) -> bool:
+    return bool(one.queries.keys() & other.queries.keys() or one.gallery.keys() & other.gallery.keys())
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """Return at most `count` of the items, evenly from first to last."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,1 @@
+"""The loop that both pipelines share: steps, schedules, extraction, run folders."""

@@ -1,0 +1,72 @@
+"""Extraction and scoring of a network on a data set's query and gallery."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reference_pipelines.config import DataConfig, EvaluationConfig
+from reference_pipelines.data import ReidData
+from reference_pipelines.retrieval import RetrievalResult, chance_level, evaluate
+from reference_pipelines.training.loop import extract_features
+
+
+class Evaluator:
+    """Tests a network on one data set; the protocol and the images stay the same through a run.
+
+    Args:
+        data: its query and gallery are used.
+        data_config: image size, interpolation and workers.
+        config: flip averaging and batch size.
+        device: where the networks are.
+    """
+
+    def __init__(self, data: ReidData, data_config: DataConfig, config: EvaluationConfig, device: torch.device) -> None:
+        self.data = data
+        self.data_config = data_config
+        self.config = config
+        self.device = device
+
+    def features(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return the features (Q, D) of the queries and (G, D) of the gallery."""
+        model.eval()
+
+        def extract(images: Any, title: str) -> Tensor:
+            return extract_features(
+                model,
+                images,
+                self.data_config,
+                batch_size=self.config.batch_size,
+                flip=self.config.flip,
+                device=self.device,
+                title=title,
+            )
+
+        return extract(self.data.query, "query"), extract(self.data.gallery, "gallery")
+
+    def __call__(self, model: nn.Module) -> RetrievalResult:
+        """Return the retrieval result of `model`."""
+        return self.score(*self.features(model))
+
+    def score(self, query: Tensor, gallery: Tensor) -> RetrievalResult:
+        """Return the retrieval result of the features (Q, D) and (G, D)."""
+        queries, images = self.data.query, self.data.gallery
+        return evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras)
+
+    def chance(self) -> float:
+        """Return the mAP of random rankings under the same protocol."""
+        queries, images = self.data.query, self.data.gallery
+        return chance_level(queries.ids, queries.cameras, images.ids, images.cameras)
+
+
+def as_numbers(result: RetrievalResult) -> dict[str, Any]:
+    """Return a result as it is written to result.json."""
+    return {
+        "mAP": result.mAP,
+        "interval": list(result.interval),
+        **{f"rank{k}": value for k, value in result.cmc.items()},
+        "queries": len(result.queries),
+        "skipped": result.skipped,
+        "average_precision": np.round(result.average_precision, 5).tolist(),
+    }

@@ -1,0 +1,111 @@
+"""A run folder: config.yaml, log.jsonl, model.safetensors, examples, and result.json, written last."""
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+import attnreid
+from reference_pipelines.config import to_plain
+from reference_pipelines.errors import UserError
+
+RESULT = "result.json"
+
+
+class Run:
+    """Where one training writes; a folder that already holds a run is refused.
+
+    Args:
+        folder: created here, with config.yaml in it.
+        config: a config dataclass.
+    """
+
+    def __init__(self, folder: Path, config: Any) -> None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"run: {folder} exists and is not empty; name a new folder with --out or remove it")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run: cannot write in {folder} ({error.strerror}); choose another --out") from None
+        self.folder = folder
+        self.started = time.perf_counter()
+        self.config = to_plain(config)
+        write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+
+    def log(self, **entry: Any) -> None:
+        """Append one line to the log and show it."""
+        entry["seconds"] = round(self.seconds(), 2)
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+        shown = [f"{name} {_short(value)}" for name, value in entry.items() if value is not None]
+        print("  ".join(shown), flush=True)
+
+    def seconds(self) -> float:
+        """Return the seconds since the run was opened."""
+        return time.perf_counter() - self.started
+
+    def save(self, model: nn.Module) -> None:
+        """Write the weights; the file is whole or is the one before."""
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        path = self.folder / "model.safetensors"
+        save_file(state, path.with_suffix(".partial"))
+        os.replace(path.with_suffix(".partial"), path)
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the result with what it was measured by, and return it."""
+        complete = {**result, "seconds": round(self.seconds(), 1), **provenance(), "config": self.config}
+        write_text(self.folder / RESULT, json.dumps(complete, indent=2))
+        return complete
+
+
+def provenance() -> dict[str, Any]:
+    """Return the versions, the commit and the command behind a number."""
+    return {
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "code": code_digest(),
+        "versions": {"attnreid": attnreid.__version__, "torch": torch.__version__},
+    }
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return a digest of the sources of both packages: the same code gives the same digest."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for package in (Path(attnreid.__file__).parent, Path(__file__).parents[1]):
+        for source in sorted(package.rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds all of it or the one before."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,666 @@
+"""Attaching as surgery: what is put in, what stays, how it is undone, and what is refused."""
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import DenseNet, mobilenet_v3_small, resnet18
+
+from attnreid.backbones import Attachment, attach, attachments, find_sites
+from attnreid.layers import RelationAwareSpatialAttention, SqueezeExcitation
+from attnreid.pyramid import AttentionPyramid
+
+SIZE = (64, 32)
+Observe = Callable[[nn.Module], dict[str, Any]]
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.conv(x)).relu()
+
+
+class Net(nn.Module):
+    """A stem, a row of two blocks and a head: every kind of host in little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.stage = nn.Sequential(Block(16), Block(16))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stage(self.stem(x)).mean((2, 3)))
+
+
+class Foreign(nn.Module):
+    """A user's own layer, not a gate and without a size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(x).tanh()
+
+
+class TwoLayers(nn.Module):
+    """Has several keys and a buffer, so that a state dict can hold a part of them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+def small_densenet() -> nn.Module:
+    return DenseNet(growth_rate=8, block_config=(2, 2, 2), num_init_features=16)
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 16, 8, generator=torch.Generator().manual_seed(1))
+
+
+AT_ALL_KINDS = ["stem", "stage", "stage.1", "stage.1.conv"]
+
+
+# What is put in -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", AT_ALL_KINDS)
+def test_attention_takes_what_the_site_returns(net: Net, images: Tensor, at: str) -> None:
+    outputs: dict[str, Tensor] = {}
+    hook = net.get_submodule(at).register_forward_hook(lambda module, _, y: outputs.update(plain=y))
+    net(images)
+    hook.remove()
+    attach(net, Foreign, at, input_size=(16, 8))
+    layer = net.get_submodule(f"{at}.attention")
+    layer.register_forward_hook(lambda module, x, y: outputs.update(taken=x[0], given=y))
+    hook = net.get_submodule(at).register_forward_hook(lambda module, _, y: outputs.update(returned=y))
+    net(images)
+    assert torch.equal(outputs["taken"], outputs["plain"])
+    assert torch.equal(outputs["returned"], outputs["given"])
+    assert not torch.equal(outputs["taken"], outputs["given"])
+
+
+def test_keys_are_these(net: Net) -> None:
+    plain = list(net.state_dict())
+    named = [name for name, _ in net.named_parameters()]
+    attach(net, "se", ["stem", "stage"], input_size=(16, 8))
+    added = {
+        "stem.attention.reduce",
+        "stem.attention.expand",
+        "stage.attention.reduce",
+        "stage.attention.expand",
+    }
+    assert set(net.state_dict()) == {*plain, *added}
+    assert [key for key in net.state_dict() if key not in added] == plain
+    assert [name for name, _ in net.named_parameters() if name not in added] == named
+
+
+def test_keys_under_identity_init_are_these(net: Net) -> None:
+    blended = attach(net, "se", "stem", input_size=(16, 8), identity_init=True)
+    assert list(blended.state_dict()) == [
+        "stem.attention.blend",
+        "stem.attention.layer.reduce",
+        "stem.attention.layer.expand",
+    ]
+    pyramid = attach(net, AttentionPyramid, "stage", input_size=(16, 8), identity_init=True)
+    assert "stage.attention.blend" in pyramid.state_dict()
+    assert isinstance(net.stage.attention, AttentionPyramid)
+
+
+@pytest.mark.parametrize(
+    ("at", "names"),
+    [
+        ("stage.*", ["stage.0", "stage.1"]),
+        ("stage.?.conv", ["stage.0.conv", "stage.1.conv"]),
+        ("stage.[1-4]", ["stage.1"]),
+        ("**.norm", ["stage.0.norm", "stage.1.norm"]),
+        ("stage.**.conv", ["stage.0.conv", "stage.1.conv"]),
+        (["stage.1", "stem", "st?m"], ["stem", "stage.1"]),
+        (("stage.**",), ["stage", "stage.0", "stage.0.conv", "stage.0.norm"]),
+    ],
+)
+def test_patterns(net: Net, at: str | list[str], names: list[str]) -> None:
+    attachment = attach(net, "se", at, input_size=(16, 8))
+    assert [site.name for site in attachment.sites][: len(names)] == names
+    assert attachment.sites == tuple(
+        site for site in find_sites(Net(), (16, 8)) if site.name in {one.name for one in attachment.sites}
+    )
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        "se",
+        SqueezeExcitation,
+        functools.partial(SqueezeExcitation, reduction=4),
+        "rga_s",
+        Foreign,
+        lambda channels: Foreign(channels),
+        lambda channels, *, size: nn.LayerNorm([channels, *size]),
+        functools.partial(AttentionPyramid, attention="rga_s", levels=2),
+    ],
+)
+def test_kinds_of_attention(net: Net, images: Tensor, attention: Any) -> None:
+    before = net(images)
+    attachment = attach(net, attention, ["stem", "stage.0"], input_size=(16, 8))
+    assert not torch.equal(net(images), before)
+    first, second = net.stem.attention, net.stage[0].attention
+    assert type(first) is type(second)
+    assert first is not second
+    attachment.remove()
+
+
+def test_size_is_passed_unless_chosen(net: Net) -> None:
+    sizes = []
+
+    def build(channels: int, *, size: tuple[int, int] = (0, 0)) -> nn.Module:
+        sizes.append((channels, size))
+        return nn.Identity()
+
+    attach(net, build, "stem", input_size=(16, 8))
+    attach(net, functools.partial(build, size=(3, 3)), "stage", input_size=(16, 8))
+    assert sizes == [(16, (8, 4)), (16, (3, 3))]
+
+
+def test_layer_follows_the_site(net: Net) -> None:
+    net.double()
+    net.stage.train()
+    attach(net, "se", ["stem", "stage.1"], input_size=(16, 8))
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float64}
+    assert not net.stem.attention.training
+    assert net.stage[1].attention.training
+    net.bfloat16()
+    assert net.stem.attention.expand.dtype == torch.bfloat16
+    meta = Net().to("meta")
+    attach(meta, "se", "stem", input_size=(16, 8))
+    assert meta.stem.attention.expand.is_meta
+
+
+def test_site_without_parameters_takes_after_what_is_around_it() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()).double()
+    attach(net, "se", "1", input_size=(4, 4))
+    assert net[1].attention.expand.dtype == torch.float64
+
+
+def test_every_new_parameter_gets_a_gradient(net: Net, images: Tensor) -> None:
+    attachment = attach(
+        net.train(), functools.partial(SqueezeExcitation, reduction=1), AT_ALL_KINDS, input_size=(16, 8)
+    )
+    net(images).square().sum().backward()
+    new = list(attachment.parameters())
+    assert len(new) == 8
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in new)
+
+
+# Identity at first --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["se", "rga_s", "head", "domain", Foreign, AttentionPyramid])
+def test_identity_init_changes_no_bit(net: Net, images: Tensor, attention: Any) -> None:
+    before = net(images)
+    attachment = attach(net, attention, AT_ALL_KINDS, input_size=(16, 8), identity_init=True)
+    assert torch.equal(net(images), before)
+
+    net.train()
+    net(images).square().sum().backward()
+    blends = [parameter for name, parameter in net.named_parameters() if name.endswith("attention.blend")]
+    assert len(blends) == len(AT_ALL_KINDS)
+    for parameter in attachment.parameters():
+        is_blend = any(parameter is blend for blend in blends)
+        assert parameter.grad is not None
+        assert bool(parameter.grad.any()) == is_blend
+
+
+@pytest.mark.parametrize("attention", ["se", Foreign])
+def test_fully_blended_in_is_the_plain_layer(net: Net, images: Tensor, attention: Any) -> None:
+    attach(net, attention, "stem", input_size=(16, 8), identity_init=True)
+    blend = net.stem.attention
+    x = torch.randn(2, 16, 4, 4)
+    with torch.no_grad():
+        blend.blend.fill_(1.0)
+        torch.testing.assert_close(blend(x), blend.layer(x))
+        blend.blend.fill_(0.25)
+        torch.testing.assert_close(blend(x), x + 0.25 * (blend.layer(x) - x))
+
+
+# State dicts --------------------------------------------------------------------------------------------------------
+
+
+def test_plain_weights_load_strictly_and_leave_the_attention(net: Net) -> None:
+    plain = {key: torch.rand_like(value, dtype=torch.float32) for key, value in net.state_dict().items()}
+    held = dict(plain)
+    attach(net, TwoLayers, ["stem", "stage"], input_size=(16, 8))
+    with torch.no_grad():
+        net.stem.attention.norm.weight.fill_(3.0)
+    objects = [id(parameter) for parameter in net.stem.attention.parameters()]
+    for assign in (False, True):
+        net.load_state_dict(plain, strict=True, assign=assign)
+        assert plain.keys() == held.keys()
+        assert all(plain[key] is value for key, value in held.items())
+        assert torch.equal(net.stem.weight, plain["stem.weight"])
+        assert (net.stem.attention.norm.weight == 3.0).all()
+        assert [id(parameter) for parameter in net.stem.attention.parameters()] == objects
+
+
+def test_weights_with_attention_load_back(net: Net, images: Tensor) -> None:
+    attach(net, TwoLayers, "stem", input_size=(16, 8))
+    with torch.no_grad():
+        net.stem.attention.norm.weight.uniform_()
+    other = Net().eval()
+    attach(other, TwoLayers, "stem", input_size=(16, 8))
+    other.load_state_dict(net.state_dict(), strict=True)
+    assert torch.equal(other(images), net(images))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_part_of_the_attention_is_an_error(net: Net, strict: bool) -> None:
+    attach(net, TwoLayers, "stem", input_size=(16, 8))
+    weights = net.state_dict()
+    del weights["stem.attention.norm.bias"]
+    with pytest.raises(
+        RuntimeError, match=r"the attention at 'stem.attention' must find all of its 5 keys.* 1 are missing"
+    ):
+        net.load_state_dict(weights, strict=strict)
+
+
+def test_foreign_keys_stay_an_error(net: Net) -> None:
+    weights = {**net.state_dict(), "stem.attention.stranger": torch.zeros(1)}
+    attach(net, TwoLayers, "stem", input_size=(16, 8))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*stem.attention.stranger"):
+        net.load_state_dict(weights)
+
+
+def test_attachment_state_dict(net: Net, images: Tensor) -> None:
+    attachment = attach(net, TwoLayers, ["stem", "stage"], input_size=(16, 8))
+    own = attachment.state_dict()
+    assert list(own) == [key for key in net.state_dict() if ".attention." in key]
+    new = {key: torch.full_like(value, 2) for key, value in own.items()}
+    with pytest.raises(ValueError, match=r"the keys must be this attention's 10, got 9; 1 do not fit, first 'stage"):
+        attachment.load_state_dict({key: new[key] for key in list(new)[:-1]})
+    with pytest.raises(ValueError, match=r"'stage.attention.norm.bias' must have shape \(16,\), got \(3,\)"):
+        attachment.load_state_dict({**new, "stage.attention.norm.bias": torch.zeros(3)})
+    assert torch.equal(net.stem.attention.norm.weight, torch.ones(16))
+    attachment.load_state_dict(new)
+    assert torch.equal(net.stem.attention.norm.weight, torch.full((16,), 2.0))
+    assert torch.equal(net.stage.attention.norm.running_var, torch.full((16,), 2.0))
+
+
+# Taking it out ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_stacked_attention_comes_out_in_any_order(net: Net, images: Tensor, observe: Observe, order: Any) -> None:
+    before, output = observe(net), net(images)
+    handles = [
+        attach(net, Foreign, "stage", input_size=(16, 8)),
+        attach(net, "rga_s", ["stage.0", "stage.1"], input_size=(16, 8)),
+        attach(net, Foreign, "stage.1.norm", where="instead", input_size=(16, 8)),
+        attach(net, "se", "stage.1.conv", input_size=(16, 8)),
+    ]
+    assert [repr(handle) for handle in attachments(net)] == [repr(handle) for handle in handles]
+    for index in order:
+        assert not torch.equal(net(images), output)
+        handles[index].remove()
+        handles[index].remove()
+    assert observe(net) == before
+    assert torch.equal(net(images), output)
+    assert attachments(net) == []
+
+
+def test_replacing_what_holds_attention(net: Net, images: Tensor, observe: Observe) -> None:
+    before = observe(net)
+    inner = attach(net, nn.Identity, "stage.1.conv", input_size=(16, 8), where="instead")
+    outer = attach(net, nn.Identity, "stage.1", input_size=(16, 8), where="instead")
+    inner.remove()
+    outer.remove()
+    assert observe(net) == before
+
+
+def test_context_manager(net: Net, observe: Observe) -> None:
+    before = observe(net)
+    with attach(net, "se", "stage", input_size=(16, 8)) as attachment:
+        assert isinstance(attachment, Attachment)
+        assert "attention" in dict(net.stage.named_children())
+    assert observe(net) == before
+    with pytest.raises(RuntimeError), attach(net, "se", "stage", input_size=(16, 8)):
+        net(torch.rand(1))
+    assert observe(net) == before
+
+
+def test_table(net: Net) -> None:
+    attachment = attach(net, "se", ["stem", "stage"], input_size=(16, 8), identity_init=True)
+    assert str(attachment).splitlines() == [
+        "site   layer                           map size    parameters",
+        "stem   SqueezeExcitation (blended in)  16 x 8 x 4          33",
+        "stage  SqueezeExcitation (blended in)  16 x 8 x 4          33",
+        "total                                                      66",
+    ]
+    assert repr(attachment) == "<Attachment at stem, stage>"
+
+
+# Copies -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_independent(net: Net, images: Tensor, copied: Callable[[nn.Module], nn.Module]) -> None:
+    plain = net(images)
+    attach(net, Foreign, ["stem", "stage", "stage.1"], input_size=(16, 8))
+    attach(net, Foreign, "stage.0.conv", where="instead", input_size=(16, 8))
+    double = copied(net)
+    attended = net(images)
+    assert torch.equal(double(images), attended)
+    assert list(double.state_dict()) == list(net.state_dict())
+    assert isinstance(double.stem, nn.Conv2d)
+
+    with torch.no_grad():
+        double.stem.attention.mix.weight.add_(1)
+    assert torch.equal(net(images), attended)
+    assert not torch.equal(double(images), attended)
+    assert [len(handle.sites) for handle in attachments(double)] == [3, 1]
+    for handle in attachments(double):
+        handle.remove()
+    assert torch.equal(double(images), plain)
+    assert type(double.stem) is nn.Conv2d
+    assert torch.equal(net(images), attended)
+    assert len(attachments(net)) == 2
+
+
+def test_attachments_inside_another_model_are_named_from_it(net: Net) -> None:
+    attach(net, "se", "stage", input_size=(16, 8))
+    (handle,) = attachments(nn.ModuleDict({"backbone": net}))
+    assert handle.sites[0].name == "backbone.stage"
+    assert "backbone.stage.attention.reduce" in handle.state_dict()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_whole(net: Net, images: Tensor, training: bool) -> None:
+    attach(net, "se", AT_ALL_KINDS, input_size=(16, 8))
+    attach(net, Foreign, "stage.0.norm", where="instead", input_size=(16, 8))
+    net.train(training)
+    compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images), net(images))
+
+
+@pytest.mark.parametrize(
+    ("make", "at"),
+    [(resnet18, "layer[1-4]"), (small_densenet, "features.denseblock*"), (mobilenet_v3_small, "features.*")],
+)
+def test_real_backbones(make: Callable[[], nn.Module], at: str) -> None:
+    model = make().eval()
+    x = torch.rand(2, 3, *SIZE)
+    plain, weights = model(x), {key: value.clone() for key, value in model.state_dict().items()}
+    objects = dict(model.named_modules())
+    attachment = attach(model, "se", at, input_size=SIZE, identity_init=True)
+    assert torch.equal(model(x), plain)
+    model.load_state_dict(weights, strict=True)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), plain)
+    attachment.remove()
+    assert torch.equal(model(x), plain)
+    assert dict(model.named_modules()) == objects
+    assert list(model.state_dict()) == list(weights)
+
+
+# A container that loops over itself ---------------------------------------------------------------------------------
+
+
+class Row(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return self[-1](x) * len(self)
+
+
+class Table(nn.ModuleDict):
+    def forward(self, x: Tensor) -> Tensor:
+        for (name, layer), same in zip(self.items(), self.values(), strict=True):
+            assert self[name] is layer is same
+            x = layer(x)
+        return x * len(self) * len(list(self)) * len(self.keys())
+
+
+class Walk(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "container",
+    [Row(nn.Conv2d(3, 3, 1), nn.ReLU()), Table({"a": nn.Conv2d(3, 3, 1), "b": nn.ReLU()})],
+)
+def test_container_does_not_see_its_attention(container: nn.Module) -> None:
+    model = nn.Sequential(container)
+    x = torch.rand(2, 3, 4, 4)
+    plain = model(x)
+    attachment = attach(model, Foreign, "0", input_size=(4, 4))
+    assert torch.equal(model(x), container.attention(plain))
+    attachment.remove()
+    assert torch.equal(model(x), plain)
+
+
+def test_module_that_walks_over_its_children_is_refused(observe: Observe) -> None:
+    model = nn.Sequential(Walk())
+    before = observe(model)
+    with pytest.raises(ValueError, match=r"the attention at '0' \(Walk\) must run once.* it ran 2 times"):
+        attach(model, lambda channels: nn.Identity(), "0", input_size=(4, 4))
+    assert observe(model) == before
+
+
+def test_forward_set_on_the_object_is_refused(net: Net, observe: Observe) -> None:
+    net.stem.forward = functools.partial(nn.Conv2d.forward, net.stem)
+    before = observe(net)
+    with pytest.raises(ValueError, match="must run once in a forward pass, and it ran 0 times"):
+        attach(net, lambda channels: nn.Identity(), "stem", input_size=(16, 8))
+    assert observe(net) == before
+
+
+# Instead of a module ------------------------------------------------------------------------------------------------
+
+
+def test_instead_replaces(net: Net, images: Tensor) -> None:
+    plain, conv = dict(net.state_dict()), net.stage[0].conv
+    attachment = attach(net, Foreign, "stage.0.conv", where="instead", input_size=(16, 8))
+    assert "stage.0.conv.weight" not in net.state_dict()
+    assert [key for key in net.state_dict() if key not in plain] == [
+        "stage.0.conv.attention.mix.weight",
+        "stage.0.conv.attention.mix.bias",
+    ]
+    x = torch.rand(2, 16, 8, 4)
+    assert torch.equal(net.stage[0].conv(x), net.stage[0].conv.attention(x))
+    assert repr(net.stage[0].conv).splitlines()[1].strip() == "in place of Conv2d"
+    attachment.remove()
+    assert net.stage[0].conv is conv
+
+
+def test_exactly_the_replaced_keys_are_ignored(net: Net) -> None:
+    plain = dict(net.state_dict())
+    attach(net, Foreign, "stage.0.conv", where="instead", input_size=(16, 8))
+    held = dict(plain)
+    net.load_state_dict(plain, strict=True)
+    assert plain.keys() == held.keys()
+    net.load_state_dict({key: value for key, value in plain.items() if not key.startswith("stage.0.conv")})
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*stage\.0\.conv\.gamma"):
+        net.load_state_dict({**plain, "stage.0.conv.gamma": torch.zeros(1)})
+
+
+def test_replaced_module_follows_the_model(net: Net) -> None:
+    conv = net.stage[0].conv
+    attachment = attach(net, nn.Identity, "stage.0.conv", where="instead", input_size=(16, 8))
+    net.double().train()
+    attachment.remove()
+    assert conv.weight.dtype == torch.float64
+    assert conv.training
+
+
+def test_instead_refusals(net: Net) -> None:
+    with pytest.raises(ValueError, match=r"'stem' \(Conv2d\) takes \(2, 3, 16, 8\) and gives \(2, 16, 8, 4\)"):
+        attach(net, "se", "stem", where="instead", input_size=(16, 8))
+    with pytest.raises(ValueError, match="identity_init must stay False with where='instead'"):
+        attach(net, "se", "stage", where="instead", input_size=(16, 8), identity_init=True)
+    with pytest.raises(ValueError, match="where must be 'after' or 'instead', got 'before'"):
+        attach(net, "se", "stage", where="before", input_size=(16, 8))  # type: ignore[arg-type]
+
+
+# All or nothing -----------------------------------------------------------------------------------------------------
+
+
+class Grows(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels + 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Breaks(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no such luck")
+
+
+def shared_layer() -> Callable[[int], nn.Module]:
+    layer = nn.Identity()
+    return lambda channels: layer
+
+
+REFUSED = [
+    (
+        "se",
+        "stages",
+        ValueError,
+        r"attach: 'stages' must be a module of Net and is not; did you mean .*'stage'",
+    ),
+    ("se", "qqqq", ValueError, r"'qqqq' must be a module of Net and is not; find_sites"),
+    (
+        "se",
+        "block*",
+        ValueError,
+        r"attach: the pattern 'block\*' must match a module of Net and matches none",
+    ),
+    ("se", ["stem", "layer9.*"], ValueError, r"the pattern 'layer9.\*' must match"),
+    ("se", "stage*.conv", ValueError, r"the pattern 'stage\*.conv' must match"),  # * stays inside a segment
+    ("se", [], ValueError, "at must hold at least one name or pattern, got none"),
+    ("see", "stem", ValueError, "got 'see': did you mean 'se'"),
+    (SqueezeExcitation(16), "stem", TypeError, "attention must be a registered name, .* pass the class"),
+    (7, "stem", TypeError, "attention must be a registered name.* got 7"),
+    (lambda channels: 3, "stem", TypeError, "attention must return an nn.Module for 16 channels, got 3"),
+    (
+        Grows,
+        "stage",
+        ValueError,
+        r"Grows must return a map of the shape that it takes, \(2, 16, 8, 4\).* returned \(2, 17",
+    ),
+    (
+        Breaks,
+        "stage",
+        ValueError,
+        r"Breaks must run on the map of 'stage' \(16 channels, 8x4\); .* no such luck",
+    ),
+    (
+        functools.partial(SqueezeExcitation, parts=3),
+        "stem",
+        ValueError,
+        r"no attention for 'stem' \(16 channels, 8x4\)",
+    ),
+    (shared_layer(), "stage.*", ValueError, "must build a fresh layer for every site.* in use for 'stage.1'"),
+]
+
+
+@pytest.mark.parametrize(("attention", "at", "error", "match"), REFUSED)
+def test_refusals_leave_the_model_untouched(
+    net: Net, observe: Observe, attention: Any, at: Any, error: type[Exception], match: str
+) -> None:
+    before = observe(net)
+    with pytest.raises(error, match=match):
+        attach(net, attention, at, input_size=(16, 8))
+    assert observe(net) == before
+
+
+def test_input_that_does_not_run(net: Net, observe: Observe) -> None:
+    before = observe(net)
+    with pytest.raises(ValueError, match=r"attach: the model must run on an input of shape \(2, 4, 16, 8\)"):
+        attach(net, "se", "stem", input_size=(4, 16, 8))
+    assert observe(net) == before
+
+
+@pytest.mark.parametrize("where", ["after", "instead"])
+def test_same_site_twice(net: Net, where: Any) -> None:
+    for site in ("stage", "stage.1.conv"):
+        attach(net, nn.Identity, site, input_size=(16, 8), where=where)
+        with pytest.raises(ValueError, match=f"'{site}' .*it already carries attention; remove.. that first"):
+            attach(net, "se", site, input_size=(16, 8))
+        attachments(net)[-1].remove()
+    attach(net, "se", "stage", input_size=(16, 8))
+
+
+def test_attention_is_no_site(net: Net) -> None:
+    names = {site.name for site in find_sites(net, (16, 8))}
+    attach(net, RelationAwareSpatialAttention, ["stage", "stage.0"], input_size=(16, 8))
+    assert {site.name for site in find_sites(net, (16, 8))} == names
+
+
+def test_attribute_in_the_way(net: Net, observe: Observe) -> None:
+    net.stage[1].attention = None
+    before = observe(net)
+    with pytest.raises(ValueError, match=r"no attribute named 'attention' of its own; 'stage.1' \(Block\) has one"):
+        attach(net, lambda channels: nn.Identity(), "stage.*", input_size=(16, 8))
+    assert observe(net) == before
+
+
+def test_failure_half_way_leaves_the_model_untouched(
+    net: Net, observe: Observe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = observe(net)
+    add_module = Block.add_module
+
+    def fail_at_the_last(self: nn.Module, name: str, module: nn.Module | None) -> None:
+        if self is net.stage[1]:
+            raise MemoryError
+        add_module(self, name, module)
+
+    monkeypatch.setattr(Block, "add_module", fail_at_the_last)
+    with pytest.raises(MemoryError):
+        attach(net, Foreign, ["stem", "stage", "stage.0", "stage.1"], input_size=(16, 8))
+    assert observe(net) == before
+
+
+def test_layer_that_runs_only_off_meta(net: Net, images: Tensor) -> None:
+    class Asks(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.sum().item() > -1e9 else x
+
+    plain = net(images)
+    attach(net, Asks, "stem", input_size=(16, 8))
+    assert not torch.equal(net(images), plain)

@@ -1,0 +1,367 @@
+"""The papers' placements on torchvision's ResNets."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import (
+    densenet121,
+    resnet18,
+    resnet50,
+    resnet152,
+    resnext50_32x4d,
+    wide_resnet50_2,
+)
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from attnreid.backbones import attach, attach_apnet, attach_mla, attachments, find_sites, set_last_stride
+from attnreid.layers import MultiLevelAttention, SqueezeExcitation
+from attnreid.pyramid import AttentionPyramid
+
+SIZE = (64, 32)
+Observe = Callable[[nn.Module], dict[str, Any]]
+FAMILY = [resnet18, resnet50, resnext50_32x4d, wide_resnet50_2]
+
+
+def small(block: Any = BasicBlock) -> ResNet:
+    """A real ResNet with one block a stage, so that a test may run it forwards and backwards."""
+    torch.manual_seed(0)
+    return ResNet(block, [1, 1, 1, 1]).eval()
+
+
+def on_meta(make: Callable[[], ResNet]) -> ResNet:
+    with torch.device("meta"):
+        return make().eval()
+
+
+def images(height: int = 64, width: int = 32) -> Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+# APNet --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [*FAMILY, resnet152])
+def test_apnet_stands_after_the_four_stages(make: Callable[[], ResNet]) -> None:
+    model = on_meta(make)
+    plain = list(model.state_dict())
+    attachment = attach_apnet(model, levels=3, input_size=(256, 128))
+    expansion = model.layer1[0].expansion
+    assert [(site.name, site.channels, site.size) for site in attachment.sites] == [
+        ("layer1", 64 * expansion, (64, 32)),
+        ("layer2", 128 * expansion, (32, 16)),
+        ("layer3", 256 * expansion, (16, 8)),
+        ("layer4", 512 * expansion, (8, 4)),
+    ]
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        assert isinstance(stage.attention, AttentionPyramid)
+        assert [level.parts for level in stage.attention.plan] == [1, 2, 4]
+    assert [key for key in model.state_dict() if ".attention." not in key] == plain
+    assert {key.split(".attention.")[0] for key in attachment.state_dict()} == {f"layer{n}" for n in (1, 2, 3, 4)}
+
+
+def test_apnet_options_reach_the_pyramids() -> None:
+    attachment = attach_apnet(small(), "rga_s", levels=2, radix=1, input_size=SIZE)
+    assert [level.parts for level in attachments_of(attachment)[0].plan] == [1, 1]
+    explicit = attach_apnet(small(), ["se", "se"], levels=(1, 8), input_size=SIZE)
+    assert [level.parts for level in attachments_of(explicit)[3].plan] == [1, 8]
+
+
+def attachments_of(attachment: Any) -> list[Any]:
+    return [one.attention for one in attachment._inserted]
+
+
+def test_apnet_computes_the_stages_and_pyramids_in_turn() -> None:
+    model, x = small(), images()
+    attach_apnet(model, "se", input_size=SIZE)
+    y = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        y = stage.attention(stage[0](y))
+    expected = model.fc(torch.flatten(model.avgpool(y), 1))
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("attention", ["se", "rga_s"])
+def test_apnet_comes_out_and_starts_as_the_identity(attention: str, observe: Observe) -> None:
+    model, x = small(), images()
+    before, plain = observe(model), model(x)
+    with attach_apnet(model, attention, input_size=SIZE, identity_init=True):
+        assert torch.equal(model(x), plain)
+    with attach_apnet(model, attention, input_size=SIZE):
+        assert not torch.equal(model(x), plain)
+    assert observe(model) == before
+    assert torch.equal(model(x), plain)
+
+
+def test_apnet_trains() -> None:
+    model = small().train()
+    attachment = attach_apnet(model, functools.partial(SqueezeExcitation, reduction=2), input_size=SIZE)
+    model(images()).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in attachment.parameters())
+
+
+@pytest.mark.parametrize(
+    ("height", "levels", "last_stride", "got", "answer"),
+    [
+        (96, 2, 2, "24, 12, 6, 3", "64 or 128"),
+        (96, 3, 1, "24, 12, 6, 6", "64 or 128"),
+        (40, (1, 2), 2, "10, 5, 3, 2", "64"),
+        (250, 2, 1, "63, 32, 16, 16", "224 or 256"),
+    ],
+)
+def test_rga_names_the_input_heights_that_work(
+    height: int, levels: Any, last_stride: int, got: str, answer: str, observe: Observe
+) -> None:
+    model = small()
+    set_last_stride(model, last_stride)
+    before = observe(model)
+    match = (
+        f"attach_apnet: every stage's map must have a height that . divides, since the attention splits it, "
+        f"got {got} at input height {height}; use an input height of {answer}[.]"
+    )
+    with pytest.raises(ValueError, match=match):
+        attach_apnet(model, "rga_s", levels=levels, input_size=(height, 32))
+    assert observe(model) == before
+    for works in answer.split(" or "):
+        attach_apnet(model, "rga_s", levels=levels, input_size=(int(works), 32)).remove()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"levels": 8}, "no attention for 'layer1'.*AttentionPyramid: .*channels"),
+        ({"radix": 0}, "radix must be at least 1"),
+        ({"levels": (1, 0)}, "the parts of level 2 must be at least 1"),
+        ({"attention": "see"}, "did you mean 'se'"),
+        ({"input_size": (63, 32), "attention": "see"}, "did you mean 'se'"),
+    ],
+)
+def test_apnet_refuses_in_the_pyramids_words(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        attach_apnet(small(), **{"input_size": SIZE, **options})
+
+
+# MLA ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", FAMILY)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_mla_stands_in_the_last_stage(make: Callable[[], ResNet], stride: int) -> None:
+    model = on_meta(make)
+    set_last_stride(model, stride)
+    plain = list(model.state_dict())
+    width = model.layer4[0].conv2.in_channels
+    convs = [block.conv2 for block in model.layer4]
+    output = model(torch.empty(2, 3, *SIZE, device="meta")).shape
+    attachment = attach_mla(model, input_size=SIZE)
+    late = 4 // stride
+    first = late if isinstance(model.layer4[0], BasicBlock) else 4
+    assert [(site.name, site.channels, site.size) for site in attachment.sites] == [
+        (
+            f"layer4.{index}.conv2",
+            width,
+            (first if index == 0 else late, (first if index == 0 else late) // 2),
+        )
+        for index in range(len(convs))
+    ]
+    assert [key for key in model.state_dict() if ".attention." not in key] == [
+        key for key in plain if not (key.startswith("layer4") and "conv2" in key)
+    ]
+    assert model(torch.empty(2, 3, *SIZE, device="meta")).shape == output
+    attachment.remove()
+    assert [block.conv2 for block in model.layer4] == convs
+
+
+def test_mla_keys_are_these() -> None:
+    attachment = attach_mla(small(), input_size=SIZE)
+    assert sorted(attachment.state_dict()) == [
+        f"layer4.0.conv2.attention.{key}" for key in sorted(MultiLevelAttention(512, size=(2, 1)).state_dict())
+    ]
+
+
+def test_mla_in_a_bottleneck_of_stride_2_is_followed_by_pooling() -> None:
+    model, x = small(Bottleneck), torch.rand(2, 1024, 4, 2)
+    attach_mla(model, input_size=SIZE)
+    block = model.layer4[0]
+    y = block.relu(block.bn1(block.conv1(x)))
+    y = block.conv2.attention(y)
+    y = torch.stack([y[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]).mean(0)
+    y = block.bn3(block.conv3(block.relu(block.bn2(y))))
+    torch.testing.assert_close(block(x), (y + block.downsample(x)).relu())
+
+
+@pytest.mark.parametrize("block_type", [Bottleneck, BasicBlock])
+def test_mla_at_stride_1_takes_the_place_of_the_convolution(block_type: Any) -> None:
+    model = small(block_type)
+    set_last_stride(model)
+    attach_mla(model, input_size=SIZE)
+    block, x = model.layer4[0], torch.rand(2, 256 * block_type.expansion, 4, 2)
+    y = block.bn2(block.conv2.attention(block.relu(block.bn1(block.conv1(x)))))
+    if block_type is Bottleneck:
+        y = block.bn3(block.conv3(block.relu(y)))
+    assert torch.equal(block(x), (y + block.downsample(x)).relu())
+
+
+def test_mla_in_a_basic_block_of_stride_2_needs_no_pooling() -> None:
+    model = small()
+    attach_mla(model, input_size=SIZE)
+    block, x = model.layer4[0], torch.rand(2, 256, 4, 2)
+    y = block.bn2(block.conv2.attention(F.relu(block.bn1(block.conv1(x)))))
+    assert torch.equal(block(x), (y + block.downsample(x)).relu())
+
+
+def test_mla_pools_an_odd_map_as_the_convolution_would() -> None:
+    model = small(Bottleneck)
+    attach_mla(model, input_size=(80, 48))  # layer4 takes a 5x3 map
+    x = torch.rand(2, 512, 5, 3)
+    block = model.layer4[0]
+    pooled, attended = block.conv2(x), block.conv2.attention(x)
+    assert pooled.shape == (2, 512, 3, 2)
+    torch.testing.assert_close(pooled[..., 2, 1], attended[..., 4, 2])
+    torch.testing.assert_close(pooled[..., 2, 0], attended[..., 4, :2].mean(-1))
+    model(images(80, 48))
+
+
+def test_mla_options() -> None:
+    model = on_meta(resnet50)
+    attachment = attach_mla(model, levels=("domain", "pixel"), input_size=SIZE, blocks="last", memory=8)
+    assert [site.name for site in attachment.sites] == ["layer4.2.conv2"]
+    layer = model.layer4[2].conv2.attention
+    assert layer.levels == ("pixel", "domain")
+    assert layer.domain.memory == 8
+    attach_mla(on_meta(resnet18), heads=2, input_size=SIZE)
+    with pytest.raises(ValueError, match="attach_mla: no attention for 'layer4.0.conv2'.*HeadLevelAttention"):
+        attach_mla(small(), heads=3, input_size=SIZE)
+    with pytest.raises(ValueError, match="attach_mla: blocks must be 'all' or 'last', got 'first'"):
+        attach_mla(small(), blocks="first", input_size=SIZE)  # type: ignore[arg-type]
+
+
+def test_mla_twice_is_refused() -> None:
+    model = on_meta(resnet50)
+    attach_mla(model, input_size=SIZE, blocks="last")
+    with pytest.raises(ValueError, match="attach_mla: 'layer4.2.conv2' .* already carries attention"):
+        attach_mla(model, input_size=SIZE)
+    assert len(attachments(model)) == 1
+
+
+def test_mla_wants_a_3x3_convolution(observe: Observe) -> None:
+    model = small()
+    model.layer4[0].conv2 = nn.Conv2d(512, 512, 1)
+    before = observe(model)
+    with pytest.raises(
+        ValueError, match="'layer4.0.conv2' must be a 3x3 convolution with equal channels and stride 1 or 2"
+    ):
+        attach_mla(model, input_size=SIZE)
+    assert observe(model) == before
+
+
+@pytest.mark.parametrize("block_type", [Bottleneck, BasicBlock])
+def test_mla_trains(block_type: Any) -> None:
+    model = small(block_type).train()
+    attachment = attach_mla(model, input_size=SIZE)
+    model.layer4(torch.rand(2, 256 * block_type.expansion, 4, 2)).square().sum().backward()
+    for name, parameter in model.layer4[0].conv2.attention.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+    assert len(list(attachment.parameters())) > 5
+
+
+def test_both_papers_at_once_come_out_in_any_order(observe: Observe) -> None:
+    model, x = small(), images()
+    before, plain = observe(model), model(x)
+    apnet = attach_apnet(model, input_size=SIZE)
+    mla = attach_mla(model, input_size=SIZE)
+    model(x)
+    apnet.remove()
+    mla.remove()
+    assert observe(model) == before
+    assert torch.equal(model(x), plain)
+
+
+# The last stride ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", FAMILY)
+def test_last_stride(make: Callable[[], ResNet]) -> None:
+    model, plain = on_meta(make), on_meta(make)
+    set_last_stride(model)
+    size = {site.name: site.size for site in find_sites(model, SIZE)}
+    assert size["layer4"] == size["layer3"] == (4, 2)
+    assert [(key, value.shape) for key, value in model.state_dict().items()] == [
+        (key, value.shape) for key, value in plain.state_dict().items()
+    ]
+    set_last_stride(model, 1)
+    set_last_stride(model, 2)
+    assert str(model) == str(plain)
+    assert [block.stride for block in model.layer4] == [block.stride for block in plain.layer4]
+
+
+def test_last_stride_keeps_the_weights_and_takes_effect() -> None:
+    model, x = small(Bottleneck), torch.rand(2, 1024, 4, 2)
+    weights = {key: id(value) for key, value in model.state_dict(keep_vars=True).items()}
+    block = model.layer4[0]
+    set_last_stride(model)
+    y = F.conv2d(F.relu(block.bn1(block.conv1(x))), block.conv2.weight, stride=1, padding=1)
+    y = block.bn3(block.conv3(F.relu(block.bn2(y))))
+    y = y + block.downsample[1](F.conv2d(x, block.downsample[0].weight))
+    torch.testing.assert_close(block(x), F.relu(y))
+    assert {key: id(value) for key, value in model.state_dict(keep_vars=True).items()} == weights
+
+
+@pytest.mark.parametrize(
+    "preset", [attach_apnet, attach_mla, functools.partial(attach, attention="se", at="layer4.0.bn1")]
+)
+def test_last_stride_is_refused_under_attention(preset: Any, observe: Observe) -> None:
+    model = small(Bottleneck)
+    attachment = preset(model, input_size=SIZE)
+    before = observe(model)
+    set_last_stride(model, 2)
+    with pytest.raises(ValueError, match=r"must carry no attention.* got attention at 'layer4.*; remove\(\) it"):
+        set_last_stride(model)
+    assert observe(model) == before
+    attachment.remove()
+    attach(model, "se", "layer3", input_size=SIZE)
+    set_last_stride(model)
+    assert model.layer4[0].conv2.stride == (1, 1)
+
+
+def test_last_stride_refuses_other_strides_and_blocks(observe: Observe) -> None:
+    model = small()
+    with pytest.raises(ValueError, match="set_last_stride: stride must be 1 or 2, got 4"):
+        set_last_stride(model, 4)
+    model.layer4[0].downsample = None
+    before = observe(model)
+    with pytest.raises(ValueError, match="must have a downsample with one convolution, got None"):
+        set_last_stride(model)
+    assert observe(model) == before
+
+
+# Other models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [
+        functools.partial(attach_apnet, input_size=SIZE),
+        functools.partial(attach_mla, input_size=SIZE),
+        set_last_stride,
+    ],
+)
+def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"the model must be a ResNet, with blocks of conv1, .* in layer1, .*, got DenseNet with the children "
+        r"'features', 'classifier'; use attach\(model",
+    ):
+        preset(on_meta(densenet121))
+    with pytest.raises(ValueError, match="got ModuleDict with the children 'net'; pass the ResNet inside it, at 'net'"):
+        preset(nn.ModuleDict({"net": small()}))
+    broken = small()
+    broken.layer2 = nn.Sequential()
+    with pytest.raises(ValueError, match="must be a ResNet"):
+        preset(broken)

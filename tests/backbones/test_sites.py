@@ -1,0 +1,195 @@
+"""Finding sites: what is measured, what is refused and why, and that looking changes nothing."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from attnreid.backbones import attach, find_sites
+
+
+class Odd(nn.Module):
+    """One module for every reason to refuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.twice = nn.ReLU()
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.alias = self.shared
+        self.tuple = Pair()
+        self.last = ChannelsLast()
+        self.never = nn.Conv2d(8, 8, 1)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.integers = Integers()
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twice(self.twice(self.stem(x)))
+        x = self.shared(x)
+        x, _ = self.tuple(x)
+        x = self.last(x).permute(0, 3, 1, 2)
+        self.integers(x)
+        return self.head(self.pool(x).flatten(1))
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+class Integers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.round().long()
+
+
+class Fixed(nn.Module):
+    """Runs at one input size only, behind its map, and not on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 8 * 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        if x.sum().item() > 1e9 or torch.rand(()).item() > 1:
+            raise RuntimeError
+        return self.head(x.flatten(1))
+
+
+def test_measures_a_resnet() -> None:
+    sites = {site.name: site for site in find_sites(resnet18(), (64, 32))}
+    assert list(sites)[:5] == ["conv1", "bn1", "relu", "maxpool", "layer1"]
+    assert dataclasses.astuple(sites["conv1"]) == ("conv1", "Conv2d", 64, (32, 16), 1, None)
+    assert dataclasses.astuple(sites["layer3"]) == ("layer3", "Sequential", 256, (4, 2), 1, None)
+    assert dataclasses.astuple(sites["layer4.1"]) == ("layer4.1", "BasicBlock", 512, (2, 1), 1, None)
+    assert sites["layer2.0.relu"].calls == 2
+    assert "fc" not in sites
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [
+        ("twice", "forward calls it 2 times"),
+        ("shared", "the same module also stands at 'alias'"),
+        ("alias", "the same module also stands at 'shared'"),
+        ("tuple", "it returns a tuple and not one map"),
+        ("last", r"its map is \(N, H, W, C\)"),
+        ("pool", 'a taller input does not show which axis .*; pass layout="NCHW"'),
+        ("integers", "it returns a map of integers"),
+        ("never", "forward never calls it"),
+        ("head", r"it returns a tensor of shape \(2, 4\) and not a map"),
+    ],
+)
+def test_says_why_a_site_is_refused(name: str, refusal: str) -> None:
+    model = Odd()
+    with pytest.raises(ValueError, match=f"attach: '{name}' .* cannot take attention: {refusal}"):
+        attach(model, nn.Identity, name, input_size=(16, 8))
+    listed = {site.name: site for site in find_sites(model, (16, 8))}
+    assert (name in listed) == (name not in ("never", "head"))
+    assert all((listed[key].refusal is None) == (key == "stem") for key in listed)
+
+
+def test_channels_last_map_is_measured_as_it_is() -> None:
+    sites = {site.name: site for site in find_sites(Odd(), (16, 8))}
+    assert (sites["last"].channels, sites["last"].size) == (8, (16, 8))
+    assert (sites["tuple"].channels, sites["tuple"].size) == (None, None)
+
+
+def test_layout_can_be_stated() -> None:
+    sites = {site.name: site for site in find_sites(Odd(), (16, 8), layout="NCHW")}
+    assert sites["pool"].refusal is None
+    assert sites["last"].refusal is not None  # It was seen to be otherwise.
+    with pytest.raises(ValueError, match="layout must be 'NCHW' or None, got 'NHWC'"):
+        find_sites(Odd(), (16, 8), layout="NHWC")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(64, 32), (8, 8)])
+def test_tells_the_layout_at_any_input_size(size: tuple[int, int]) -> None:
+    refused = [site.name for site in find_sites(resnet18(), size) if site.refusal and site.calls == 1]
+    assert refused == ["avgpool"]
+
+
+@pytest.mark.parametrize("make", [resnet18, Odd, Fixed])
+@pytest.mark.parametrize("training", [True, False])
+def test_looking_changes_nothing(make, training, observe) -> None:
+    model = make().train(training)
+    next(model.children()).train(not training)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) if parameter.numel() < 100 else None
+    calls: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    before, generator = observe(model), torch.get_rng_state()
+    find_sites(model, (8, 4))
+    assert observe(model) == before
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not calls
+
+
+def test_model_that_cannot_run_on_meta_is_measured_on_a_copy() -> None:
+    sites = {site.name: site for site in find_sites(Fixed(), (8, 4))}
+    assert (sites["norm"].channels, sites["norm"].size, sites["norm"].refusal) == (4, (8, 4), None)
+
+
+def test_other_signatures_and_channels() -> None:
+    class TwoInputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+            return self.conv(x) + bias
+
+    example = (torch.rand(1, 3, 6, 5), torch.rand(1))
+    assert find_sites(TwoInputs(), example_inputs=example)[0].size == (6, 5)
+    assert find_sites(nn.Sequential(nn.Conv2d(1, 4, 1)), (1, 6, 5))[0].size == (6, 5)
+    with pytest.raises(ValueError, match="pass either input_size=.* or example_inputs=.*, and not both"):
+        find_sites(TwoInputs(), (6, 5), example_inputs=example)
+    with pytest.raises(ValueError, match="pass either input_size"):
+        find_sites(TwoInputs())
+
+
+def test_plain_tensor_attributes_do_not_stop_the_meta_copy() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.scale = torch.ones(4, 1, 1, requires_grad=True) * 2  # no leaf: deepcopy alone refuses it
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) * self.scale
+
+    assert find_sites(Scaled(), (6, 5))[0].channels == 4
+
+
+@pytest.mark.parametrize("size", [(64,), (0, 32), (64.0, 32), "64", (1, 2, 3, 4)])
+def test_malformed_input_size_is_refused(size: object) -> None:
+    with pytest.raises(ValueError, match=r"find_sites: input_size must be \(height, width\) or"):
+        find_sites(resnet18(), size)  # type: ignore[arg-type]
+
+
+def test_input_that_does_not_run_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must run on an input of shape \(2, 3, 9, 4\); it failed with.*Pass another"):
+        find_sites(Fixed(), (9, 4))
+    with pytest.raises(ValueError, match="it has lazy ones: run it once first"):
+        find_sites(nn.Sequential(nn.LazyConv2d(4, 1)), (8, 4))
+
+
+def test_model_that_cannot_be_copied_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    model.generator = (number for number in range(3))  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        copy.deepcopy(model)
+    with pytest.raises(ValueError, match="the model must survive copy.deepcopy to be looked at"):
+        find_sites(model, (8, 4))

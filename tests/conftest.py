@@ -1,0 +1,35 @@
+"""Miniatures that the tests train on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# The tests' tensors are small: a second thread only waits, and waits badly where the machine is busy.
+torch.set_num_threads(1)
+
+
+def write_image(path: Path, seed: int, size: tuple[int, int] = (32, 16)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=90)
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Path:
+    """A folder in the Market-1501 layout: 6 train ids, 3 test ids, 2 cameras, a distractor and junk."""
+    root = tmp_path / "Market-1501-v15.09.15"
+    seed = 0
+    for person in range(1, 10):
+        folder = "bounding_box_train" if person <= 6 else "bounding_box_test"
+        for camera in (1, 2):
+            for frame in range(3):
+                seed += 1
+                write_image(root / folder / f"{person:04d}_c{camera}s1_{frame:06d}_00.jpg", seed)
+            if person > 6:
+                write_image(root / "query" / f"{person:04d}_c{camera}s1_000099_00.jpg", seed + 1000)
+    write_image(root / "bounding_box_test" / "0000_c1s1_000001_00.jpg", 500)
+    write_image(root / "bounding_box_test" / "-1_c1s1_000002_00.jpg", 501)
+    return root

@@ -1,0 +1,165 @@
+"""SqueezeExcitation is APNet's Eq. 5, with parts its level of the pyramid."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from attnreid.layers import SqueezeExcitation
+from tests.layers import support
+from tests.oracles.squeeze_excitation import squeeze_excitation, squeeze_excitation_gate
+
+
+def build(**options):
+    return support.randomise(SqueezeExcitation(12, **{"reduction": 2, **options}))
+
+
+def test_two_random_layers_differ():
+    x = support.random_map(2, 12, 3, 3, dtype=torch.float32)
+    assert not torch.allclose(SqueezeExcitation(12)(x), SqueezeExcitation(12)(x))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 12])
+@pytest.mark.parametrize("size", [(3, 2), (1, 1)])
+def test_agrees_with_the_formula(parts, size):
+    support.assert_agrees(build(parts=parts), squeeze_excitation, support.random_map(3, 12, *size))
+
+
+def test_gate_is_the_formulas_and_lies_between_0_and_1():
+    layer, x = build(parts=3).double(), support.random_map(2, 12, 3, 4)
+    gate = layer.gate(x)
+    support.assert_close(gate, squeeze_excitation_gate(x, dict(layer.named_parameters())), 1e-12)
+    assert gate.shape == (2, 12, 1, 1)
+    assert gate.min() > 0
+    assert gate.max() < 1
+
+
+def test_gradcheck():
+    support.assert_gradients(build(parts=2), support.random_map(2, 12, 2, 2))
+
+
+def test_by_hand_on_two_by_two():
+    layer = SqueezeExcitation(2, hidden=2)
+    with torch.no_grad():
+        layer.reduce.copy_(torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]))
+        layer.expand.copy_(torch.tensor([[[1.0, 5.0], [-1.0, 5.0]]]))
+    x = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]], [[3.0, 3.0], [1.0, 5.0]]]])
+    # Means 1 and 3; hidden units ReLU(2) and ReLU(-2); gates sigmoid(2) = 0.880797, sigmoid(-2) = 0.119203.
+    wanted = torch.tensor([0.880797, 0.119203]).view(1, 2, 1, 1) * x
+    torch.testing.assert_close(layer(x), wanted, atol=1e-6, rtol=0)
+
+
+def test_parts_are_separate_layers_side_by_side():
+    whole, x = build(parts=3).double(), support.random_map(2, 12, 3, 2)
+    pieces = []
+    for part, piece in enumerate(x.chunk(3, dim=1)):
+        alone = SqueezeExcitation(4, reduction=2).double()
+        with torch.no_grad():
+            alone.reduce.copy_(whole.reduce[part : part + 1])
+            alone.expand.copy_(whole.expand[part : part + 1])
+        pieces.append(alone(piece))
+    support.assert_close(whole(x), torch.cat(pieces, dim=1), 1e-12)
+
+
+def test_weights_of_zeros_halve_the_map():
+    layer = SqueezeExcitation(12, parts=2)
+    torch.nn.init.zeros_(layer.expand)
+    x = support.random_map(2, 12, 3, 2, dtype=torch.float32)
+    assert torch.equal(layer(x), x / 2)
+
+
+def test_the_gate_needs_the_averages_only():
+    layer, x = build().double(), support.random_map(2, 12, 3, 2)
+    support.assert_close(layer.gate(x.mean(dim=(2, 3), keepdim=True)), layer.gate(x), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "width"),
+    [
+        ({"channels": 256}, 16),
+        ({"channels": 256, "parts": 2}, 8),
+        ({"channels": 256, "parts": 32}, 1),
+        ({"channels": 8}, 1),
+        ({"channels": 40}, 2),
+        ({"channels": 64, "reduction": 4}, 16),
+        ({"channels": 256, "hidden": 8}, 8),
+    ],
+)
+def test_the_hidden_width(options, width):
+    parts, part = options.get("parts", 1), options["channels"] // options.get("parts", 1)
+    layer = SqueezeExcitation(**options)
+    assert layer.reduce.shape == (parts, width, part)
+    assert layer.expand.shape == (parts, part, width)
+
+
+def test_starts_within_1_over_sqrt_of_the_inputs():
+    torch.manual_seed(0)
+    layer = SqueezeExcitation(256, parts=4)
+    for weight, inputs in ((layer.reduce, 64), (layer.expand, 4)):
+        assert 0.95 * inputs**-0.5 < weight.abs().max() <= inputs**-0.5
+
+
+def test_housekeeping():
+    x = support.random_map(2, 12, 5, 3)
+    support.assert_layouts_do_not_matter(build(parts=2), x)
+    support.assert_copies_are_independent(build(parts=2), x)
+    support.assert_starts_from_meta(partial(SqueezeExcitation, 12, parts=2))
+    support.assert_compiles(build(parts=2), x.float())
+    assert list(build(parts=2).state_dict()) == ["reduce", "expand"]
+
+
+def test_repr_shows_what_was_changed():
+    assert SqueezeExcitation(16).extra_repr() == "16"
+    assert SqueezeExcitation(16, hidden=8, parts=2).extra_repr() == "16, hidden=8, parts=2"
+    assert SqueezeExcitation(16, reduction=4).extra_repr() == "16, reduction=4"
+
+
+def test_forward_records_its_gate_and_gate_records_nothing():
+    layer, x = build().double(), support.random_map(1, 12, 2, 2)
+    with support.Recorder() as heard:
+        gate = layer.gate(x)
+        assert heard == []
+        layer(x)
+    [(who, level, recorded)] = heard
+    assert who is layer
+    assert level == "se"
+    assert torch.equal(recorded, gate)
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (ValueError, {"channels": 0}, r"SqueezeExcitation: channels must be at least 1, got 0"),
+        (ValueError, {"reduction": 0}, r"reduction must be at least 1, got 0"),
+        (TypeError, {"reduction": 0.25}, r"reduction must be an int, got 0.25"),
+        (ValueError, {"hidden": 0}, r"hidden must be at least 1, got 0"),
+        (
+            ValueError,
+            {"hidden": 8, "reduction": 4},
+            r"hidden takes reduction's place, got reduction=4 and hidden=8",
+        ),
+        (ValueError, {"parts": 0}, r"parts must be at least 1, got 0"),
+        (
+            ValueError,
+            {"parts": 5},
+            r"channels, split into 5 parts, must be a multiple of 5, got 12: .* 10 or 15",
+        ),
+    ],
+)
+def test_refuses_wrong_options(error, options, message):
+    with pytest.raises(error, match=message):
+        SqueezeExcitation(**{"channels": 12, **options})
+
+
+@pytest.mark.parametrize(
+    ("error", "x", "message"),
+    [
+        (ValueError, torch.zeros(1, 12), r"SqueezeExcitation: the input must have 4 dimensions .*\(1, 12\)"),
+        (TypeError, torch.zeros(1, 12, 2, 2, dtype=torch.int8), r"must be floating point, got torch.int8"),
+        (ValueError, torch.zeros(1, 6, 2, 2), r"must have 12 channels, got 6"),
+        (ValueError, torch.zeros(1, 12, 0, 0), r"must not be empty"),
+    ],
+)
+def test_refuses_wrong_maps(error, x, message):
+    with pytest.raises(error, match=message):
+        SqueezeExcitation(12)(x)

@@ -1,0 +1,27 @@
+"""APNet's Eq. 1-3: at each level split, attend every part, merge, multiply; then the next level."""
+
+from tests.oracles.relation_aware import relation_aware_spatial_gate
+from tests.oracles.squeeze_excitation import squeeze_excitation_gate
+
+
+def level_parameters(p, index):
+    prefix = f"levels.{index}."
+    return {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+
+
+def pyramid(x, p, *, kinds, parts, order, training):
+    """kinds and parts are given level 1 first; every level multiplies the whole map."""
+    steps = range(len(kinds)) if order == "coarse_to_fine" else reversed(range(len(kinds)))
+    for index in steps:
+        own = level_parameters(p, index)
+        if kinds[index] == "se":
+            assert own["reduce"].shape[0] == parts[index]
+            x = x * squeeze_excitation_gate(x, own)
+        else:
+            x = x * relation_aware_spatial_gate(x, own, parts=parts[index], training=training)
+    return x
+
+
+def blended(x, p, **options):
+    """identity_init: the pyramid's output mixed into its input by the learnt scalar."""
+    return x + p["blend"] * (pyramid(x, p, **options) - x)

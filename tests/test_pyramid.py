@@ -1,0 +1,522 @@
+"""AttentionPyramid is APNet's Eq. 1-3; its plan is tested as data."""
+
+import copy
+import pickle
+from dataclasses import FrozenInstanceError
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from attnreid import registry
+from attnreid.layers import (
+    DomainLevelAttention,
+    PixelLevelAttention,
+    RelationAwareSpatialAttention,
+    SqueezeExcitation,
+)
+from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
+from tests.layers import support
+from tests.oracles.pyramid import blended, pyramid
+
+SIZE = (4, 2)
+SE = partial(SqueezeExcitation, reduction=2)
+RGA = partial(RelationAwareSpatialAttention, reduction=2)
+
+
+class Doubling(nn.Module):
+    """A foreign attention: a learnt multiple of the map, different for each channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.factor = nn.Parameter(torch.randn(channels, 1, 1))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class Sized(Doubling):
+    def __init__(self, channels, *, size):
+        super().__init__(channels)
+        self.size = size
+
+
+# The plan
+
+
+def test_plan_of_channels():
+    assert plan_pyramid(64, levels=3, dim="channels") == (
+        LevelPlan(level=1, parts=1, dim="channels", channels=64, size=None),
+        LevelPlan(level=2, parts=2, dim="channels", channels=32, size=None),
+        LevelPlan(level=3, parts=4, dim="channels", channels=16, size=None),
+    )
+
+
+def test_plan_of_the_height():
+    assert plan_pyramid(64, levels=2, radix=3, size=(12, 4), dim="height") == (
+        LevelPlan(level=1, parts=1, dim="height", channels=64, size=(12, 4)),
+        LevelPlan(level=2, parts=3, dim="height", channels=64, size=(4, 4)),
+    )
+
+
+def test_plan_of_both():
+    plan = plan_pyramid(6, levels=(3, 2), size=(4, 4), dim=("channels", "height"))
+    assert [(level.channels, level.size) for level in plan] == [(2, (4, 4)), (6, (2, 4))]
+
+
+@pytest.mark.parametrize(
+    ("levels", "radix", "parts"),
+    [
+        (0, 2, []),
+        (1, 2, [1]),
+        (4, 2, [1, 2, 4, 8]),
+        (3, 1, [1, 1, 1]),
+        (2, 32, [1, 32]),
+        ((1, 3, 2), 2, [1, 3, 2]),
+    ],
+)
+def test_parts_of_each_level(levels, radix, parts):
+    assert [level.parts for level in plan_pyramid(96, levels=levels, radix=radix, dim="channels")] == parts
+
+
+def test_a_plan_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        plan_pyramid(8, levels=1)[0].parts = 2
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (
+            ValueError,
+            {"channels": 62, "levels": 3, "dim": "channels"},
+            r"channels, split into 4 parts by level 3, .*, got 62: the nearest is 60 or 64",
+        ),
+        # The sizes that are named suit all levels: 98 would fail at level 3.
+        (
+            ValueError,
+            {"channels": 99, "levels": 3, "dim": "channels"},
+            r"level 2, .* 2, got 99: the nearest is 96 or 100",
+        ),
+        (ValueError, {"channels": 3, "levels": 3, "dim": "channels"}, r"the nearest is 4$"),
+        (
+            ValueError,
+            {"levels": 3, "size": (10, 4), "dim": "height"},
+            r"the height, split into 4 parts by level 3, .*, got 10: the nearest is 8 or 12",
+        ),
+        (
+            ValueError,
+            {"levels": 2, "dim": "height"},
+            r"level 2 splits the height and must know it, got size=None",
+        ),
+        (ValueError, {"levels": 2}, r"level 2 has 2 parts of an attention that does not say what it splits"),
+        (ValueError, {"dim": "width"}, r"dim must be 'channels', 'height' or None, got 'width'"),
+        (
+            ValueError,
+            {"dim": ("height",), "size": (4, 4)},
+            r"dim must be one, or one a level, got 1 for 2 levels",
+        ),
+        (ValueError, {"levels": (1, 2), "radix": 3}, r"got radix=3 and levels=\(1, 2\)"),
+        (ValueError, {"levels": (1, 0)}, r"the parts of level 2 must be at least 1, got 0"),
+        (ValueError, {"levels": ()}, r"levels must list at least one level, got \(\)"),
+        (ValueError, {"levels": -1}, r"levels must be at least 0, got -1"),
+        (TypeError, {"levels": True}, r"levels must be an int, got True"),
+        (TypeError, {"levels": "2"}, r"levels must be a count or the parts of each level, got '2'"),
+        (TypeError, {"levels": 1.5}, r"levels must be a count or the parts of each level, got 1.5"),
+        (ValueError, {"radix": 0}, r"radix must be at least 1, got 0"),
+        (ValueError, {"channels": 0}, r"AttentionPyramid: channels must be at least 1, got 0"),
+        (TypeError, {"size": 4}, r"AttentionPyramid: size must be \(height, width\), got 4"),
+    ],
+)
+def test_the_plan_refuses(error, options, message):
+    with pytest.raises(error, match=message):
+        plan_pyramid(**{"channels": 64, **options})
+
+
+# The mathematics
+
+
+def build(attention=("se", "rga_s"), **options):
+    return support.randomise(AttentionPyramid(8, attention, **{"size": SIZE, **options}))
+
+
+def test_two_random_pyramids_differ():
+    x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
+    assert not torch.allclose(AttentionPyramid(8)(x), AttentionPyramid(8)(x))
+
+
+@pytest.mark.parametrize("order", ["coarse_to_fine", "fine_to_coarse"])
+@pytest.mark.parametrize(
+    ("attention", "kinds", "levels", "parts"),
+    [
+        (SE, ("se",) * 3, 3, (1, 2, 4)),
+        (SE, ("se",) * 2, (2, 4), (2, 4)),
+        (RGA, ("rga_s",) * 2, 2, (1, 2)),
+        ((SE, RGA), ("se", "rga_s"), 2, (1, 2)),
+        ((RGA, SE), ("rga_s", "se"), 2, (1, 2)),
+    ],
+)
+def test_agrees_with_the_formula(attention, kinds, levels, parts, order):
+    layer = build(attention, levels=levels, order=order)
+    oracle = partial(pyramid, kinds=kinds, parts=parts, order=order, training=True)
+    support.assert_agrees(layer, oracle, support.random_map(2, 8, *SIZE))
+    oracle = partial(pyramid, kinds=kinds, parts=parts, order=order, training=False)
+    support.assert_agrees(layer.eval(), oracle, support.random_map(2, 8, *SIZE))
+
+
+@pytest.mark.parametrize(("attention", "kinds"), [(SE, ("se", "se")), ((SE, RGA), ("se", "rga_s"))])
+def test_the_blend_agrees_with_the_formula(attention, kinds):
+    layer = build(attention, identity_init=True)
+    options = {"kinds": kinds, "parts": (1, 2), "order": "coarse_to_fine", "training": True}
+    support.assert_agrees(layer, partial(blended, **options), support.random_map(2, 8, *SIZE))
+
+
+def test_the_orders_differ():
+    one, other = build(SE), build(SE, order="fine_to_coarse")
+    other.load_state_dict(one.state_dict())
+    x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
+    assert not torch.allclose(one(x), other(x))
+
+
+@pytest.mark.parametrize("attention", [SE, (SE, RGA)])
+def test_gradcheck(attention):
+    support.assert_gradients(build(attention, identity_init=True), support.random_map(2, 8, *SIZE))
+
+
+def test_by_hand_on_two_by_two():
+    layer = AttentionPyramid(2, partial(SqueezeExcitation, hidden=1))
+    with torch.no_grad():
+        layer.levels[0].reduce.fill_(1)
+        layer.levels[0].expand.fill_(0)
+        layer.levels[1].reduce.copy_(torch.tensor([2.0, -1.0]).view(2, 1, 1))
+        layer.levels[1].expand.fill_(1)
+    x = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]], [[3.0, 3.0], [1.0, 5.0]]]])
+    # Level 1 gates both channels by 1/2, their means 1 and 3 become 1/2 and 3/2.
+    # Level 2: sigmoid(ReLU(2 * 1/2)) = 0.731059 and sigmoid(ReLU(-3/2)) = 1/2.
+    wanted = torch.tensor([0.5 * 0.731059, 0.25]).view(1, 2, 1, 1) * x
+    torch.testing.assert_close(layer(x), wanted, atol=1e-6, rtol=0)
+
+
+def test_one_level_is_the_attention_itself():
+    layer, x = build(RGA, levels=1), support.random_map(2, 8, *SIZE, dtype=torch.float32)
+    alone = RelationAwareSpatialAttention(8, size=SIZE, reduction=2)
+    alone.load_state_dict({name.removeprefix("levels.0."): value for name, value in layer.state_dict().items()})
+    assert torch.equal(layer(x), alone(x))
+
+
+def test_no_levels_are_the_identity():
+    layer, x = AttentionPyramid(8, levels=0, identity_init=True), torch.randn(1, 8, 2, 2)
+    assert layer(x) is x
+    assert list(layer.parameters()) == []
+
+
+def test_radix_1_stacks_whole_attentions():
+    layer = AttentionPyramid(8, levels=3, radix=1)
+    assert [each.parts for each in layer.levels] == [1, 1, 1]
+
+
+class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the operations that read a tensor of a map's size, and how many of them write one."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel, self.reads, self.writes = numel, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if any(isinstance(arg, torch.Tensor) and arg.numel() == self.numel for arg in args):
+            self.reads += 1
+            self.writes += isinstance(out, torch.Tensor) and out.numel() == self.numel
+        return out
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+@pytest.mark.parametrize("identity_init", [False, True])
+def test_a_channel_pyramid_reads_the_map_twice_whatever_its_levels(levels, identity_init):
+    layer, x = AttentionPyramid(16, levels=levels, identity_init=identity_init), torch.randn(3, 16, 7, 5)
+    with Reads(x.numel()) as count:
+        layer(x)
+    assert (count.reads, count.writes) == (2, 1)
+
+
+# Starting as the identity
+
+
+@pytest.mark.parametrize(
+    ("attention", "options"),
+    [
+        ("se", {}),
+        ("rga_s", {}),
+        (("se", "rga_s"), {}),
+        ("pixel", {"dim": "height"}),
+        ("domain", {"dim": "channels"}),
+        (("se", "multi_level"), {"levels": (2, 1)}),
+        (Doubling, {"dim": "channels"}),
+    ],
+)
+def test_identity_init_starts_as_the_identity_and_learns(attention, options):
+    torch.manual_seed(0)
+    layer = AttentionPyramid(8, attention, size=SIZE, identity_init=True, **options)
+    x = support.random_map(3, 8, *SIZE, dtype=torch.float32) * 100
+    assert torch.equal(layer(x), x)
+    (layer(x) * torch.randn(x.shape)).sum().backward()
+    assert layer.blend.grad.isfinite()
+    assert layer.blend.grad != 0
+    with torch.no_grad():
+        layer.blend.fill_(0.5)
+    assert not torch.allclose(layer(x), x)
+
+
+def test_a_blend_of_1_is_the_attention_alone():
+    for attention in ("se", ("se", "domain")):
+        layer = AttentionPyramid(8, attention, levels=(1, 1), identity_init=True).double()
+        plain = AttentionPyramid(8, attention, levels=(1, 1)).double()
+        plain.load_state_dict({name: value for name, value in layer.state_dict().items() if name != "blend"})
+        torch.nn.init.ones_(layer.blend)
+        x = support.random_map(2, 8, *SIZE)
+        support.assert_close(layer(x), plain(x), 1e-12)
+
+
+# Foreign attention
+
+
+@pytest.mark.parametrize(("dim", "axis"), [("channels", 1), ("height", 2)])
+def test_a_foreign_attention_runs_part_by_part(dim, axis):
+    layer = AttentionPyramid(8, Doubling, dim=dim, size=SIZE)
+    whole, (first, second) = layer.levels[0], layer.levels[1].parts
+    x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
+    one, other = whole(x).chunk(2, axis)
+    assert torch.equal(layer(x), torch.cat([first(one), second(other)], axis))
+    assert not torch.equal(first.factor, second.factor)
+
+
+def test_size_is_passed_only_where_the_signature_takes_it():
+    layer = AttentionPyramid(8, Sized, dim="height", size=SIZE)
+    assert layer.levels[0].size == (4, 2)
+    assert [part.size for part in layer.levels[1].parts] == [(2, 2), (2, 2)]
+    assert AttentionPyramid(8, Doubling, dim="channels", size=SIZE)(torch.ones(1, 8, 3, 3)).shape == (
+        1,
+        8,
+        3,
+        3,
+    )
+    assert AttentionPyramid(8, lambda channels, **options: nn.Identity(), levels=1, size=SIZE)
+
+
+def test_device_and_dtype_reach_every_attention():
+    for attention in ("se", "rga_s", Doubling):
+        layer = AttentionPyramid(
+            8,
+            attention,
+            size=SIZE,
+            dim=None if attention != Doubling else "height",
+            identity_init=True,
+            device="meta",
+            dtype=torch.float64,
+        )
+        assert all(value.is_meta and value.dtype == torch.float64 for value in layer.parameters())
+
+
+def test_a_gate_without_parts_of_its_own_is_merged():
+    for options in ({"dim": "height"}, {"dim": "channels"}):
+        for shared_map in (False, True):
+            layer = AttentionPyramid(8, partial(PixelLevelAttention, shared_map=shared_map), size=SIZE, **options)
+            axis = 1 if options["dim"] == "channels" else 2
+            x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
+            y = layer.levels[0](x)
+            parts = [part(piece) for part, piece in zip(layer.levels[1].parts, y.chunk(2, axis), strict=True)]
+            support.assert_close(layer(x), torch.cat(parts, axis), 1e-6)
+
+
+def test_a_name_that_a_user_registered_is_known(monkeypatch):
+    monkeypatch.setattr(registry, "_builders", dict(registry._builders))
+    registry.register_attention("doubling")(Doubling)
+    assert isinstance(AttentionPyramid(8, "doubling", levels=1).levels[0], Doubling)
+
+
+def test_a_foreign_attribute_called_gate_is_none_of_ours():
+    class Activated(Doubling):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.gate = nn.Sigmoid()
+
+    layer, x = AttentionPyramid(8, Activated, levels=1), torch.randn(1, 8, 2, 2)
+    assert torch.equal(layer(x), x * layer.levels[0].factor)
+
+
+# Recording
+
+
+@pytest.mark.parametrize("order", ["coarse_to_fine", "fine_to_coarse"])
+def test_each_level_is_recorded_once_by_the_pyramid(order):
+    layer, x = build(order=order).double().eval(), support.random_map(2, 8, *SIZE)
+    with support.Recorder() as heard:
+        y = layer(x)
+    names = ["level1", "level2"] if order == "coarse_to_fine" else ["level2", "level1"]
+    assert [(who, level) for who, level, _ in heard] == [(layer, name) for name in names]
+    gates = {level: gate for _, level, gate in heard}
+    assert gates["level1"].shape == (2, 8, 1, 1)
+    assert gates["level2"].shape == (2, 1, *SIZE)
+    support.assert_close(y, x * gates["level1"] * gates["level2"], 1e-12)
+
+
+def test_the_fast_path_and_mixed_pyramids_record_too():
+    x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
+    with support.Recorder() as heard:
+        AttentionPyramid(8, "se")(x)
+        AttentionPyramid(8, ("se", DomainLevelAttention), levels=(2, 1))(x)
+    shapes = [(level, tuple(gate.shape)) for _, level, gate in heard]
+    assert shapes == [
+        ("level1", (2, 8, 1, 1)),
+        ("level2", (2, 8, 1, 1)),
+        ("level1", (2, 8, 1, 1)),
+        ("domain", (2, 64, *SIZE)),
+    ]
+
+
+# Housekeeping
+
+
+@pytest.mark.parametrize("attention", [SE, (SE, RGA), (RGA, "domain")])
+def test_housekeeping(attention):
+    options = {"dim": "channels"} if "domain" in str(attention) else {}
+    x = support.random_map(2, 8, *SIZE)
+    support.assert_layouts_do_not_matter(build(attention, **options), x)
+    support.assert_copies_are_independent(build(attention, **options), x)
+    support.assert_starts_from_meta(partial(AttentionPyramid, 8, attention, size=SIZE, identity_init=True, **options))
+    assert pickle.loads(pickle.dumps(build(attention, **options))).plan == build(attention, **options).plan
+
+
+@pytest.mark.parametrize("identity_init", [False, True])
+def test_compiles(identity_init):
+    layer = build(("se", "rga_s", "domain"), levels=(2, 2, 1), identity_init=identity_init)
+    support.assert_compiles(layer, support.random_map(2, 8, *SIZE, dtype=torch.float32))
+
+
+def test_keys():
+    assert list(build("se", levels=3, identity_init=True).state_dict()) == [
+        "blend",
+        *[f"levels.{level}.{name}" for level in range(3) for name in ("reduce", "expand")],
+    ]
+    assert list(AttentionPyramid(8, Doubling, dim="channels").state_dict()) == [
+        "levels.0.factor",
+        "levels.1.parts.0.factor",
+        "levels.1.parts.1.factor",
+    ]
+
+
+def test_building_keeps_a_foreign_attentions_own_weights():
+    class Pretrained(nn.Linear):
+        def __init__(self, channels):
+            super().__init__(channels, channels)
+            nn.init.eye_(self.weight)
+
+        def forward(self, x):
+            return x
+
+    assert torch.equal(AttentionPyramid(8, Pretrained, levels=1).levels[0].weight, torch.eye(8))
+
+
+def test_the_repr_shows_what_was_changed_and_a_copy_is_independent():
+    assert AttentionPyramid(8).extra_repr() == "8"
+    changed = build(SE, levels=3, order="fine_to_coarse", identity_init=True).extra_repr()
+    assert changed == "8, parts=(1, 2, 4), size=(4, 2), order='fine_to_coarse', identity_init=True"
+    layer = build()
+    assert copy.deepcopy(layer).levels[0].reduce is not layer.levels[0].reduce
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("error", "attention", "options", "message"),
+    [
+        (ValueError, "see", {}, r"the name must be a registered one, got 'see': did you mean 'se'"),
+        (ValueError, "see", {"levels": 0}, r"got 'see': did you mean 'se'"),
+        (
+            TypeError,
+            nn.Identity(),
+            {},
+            r"a layer class or a callable that builds a module, got Identity: every part",
+        ),
+        (TypeError, 3, {}, r"a layer class or a callable that builds a module, got int"),
+        (ValueError, ("se",), {}, r"attention must be one, or one a level, got 1 for 2 levels"),
+        (ValueError, "se", {"order": "fine"}, r"order must be .* got 'fine': choose one"),
+        (TypeError, "se", {"identity_init": 1}, r"identity_init must be a bool, got 1"),
+        (
+            ValueError,
+            "se",
+            {"dim": "height"},
+            r"dim must be what the attention splits, 'channels', got 'height'",
+        ),
+        (ValueError, "se", {"dim": "width"}, r"dim must be 'channels', 'height' or None, got 'width'"),
+        (ValueError, partial(SqueezeExcitation, parts=2), {}, r"leave parts out of the partial"),
+        (
+            ValueError,
+            "rga_s",
+            {"levels": 1},
+            r"RelationAwareSpatialAttention must know the map's size, got size=None",
+        ),
+        (ValueError, Sized, {"levels": 1}, r"Sized must know the map's size, got size=None"),
+        (
+            ValueError,
+            Doubling,
+            {},
+            r"level 2 has 2 parts of an attention that does not say what it splits, got dim=None",
+        ),
+        (TypeError, lambda channels: 3, {"levels": 1}, r"attention must build an nn.Module, got int"),
+        (
+            ValueError,
+            "se",
+            {"levels": 5},
+            r"channels, split into 16 parts by level 5, must be a multiple of 16, got 8",
+        ),
+        (ValueError, "se", {"levels": (1, 2), "radix": 4}, r"got radix=4 and levels=\(1, 2\)"),
+    ],
+)
+def test_refuses_wrong_options(error, attention, options, message):
+    with pytest.raises(error, match=message):
+        AttentionPyramid(8, attention, **options)
+
+
+def test_refuses_one_module_for_several_parts():
+    shared = nn.Identity()
+    with pytest.raises(ValueError, match=r"must build a new module at each call, got the same one twice"):
+        AttentionPyramid(8, lambda channels: shared, dim="channels")
+
+
+def test_refuses_an_attention_that_changes_the_shape():
+    for levels, dim in ((1, None), (2, "channels")):
+        layer = AttentionPyramid(8, lambda channels: nn.MaxPool2d(2), levels=levels, dim=dim)
+        with pytest.raises(ValueError, match=r"MaxPool2d must return a map of its input's shape \(1, .* got \(1, "):
+            layer(torch.zeros(1, 8, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("error", "attention", "x", "message"),
+    [
+        (ValueError, "rga_s", torch.zeros(1, 8, 4, 4), r"AttentionPyramid: the map must be 4x2 .* got 4x4"),
+        (
+            ValueError,
+            "se",
+            torch.zeros(1, 4, 4, 2),
+            r"AttentionPyramid: the input must have 8 channels, got 4",
+        ),
+        (ValueError, "se", torch.zeros(8, 4, 2), r"AttentionPyramid: the input must have 4 dimensions"),
+        (TypeError, "se", torch.zeros(1, 8, 4, 2, dtype=torch.int64), r"AttentionPyramid: .* floating point"),
+        (ValueError, "se", torch.zeros(0, 8, 4, 2), r"AttentionPyramid: the input must not be empty"),
+    ],
+)
+def test_refuses_wrong_maps(error, attention, x, message):
+    with pytest.raises(error, match=message):
+        AttentionPyramid(8, attention, size=SIZE)(x)
+
+
+def test_a_strip_pyramid_of_any_attention_refuses_another_height():
+    with pytest.raises(ValueError, match=r"AttentionPyramid: the map must be 4x2"):
+        AttentionPyramid(8, Doubling, dim="height", size=SIZE)(torch.zeros(1, 8, 6, 2))
+
+
+def test_channel_pyramids_take_maps_of_any_size():
+    assert AttentionPyramid(8, size=SIZE)(torch.zeros(1, 8, 9, 5)).shape == (1, 8, 9, 5)

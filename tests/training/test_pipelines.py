@@ -1,0 +1,186 @@
+"""Both programs from files to result.json, small: everything written, reproducible, nothing lost when they stop."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reference_pipelines.config import load_config
+from reference_pipelines.data import read
+from reference_pipelines.data.rendering import render_market
+from reference_pipelines.errors import UserError
+from reference_pipelines.mla.train import ClusteringConfig, cluster, describe_clusters
+from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.training import loop
+
+SMALL = {
+    "data.image_size": "[32, 16]",
+    "optimizer.epochs": "2",
+    "optimizer.milestones": "[1]",
+    "evaluation.every": "1",
+    "augment.pad": "2",
+}
+SPECIFIC = {
+    "apnet": {"sampler.ids": "4", "attention.levels": "2"},
+    "mla": {
+        "sampler.ids": "3",
+        "sampler.images": "4",
+        "iterations": "3",
+        "clustering.k1": "6",
+        "clustering.k2": "2",
+        "clustering.min_samples": "2",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rendered") / "images"
+    counts = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
+    render_market(root, **counts, image_size=(64, 32), workers=1, progress=False)
+    return root
+
+
+def configured(pipeline, root, **changes):
+    recipe = PIPELINES[pipeline].recipes / "demo.yaml"
+    values = {**SMALL, **SPECIFIC[pipeline], "data.root": str(root), **changes}
+    arguments = [f"--{key}={value}" for key, value in values.items()]
+    return load_config(PIPELINES[pipeline].config, ["--config", str(recipe), *arguments])
+
+
+def trained(pipeline, root, out, **changes):
+    return PIPELINES[pipeline].train(configured(pipeline, root, **changes), out)
+
+
+@pytest.fixture(scope="module")
+def runs(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    return {name: (out / name, trained(name, images, out / name)) for name in PIPELINES}
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_run_folder_is_complete(runs, images, pipeline):
+    folder, result = runs[pipeline]
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert not list(folder.glob("*.partial*"))
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == [0, 1, 2]
+    assert log[0]["mAP"] == result["start"]["mAP"]
+    assert log[-1]["mAP"] == result["final"]["mAP"]
+    assert all(np.isfinite(entry["loss"]) for entry in log[1:])
+    assert result["data"]["fingerprint"] == read(images).fingerprint()
+    assert result["final"]["interval"][0] <= result["final"]["mAP"] <= result["final"]["interval"][1]
+    assert 0 < result["chance"] < 1
+    again = load_config(PIPELINES[pipeline].config, ["--config", str(folder / "config.yaml")])
+    assert again == configured(pipeline, images)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(runs, images, tmp_path, pipeline):
+    first = load_file(runs[pipeline][0] / "model.safetensors")
+    trained(pipeline, images, tmp_path / "same")
+    same = load_file(tmp_path / "same" / "model.safetensors")
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    trained(pipeline, images, tmp_path / "other", seed="2")
+    other = load_file(tmp_path / "other" / "model.safetensors")
+    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+
+
+def test_what_is_clustered_is_reported(runs):
+    clustering = runs["mla"][1]["clustering"]
+    assert clustering["clusters"] >= 2
+    assert set(clustering) == {"clusters", "noise", "id_purity", "camera_purity"}
+
+
+def test_the_examples_are_ranked_and_marked_by_identity(runs, images):
+    document = json.loads((runs["apnet"][0] / "examples.json").read_text())
+    assert document["lists"]
+    precisions = [shown["average_precision"] for shown in document["lists"]]
+    assert precisions == sorted(precisions)
+    for shown in document["lists"]:
+        person = shown["query"].rpartition("/")[2][:4]
+        for ranked in shown["ranked"]:
+            assert (ranked["image"].rpartition("/")[2][:4] == person) == ranked["match"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        ("apnet", {f"layer{i}/level{j}" for i in (1, 2, 3, 4) for j in (1, 2)}),
+        ("mla", {"layer4.0.conv2/pixel", "layer4.0.conv2/domain"}),
+    ],
+)
+def test_the_attention_of_the_examples_is_kept(runs, pipeline, expected):
+    gates = np.load(runs[pipeline][0] / "attention.npz")
+    assert set(gates.files) == {f"backbone.{name}" for name in expected}
+    assert all(((0 <= gates[name]) & (gates[name] <= 1)).all() for name in gates.files)
+
+
+def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch):
+    plain = trained("mla", images, tmp_path / "plain")
+    # Other ids for the same files: only the purity, which training does not use, may change.
+    original = read
+
+    def relabelled(root):
+        data = original(root)
+        data.train.ids[:] = np.arange(len(data.train)) + 1
+        return data
+
+    monkeypatch.setattr("reference_pipelines.training.session.read", relabelled)
+    changed = trained("mla", images, tmp_path / "changed")
+    assert changed["final"]["mAP"] == plain["final"]["mAP"]
+    assert changed["clustering"]["id_purity"] != plain["clustering"]["id_purity"]
+
+
+def test_no_cluster_stops_with_one_sentence_and_keeps_the_weights(images, tmp_path):
+    with pytest.raises(
+        UserError, match=r"DBSCAN found no cluster and 66 of 66 images are noise.*raise --clustering\.eps"
+    ):
+        trained("mla", images, tmp_path / "run", **{"clustering.min_samples": "60"})
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_one_cluster_is_refused():
+    features = torch.ones(20, 4) + 0.001 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(
+        UserError, match=r"DBSCAN found one cluster and 0 of 20 images are noise.*lower --clustering\.eps"
+    ):
+        cluster(features, ClusteringConfig(eps=0.9))
+
+
+def test_describe_clusters_by_hand():
+    found = describe_clusters(np.array([0, 0, 1, -1]), np.array([5, 6, 7, 7]), np.array([1, 1, 2, 2]))
+    assert found == {"clusters": 2, "noise": 0.25, "id_purity": pytest.approx(2 / 3), "camera_purity": 1.0}
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(images, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+ of epoch \d/2"):
+        trained("apnet", images, out, **{"optimizer.learning_rate": "1e30", "optimizer.warmup_epochs": "0"})
+    weights = out / "model.safetensors"
+    assert not weights.exists() or all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
+    assert not (out / "result.json").exists()
+
+
+def test_flipping_adds_the_features_of_the_mirror(images):
+    data = read(images)
+    config = configured("apnet", images)
+
+    def model(pixels):
+        flat = pixels[:, :, :4, :4].flatten(1)
+        return loop.Embedding(flat, flat, None)
+
+    def extract(flip):
+        options = {"batch_size": 5, "flip": flip, "device": torch.device("cpu"), "title": "test"}
+        return loop.extract_features(model, data.query, config.data, **options)
+
+    def mirrored(pixels):
+        return loop.Embedding(pixels, model(pixels).features + model(pixels.flip(-1)).features, None)
+
+    options = {"batch_size": 3, "flip": False, "device": torch.device("cpu"), "title": "test"}
+    expected = loop.extract_features(mirrored, data.query, config.data, **options)
+    assert torch.allclose(extract(flip=True), expected, atol=1e-6)
+    assert not torch.allclose(extract(flip=False), expected, atol=1e-3)
+    assert torch.allclose(extract(flip=False).norm(dim=1), torch.ones(len(data.query)))
