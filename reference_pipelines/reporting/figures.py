@@ -107,6 +107,7 @@ def _style(order: int) -> dict[str, Any]:
         "marker": marker,
         "markersize": 4.5,
         "linewidth": 1.7,
+        "clip_on": False,
     }
 
 
@@ -187,11 +188,6 @@ class Pictures:
                 image.thumbnail(THUMBNAIL)
                 self.known[path] = Picture(key, Path(path).name, *image.size, _data_uri(image, "JPEG"))
         return self.known[path]
-
-    @property
-    def missing(self) -> int:
-        """How many of the images are gone or broken."""
-        return sum(picture.uri is None for picture in self.known.values())
 
 
 def open_image(path: str | Path) -> Image.Image | None:

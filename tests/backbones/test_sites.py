@@ -193,3 +193,13 @@ def test_model_that_cannot_be_copied_is_refused() -> None:
         copy.deepcopy(model)
     with pytest.raises(ValueError, match="the model must survive copy.deepcopy to be looked at"):
         find_sites(model, (8, 4))
+
+
+def test_measures_what_the_model_does_in_eval_mode() -> None:
+    class Auxiliary(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            x = super().forward(x)
+            return (x, x) if self.training else x
+
+    site = find_sites(nn.Sequential(Auxiliary(3, 4, 1)).train(), (8, 4))[0]
+    assert (site.channels, site.refusal) == (4, None)

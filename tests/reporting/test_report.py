@@ -273,13 +273,14 @@ def test_charts_say_their_values_and_chance(page):
     assert "chance 3.1" in page.text
 
 
-def test_a_missed_value_is_left_out_of_the_curve(tmp_path, images):
+def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path, images):
     folder = make_run(tmp_path / "run", images)
-    lines = (folder / "log.jsonl").read_text().replace('"loss": 2.5', '"loss": NaN')
+    lines = (folder / "log.jsonl").read_text().replace('"loss": 1.25', '"loss": NaN')
     (folder / "log.jsonl").write_text(lines)
     text = write_report([folder], tmp_path / "r.html").read_text()
     group = re.search(r'<g id="run0-loss-run0">.*?</g>\s*</g>', text, re.S)[0]
     assert group.count("<use") == EPOCHS - 1
+    assert "APNet-C2: 5 at epoch 1, 1.67 at epoch 3" in text
 
 
 def test_attention_is_drawn_over_each_image_or_said_to_be_absent(text, page):
