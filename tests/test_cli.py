@@ -53,7 +53,7 @@ def test_a_used_folder_is_refused_and_kept(capsys, tmp_path, market):
     ("more", "message"),
     [
         (("--attention.levels", "8"), "64"),  # 128 parts of 64 channels
-        (("--attention.kind", "rga_s", "--attention.levels", "3"), "height"),
+        (("--attention.kind", "rga_s", "--attention.levels", "4"), "height"),
         (("--sampler.ids", "7"), "needs 7 different people, the training set has 6"),
         (("--model.backbone", "resnet5"), "did you mean resnet50"),
         (("--model.weights", "nowhere.pth"), "there is no weights file nowhere.pth"),

@@ -54,9 +54,13 @@ class _Images(Dataset[tuple[Tensor, int] | UserError]):
             image = load_image(self.paths[draw.image])
         except UserError as error:
             return error  # an exception raised in a worker would reach the user as a traceback
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(draw.seed)
+        # torch.manual_seed would queue a CUDA seed for every image; transforms draw from the CPU's generator alone.
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(draw.seed)
+        try:
             return self.transform(image), draw.image
+        finally:
+            torch.set_rng_state(state)
 
 
 def _collate(samples: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from reference_pipelines.data.market1501 import MARKET_FOLDERS, find_market_root, read_market_folder
+from reference_pipelines.data.rendering.market import MANIFEST as RENDERED_MANIFEST
 from reference_pipelines.errors import UserError
 
 
@@ -39,7 +40,17 @@ class ImageList:
 
 @dataclass(frozen=True)
 class ReidData:
-    """A data set after the Market-1501 protocol; junk images of the gallery are counted and left out."""
+    """A data set after the Market-1501 protocol.
+
+    Args:
+        root: the folder that holds it.
+        layout: how its files are laid out and named.
+        train: images to train on; ids are people, never distractors.
+        query: images to search for.
+        gallery: images to search in, distractors (id 0) among them.
+        junk: images of the gallery with id -1, which are left out.
+        rendered: whether these are the rendered pedestrians and no photographs.
+    """
 
     root: Path
     layout: str
@@ -47,6 +58,7 @@ class ReidData:
     query: ImageList
     gallery: ImageList
     junk: int
+    rendered: bool
 
     def __str__(self) -> str:
         def part(name: str, images: ImageList) -> str:
@@ -54,7 +66,8 @@ class ReidData:
 
         parts = (part("train", self.train), part("query", self.query), part("gallery", self.gallery))
         cameras = len(np.unique(np.concatenate([self.train.cameras, self.gallery.cameras])))
-        return f"{self.layout} at {self.root}: {', '.join(parts)}, {cameras} cameras, {self.junk:,} junk left out"
+        kind = f"rendered images ({self.layout})" if self.rendered else self.layout
+        return f"{kind} at {self.root}: {', '.join(parts)}, {cameras} cameras, {self.junk:,} junk left out"
 
     def fingerprint(self) -> str:
         """Return a digest of every file's name and size: the same folder gives the same digest."""
@@ -95,4 +108,12 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
             )
     train, query, everything = (parts[folder] for folder in MARKET_FOLDERS)
     junk = everything.ids == -1
-    return ReidData(base, "market1501", train.where(train.ids > 0), query, everything.where(~junk), int(junk.sum()))
+    return ReidData(
+        root=base,
+        layout="market1501",
+        train=train.where(train.ids > 0),
+        query=query,
+        gallery=everything.where(~junk),
+        junk=int(junk.sum()),
+        rendered=(base / RENDERED_MANIFEST).is_file(),
+    )

@@ -103,7 +103,7 @@ def _load_weights(backbone: nn.Module, path: Path) -> None:
         backbone.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:400]
-        raise UserError(f"model: the weights in {path} are of another backbone: {reason}") from None
+        raise UserError(f"model: the weights in {path} do not fit this backbone: {reason}") from None
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from reference_pipelines.data.sampler import in_order
 from reference_pipelines.data.transforms import evaluation_transform
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import Embedding
-from reference_pipelines.training.progress import progress_bar
+from reference_pipelines.progress import progress_bar
 
 
 class Objective(Protocol):

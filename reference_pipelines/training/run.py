@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -72,7 +73,7 @@ class Run:
 def provenance() -> dict[str, Any]:
     """Return the versions, the commit and the command behind a number."""
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["python", "-m", "reference_pipelines", *sys.argv[1:]]),
         "commit": _commit(),
         "code": code_digest(),
         "versions": {"attnreid": attnreid.__version__, "torch": torch.__version__},

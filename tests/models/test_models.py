@@ -67,7 +67,7 @@ def test_refusals(tmp_path, capsys):
         "cut.safetensors": "is not a readable checkpoint",
         "code.pth": "holds pickled objects, which could run code, and is refused",
         "other.pth": "must hold a state dict",
-        "foreign.pth": "are of another backbone",
+        "foreign.pth": "do not fit this backbone",
     }
     for name, message in wrong.items():
         with pytest.raises(UserError, match=message) as caught:

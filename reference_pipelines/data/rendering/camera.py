@@ -49,7 +49,7 @@ class Camera:
 def _colour_cast(rng: np.random.Generator, number: int) -> tuple[float, float, float]:
     # Neighbouring numbers lie 140 degrees apart on the colour circle, so even two cameras always differ.
     hue = np.deg2rad(140.0 * number + rng.uniform(-35.0, 35.0))
-    strength = rng.uniform(0.08, 0.18)
+    strength = rng.uniform(0.04, 0.09)
     red, green, blue = (float(np.exp(strength * np.cos(hue - offset))) for offset in np.deg2rad((0.0, 120.0, 240.0)))
     return red, green, blue
 
@@ -84,9 +84,9 @@ def sample_camera(number: int, *, domain: Domain = "plaza", seed: int = 0) -> Ca
         light=float(rng.choice((-1.0, 1.0)) * rng.uniform(0.35, 1.0)),
         shadow=float(rng.uniform(0.3, 0.6) if outdoors else rng.uniform(0.12, 0.35)),
         gains=_colour_cast(rng, number),
-        gamma=float(np.exp(rng.uniform(-0.3, 0.3))),
-        saturation=float(rng.uniform(0.55, 1.0)),
-        fade=float(rng.uniform(0.0, 0.16)),
+        gamma=float(np.exp(rng.uniform(-0.16, 0.16))),
+        saturation=float(rng.uniform(0.75, 1.0)),
+        fade=float(rng.uniform(0.0, 0.08)),
         blur=float(rng.uniform(0.0, 0.6)),
         resolution=float(rng.uniform(0.7, 1.0)),
         noise=float(rng.uniform(1.5, 6.5)),

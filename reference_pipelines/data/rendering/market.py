@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from reference_pipelines.data.rendering.camera import Camera, sample_camera
 from reference_pipelines.data.rendering.identity import sample_identity
@@ -27,6 +25,7 @@ from reference_pipelines.data.rendering.image import check_image_size, render_im
 from reference_pipelines.data.rendering.plan import FOLDERS, ImageSpec, RenderSize, named_size, plan_images
 from reference_pipelines.data.rendering.pose import sample_pose
 from reference_pipelines.data.rendering.seeding import Domain, check_domain, check_seed
+from reference_pipelines.progress import progress_bar
 
 MANIFEST = "rendered.json"
 DRAWING_VERSION = 1  # raise it when any pixel changes, so that older folders are not taken for the new drawings
@@ -207,8 +206,7 @@ def _render_into(folder: Path, specs: Sequence[ImageSpec], settings: _Settings, 
         (folder / name).mkdir()
     chunks = [specs[start : start + _CHUNK] for start in range(0, len(specs), _CHUNK)]
     digests: list[tuple[str, str]] = []
-    pace = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(total=len(specs), unit="image", desc="render", disable=not progress, mininterval=pace) as bar:
+    with progress_bar(None, len(specs), "render", unit="image", shown=progress) as bar:
         for written in _write_chunks(chunks, folder, settings, workers):
             digests += written
             bar.update(len(written))

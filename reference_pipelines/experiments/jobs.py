@@ -1,0 +1,96 @@
+"""Training commands side by side, each in a process of its own with its share of the cores."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from reference_pipelines.errors import UserError
+from reference_pipelines.progress import progress_bar
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that writes a run folder.
+
+    Args:
+        title: what it is called on the terminal.
+        command: arguments after `python -m reference_pipelines`.
+        folder: its run folder, whose log tells how far it is.
+        epochs: how many it will log.
+        console: file that takes what it prints.
+    """
+
+    title: str
+    command: Sequence[str]
+    folder: Path
+    epochs: int
+    console: Path
+
+
+def run_jobs(jobs: Sequence[Job]) -> None:
+    """Run every job, as many at once as there are cores (one at a time on a CUDA device).
+
+    Small networks gain little from a second thread, so a core each is the fastest way through several runs.
+
+    Raises:
+        UserError: a job failed; the sentence is the job's own. The others are stopped.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    together = 1 if torch.cuda.is_available() else max(1, min(cores, len(jobs)))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // together))}
+    began = time.perf_counter()
+    waiting, running = list(jobs), dict[str, tuple[Job, subprocess.Popen[bytes]]]()
+    with progress_bar(None, sum(job.epochs for job in jobs), "train", unit="epoch") as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < together:
+                    job = waiting.pop(0)
+                    running[job.title] = (job, _start(job, environment))
+                time.sleep(_POLL_SECONDS)
+                for title, (job, process) in list(running.items()):
+                    if process.poll() is not None:
+                        del running[title]
+                        _check(job, process.returncode)
+                        tqdm.write(f"  {title} is done, {time.perf_counter() - began:.0f} s after the first began")
+                bar.set_postfix_str(", ".join(running), refresh=False)
+                bar.update(sum(_epochs_done(job) for job in jobs) - bar.n)
+        finally:
+            for _, process in running.values():
+                process.terminate()
+
+
+def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    job.console.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.console, "wb") as console:
+        return subprocess.Popen(
+            [sys.executable, "-m", "reference_pipelines", *job.command],
+            env=environment,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def _check(job: Job, status: int) -> None:
+    if status == 0:
+        return
+    lines = job.console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = lines[-1] if lines else f"exit status {status}"
+    raise UserError(f"{job.title}: {last.removeprefix('error: ')} (all it printed is in {job.console})")
+
+
+def _epochs_done(job: Job) -> int:
+    try:
+        entries = (job.folder / "log.jsonl").read_text(encoding="utf-8").count("\n")
+    except OSError:
+        return 0
+    return max(0, entries - 1)  # the first entry is the network before training

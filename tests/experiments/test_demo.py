@@ -1,0 +1,108 @@
+"""The demo from its catalogue to its report, on a miniature of two runs; and that a second call does nothing again."""
+
+import json
+import re
+import sys
+
+import pytest
+import yaml
+
+from reference_pipelines.config import load_config
+from reference_pipelines.errors import UserError
+from reference_pipelines.experiments import jobs as jobs_module
+from reference_pipelines.experiments.catalogue import read_catalogue
+from reference_pipelines.experiments.demo import CATALOGUE, run_demo
+from reference_pipelines.experiments.jobs import Job, run_jobs
+from reference_pipelines.pipelines import PIPELINES
+
+FEW = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
+QUICK = {"data.image_size": [32, 16], "optimizer.epochs": 1, "optimizer.milestones": []}
+SUPERVISED = {"pipeline": "apnet", "change": {**QUICK, "sampler.ids": 4}}
+CLUSTERED = {"clustering.k1": 6, "clustering.k2": 2, "clustering.min_samples": 2, "iterations": 2}
+MINIATURE = {
+    "images": {"source": {**FEW, "domain": "plaza", "seed": 1}, "target": {**FEW, "domain": "mall", "seed": 0}},
+    "source": {**SUPERVISED, "images": "source", "change": {**SUPERVISED["change"], "attention.kind": "none"}},
+    "runs": {
+        "se": {**SUPERVISED, "images": "target"},
+        "mla": {"pipeline": "mla", "images": "target", "change": {**QUICK, **CLUSTERED, "title": "small MLA"}},
+    },
+}
+
+
+@pytest.fixture
+def miniature(tmp_path):
+    path = tmp_path / "catalogue.yaml"
+    path.write_text(yaml.safe_dump(MINIATURE, sort_keys=False))
+    return path
+
+
+def test_the_demo_ends_with_a_table_and_a_report_and_is_not_done_twice(tmp_path, miniature, capsys):
+    out = tmp_path / "demo"
+    report = run_demo(out, miniature)
+    printed = capsys.readouterr().out
+    results = {name: json.loads((out / name / "result.json").read_text()) for name in ("source", "se", "mla")}
+    assert results["mla"]["weights"] == str(out / "source" / "model.safetensors")
+    assert results["se"]["weights"] == "none"
+    assert results["se"]["command"].startswith("python -m reference_pipelines train apnet --out ")
+    for name in ("se", "mla"):
+        row = next(line for line in printed.splitlines() if line.startswith(results[name]["title"]))
+        assert f"{100 * results[name]['final']['mAP']:.1f} [" in row
+    assert "small MLA" in report.read_text()
+    assert report == out / "report.html"
+
+    before = {name: (out / name / "result.json").stat().st_mtime_ns for name in results}
+    (out / "se" / "result.json").unlink()  # as if it had been cut off
+    run_demo(out, miniature)
+    printed = capsys.readouterr().out
+    assert printed.count("taken over from an earlier call") == 2
+    assert (out / "mla" / "result.json").stat().st_mtime_ns == before["mla"]
+    again = json.loads((out / "se" / "result.json").read_text())
+    assert again["final"] == results["se"]["final"]
+
+
+def test_the_variants_of_a_paper_differ_in_their_attention_alone():
+    catalogue = read_catalogue(CATALOGUE)
+    assert [entry.name for entry in catalogue.runs] == [
+        *("none", "se", "apnet_c2", "apnet_s2"),
+        *("baseline", "pla", "pla_hla", "mla"),
+    ]
+    configs = {
+        entry.name: load_config(PIPELINES[entry.pipeline].config, entry.arguments(CATALOGUE.parent))
+        for entry in (catalogue.source, *catalogue.runs)
+    }
+    for group in (("none", "se", "apnet_c2", "apnet_s2"), ("baseline", "pla", "pla_hla", "mla")):
+        rest = [{k: v for k, v in vars(configs[n]).items() if k not in ("title", "attention")} for n in group]
+        assert all(other == rest[0] for other in rest)
+        assert len({str(configs[name].attention) for name in group}) == len(group)
+    source, target = catalogue.images["source"], catalogue.images["target"]
+    assert source["domain"] != target["domain"]
+    assert source["seed"] != target["seed"]
+
+
+def shell(tmp_path, name, code):
+    """A job whose command is any Python."""
+    return Job(name, ["-c", code], tmp_path / name, 1, tmp_path / "console" / f"{name}.txt")
+
+
+@pytest.fixture
+def plain_python(monkeypatch):
+    def start(job, environment):
+        job.console.parent.mkdir(parents=True, exist_ok=True)
+        with open(job.console, "wb") as console:
+            return jobs_module.subprocess.Popen([sys.executable, *job.command], stdout=console, stderr=console)
+
+    monkeypatch.setattr(jobs_module, "_start", start)
+
+
+def test_a_job_that_fails_is_named_with_its_sentence_and_the_others_stop(tmp_path, plain_python):
+    slow = shell(tmp_path, "slow", "import time; time.sleep(60)")
+    bad = shell(tmp_path, "bad", "import sys; print('noise'); sys.exit('error: no such thing; do another')")
+    with pytest.raises(UserError, match=re.escape("bad: no such thing; do another")):
+        run_jobs([bad, slow])
+
+
+def test_every_job_runs_once(tmp_path, plain_python, capsys):
+    jobs = [shell(tmp_path, f"job{i}", f"print('row {i}')") for i in range(5)]
+    run_jobs(jobs)
+    for i, job in enumerate(jobs):
+        assert job.console.read_text() == f"row {i}\n"
