@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         }[options.command]
         run(options)
     except UserError as error:
+        sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

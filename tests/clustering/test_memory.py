@@ -27,6 +27,12 @@ def test_update_equals_the_loop(update):
     np.testing.assert_allclose(memory.centers.norm(dim=1), 1.0)
 
 
+def test_the_first_of_equally_hard_members_is_taken():
+    memory = ClusterMemory(torch.tensor([[1.0, 0.0]]), MemoryConfig(momentum=0.0))
+    memory.update(torch.tensor([[0.0, 1.0], [0.0, -1.0]]), torch.tensor([0, 0]))
+    assert torch.equal(memory.centers, torch.tensor([[0.0, 1.0]]))
+
+
 def test_momentum_is_what_stays_of_the_old_vector():
     memory = ClusterMemory(torch.tensor([[1.0, 0.0]]), MemoryConfig(momentum=0.1))
     memory.update(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))

@@ -45,6 +45,12 @@ def test_two_digit_cameras_and_other_endings(market):
     assert set(read(market).train.cameras) == {1, 2, 10, 12}
 
 
+def test_junk_and_distractors_are_never_trained_on(market):
+    for name in ("-1_c1s1_000451_03.jpg", "0000_c2s1_000451_03.jpg"):
+        shutil.copy(market / "query" / "0007_c1s1_000099_00.jpg", market / "bounding_box_train" / name)
+    assert sorted(set(read(market).train.ids)) == [1, 2, 3, 4, 5, 6]
+
+
 def test_the_summary_says_what_was_taken(market):
     text = str(read(market))
     assert text.startswith(f"market1501 at {market}: train 36 images of 6 ids, query 6 images of 3 ids")
