@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs and the report")
 
     train = commands.add_parser("train", help="train and evaluate one recipe", add_help=False)
-    train.add_argument("pipeline", choices=("apnet", "mla"))
+    train.add_argument("pipeline", nargs="?", choices=("apnet", "mla"))
     train.add_argument("--out", type=Path, help="run folder, new or empty")
 
     report = commands.add_parser("report", help="one HTML file about finished runs")

@@ -19,13 +19,22 @@ def demo(options: Namespace) -> None:
 
 def train(options: Namespace, rest: Sequence[str]) -> None:
     """Train one recipe; `rest` are the config's arguments."""
+    asks = bool({"-h", "--help"} & set(rest))
+    if options.pipeline is None:
+        if not asks:
+            raise UserError(f"train: which paper? name one of {', '.join(PIPELINES)}")
+        for name, each in PIPELINES.items():
+            recipes = ", ".join(sorted(path.stem for path in each.recipes.glob("*.yaml")))
+            print(f"train {name} --config RECIPE --out RUN_DIR [--any.key VALUE]   recipes: {recipes}, or a YAML file")
+        print("train PIPELINE --help lists the keys.")
+        return
     pipeline = PIPELINES[options.pipeline]
-    if {"-h", "--help"} & set(rest):
+    if asks:
         config_parser(pipeline.config, f"train {options.pipeline} --out RUN_DIR").print_help()
         return
     if options.out is None:
         raise UserError("train: --out is missing; name a new folder for the run")
-    result = pipeline.train(load_config(pipeline.config, rest), options.out)
+    result = pipeline.train(load_config(pipeline.config, rest, recipes=pipeline.recipes), options.out)
     print("\n" + format_table(table_rows([result])))
 
 

@@ -8,6 +8,16 @@ class UserError(Exception):
     """Who complains, what must hold, what was found and what to do, in one sentence."""
 
 
+def require(holds: bool, rule: str, got: object) -> None:
+    """Refuse a config's value: `rule` says what must hold, beginning with the key.
+
+    Raises:
+        UserError: it does not hold.
+    """
+    if not holds:
+        raise UserError(f"config: {rule}, got {got}")
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean ...?" for the known names nearest to `name`, or nothing where none is near."""
     near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)

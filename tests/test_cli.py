@@ -27,9 +27,14 @@ def train(tmp_path, *more, recipe=RECIPE):
     ("more", "message"),
     [
         (("--data.root", "nowhere"), "nowhere is not a folder; give the data set's folder with --data.root"),
-        ((), "data.root"),
+        ((), "--data.root is missing; give it on the command line or in the recipe"),
         (("--data.root", "d", "--attention.level", "2"), "did you mean --attention.level"),
-        (("--data.root", "d", "--device", "cuda9"), "device"),
+        (("--data.root", "d", "--device", "cuda9"), "--device must be of the type Literal['auto', 'cpu', 'cuda']"),
+        (
+            ("--data.root", "d", "--optimizer.milestones", "3"),
+            "milestones must be of the type tuple, got 3",
+        ),
+        (("--data.root", "d", "--attention", "se"), "--attention is a section of keys: set --attention.kind"),
     ],
 )
 def test_train_refuses_in_one_sentence_and_writes_nothing(capsys, tmp_path, more, message):
@@ -105,3 +110,23 @@ def test_the_module_runs_and_help_answers_at_once():
     assert run.returncode == 0
     assert "demo" in run.stdout
     assert "| torch\n" not in run.stderr  # nothing heavy is imported for it
+
+
+def test_the_corrected_command_may_use_the_folder_of_the_refused_one(capsys, tmp_path, market):
+    small = ("--data.root", str(market), "--data.image_size", "[32, 16]", "--optimizer.epochs", "1")
+    assert "needs 7 different people" in refused(capsys, *train(tmp_path, *small, "--sampler.ids", "7"))
+    assert not (tmp_path / "run").exists()
+    assert main(train(tmp_path, *small, "--sampler.ids", "4")) == 0
+    assert "APNet-C2" in capsys.readouterr().out
+
+
+def test_a_recipe_may_be_named_and_a_wrong_name_lists_them(capsys, tmp_path):
+    message = refused(capsys, *train(tmp_path, recipe="apnet_c3"))
+    assert "there is no recipe 'apnet_c3'; the recipes are apnet_c2_market, apnet_s2_market, demo" in message
+    assert "nowhere is not a folder" in refused(capsys, *train(tmp_path, "--data.root", "nowhere", recipe="demo"))
+
+
+def test_train_without_a_paper_lists_them(capsys):
+    assert "name one of apnet, mla" in refused(capsys, "train")
+    assert main(["train", "--help"]) == 0
+    assert "apnet_c2_market" in capsys.readouterr().out

@@ -26,6 +26,71 @@ def test_every_recipe_builds_and_survives_a_round_trip(pipeline, recipe, tmp_pat
             assert plain[section][key] == value
 
 
+# What the papers and their released code say.
+PAPERS = {
+    "apnet_c2_market": {
+        "data.image_size": [384, 192],
+        "model": {"backbone": "resnet50", "weights": "imagenet", "last_stride": 1},
+        "attention": {"kind": "se", "levels": 2, "radix": 2},
+        "sampler": {"ids": 20, "images": 4, "epoch": "chunks"},
+        "loss": {"margin": 0.3, "smoothing": 0.1, "triplet_weight": 1.0},
+        "augment.pad": 10,
+        "augment.enlarge": 0.0,
+        "augment.flip": 0.5,
+        "augment.erase": 0.5,
+        "augment.erase_fill": [0.485, 0.456, 0.406],
+        "optimizer.learning_rate": 4e-4,
+        "optimizer.weight_decay": 1e-3,
+        "optimizer.epochs": 160,
+        "optimizer.warmup_epochs": 10,
+        "optimizer.warmup_factor": 0.01,
+        "optimizer.milestones": [40, 80, 120],
+        "optimizer.gamma": 0.1,
+        "evaluation.flip": True,
+    },
+    "apnet_s2_market": {
+        "data.image_size": [256, 128],
+        "attention": {"kind": "rga_s", "levels": 2, "radix": 2},
+        "sampler": {"ids": 20, "images": 4, "epoch": "ids"},
+        "augment.pad": 0,
+        "augment.enlarge": 0.5,
+        "augment.erase_fill": [0.0, 0.0, 0.0],
+        "optimizer.learning_rate": 8e-4,
+        "optimizer.weight_decay": 5e-4,
+        "optimizer.epochs": 600,
+        "optimizer.warmup_epochs": 20,
+        "optimizer.warmup_factor": 0.01,
+        "optimizer.milestones": list(range(80, 361, 40)),
+        "optimizer.gamma": 0.5,
+        "evaluation.flip": True,
+    },
+    "mla_market": {
+        "data.image_size": [256, 128],
+        "data.interpolation": "bicubic",
+        "attention": {"levels": ["pixel", "head", "domain"], "blocks": "all", "heads": 4, "memory": 64},
+        "clustering": {"k1": 30, "k2": 6, "eps": 0.4, "min_samples": 4},
+        "memory": {"initial": "random", "update": "hard", "momentum": 0.1, "temperature": 0.05},
+        "sampler": {"ids": 8, "images": 8, "other_cameras": True},
+        "iterations": 400,
+        "optimizer.learning_rate": 1.6e-4,
+        "optimizer.weight_decay": 5e-4,
+        "optimizer.epochs": 50,
+        "optimizer.milestones": [20, 40],
+        "optimizer.gamma": 0.1,
+        "evaluation.flip": False,
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", PAPERS)
+def test_the_papers_recipes_hold_the_papers_values(recipe):
+    pipeline = PIPELINES[recipe.partition("_")[0]]
+    plain = to_plain(load_config(pipeline.config, [f"--config={recipe}", "--data.root=d"], recipes=pipeline.recipes))
+    for key, value in PAPERS[recipe].items():
+        section, _, name = key.partition(".")
+        assert (plain[section][name] if name else plain[section]) == value, key
+
+
 def test_there_are_recipes_for_both_papers():
     assert {path.stem for _, path in RECIPES} >= {"apnet_c2_market", "apnet_s2_market", "mla_market", "demo"}
 
@@ -47,7 +112,7 @@ def test_the_command_line_overrides_the_recipe():
     [
         (
             ["--attention.level", "3"],
-            r"unrecognized arguments: --attention\.level.* did you mean --attention\.levels",
+            r"there is no option --attention\.level; did you mean --attention\.levels",
         ),
         (["--optimizer.epochs", "many"], r"optimizer\.epochs.*many"),
         (["--attention.kind", "sse"], r"attention\.kind.*'none', 'se', 'rga_s'.*sse"),
@@ -84,3 +149,56 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path, content, message):
 def test_a_missing_recipe_is_said():
     with pytest.raises(UserError, match=r"cannot read the recipe .*nowhere\.yaml"):
         load_config(PIPELINES["apnet"].config, ["--config", str(Path("nowhere.yaml"))])
+
+
+WRONG_VALUES = {
+    "apnet": {
+        "optimizer.epochs": ("0", "-1"),
+        "optimizer.learning_rate": ("-1", "0"),
+        "optimizer.warmup_epochs": ("-1",),
+        "optimizer.warmup_factor": ("0",),
+        "optimizer.weight_decay": ("-1",),
+        "optimizer.gamma": ("0",),
+        "evaluation.every": ("0",),
+        "evaluation.batch_size": ("0",),
+        "data.workers": ("-1",),
+        "data.image_size": ("[0, 0]",),
+        "seed": ("-1",),
+        "title": (" ",),
+        "sampler.ids": ("0", "1"),
+        "sampler.images": ("0",),
+        "augment.flip": ("2",),
+        "augment.erase": ("1.5",),
+        "augment.enlarge": ("-0.1",),
+        "augment.pad": ("-1",),
+        "augment.erase_area": ("[0.5, 0.1]",),
+        "loss.smoothing": ("2",),
+        "loss.margin": ("-1",),
+        "loss.triplet_weight": ("-1",),
+        "model.last_stride": ("3",),
+    },
+    "mla": {
+        "clustering.k1": ("0",),
+        "clustering.k2": ("99", "0"),
+        "clustering.min_samples": ("0",),
+        "clustering.eps": ("0", "1.0", "-0.1"),
+        "memory.temperature": ("0",),
+        "memory.momentum": ("2",),
+        "sampler.ids": ("0",),
+        "sampler.images": ("0",),
+        "iterations": ("0",),
+        "seed": ("-1",),
+        "title": (" ",),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "key", "value"),
+    [(name, key, value) for name, keys in WRONG_VALUES.items() for key, values in keys.items() for value in values],
+)
+def test_a_value_out_of_range_is_refused(pipeline, key, value):
+    schema, recipes = PIPELINES[pipeline].config, PIPELINES[pipeline].recipes
+    with pytest.raises(UserError, match=r"^config: .* must .*got") as caught:
+        load_config(schema, ["--config=demo", "--data.root=nowhere", f"--{key}={value}"], recipes=recipes)
+    assert key in str(caught.value)

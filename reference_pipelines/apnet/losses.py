@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reference_pipelines.errors import require
 from reference_pipelines.models import Embedding
 
 
@@ -22,6 +23,11 @@ class LossConfig:
     margin: float = 0.3
     smoothing: float = 0.1
     triplet_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.margin >= 0, "loss.margin must be at least 0", self.margin)
+        require(0 <= self.smoothing <= 1, "loss.smoothing must be between 0 and 1", self.smoothing)
+        require(self.triplet_weight >= 0, "loss.triplet_weight must be at least 0", self.triplet_weight)
 
 
 def batch_hard_triplet(features: Tensor, labels: Tensor, *, margin: float) -> Tensor:

@@ -13,7 +13,7 @@ from reference_pipelines.config import DataConfig, Device, EvaluationConfig, Opt
 from reference_pipelines.data.dataset import load_batches
 from reference_pipelines.data.sampler import SamplerConfig, identity_batches
 from reference_pipelines.data.transforms import AugmentConfig, train_transform
-from reference_pipelines.errors import UserError
+from reference_pipelines.errors import UserError, require
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.training.loop import train_epoch
 from reference_pipelines.training.optimizer import build_optimizer
@@ -65,6 +65,13 @@ class ApnetConfig:
     seed: int = 1
     device: Device = "auto"
 
+    def __post_init__(self) -> None:
+        require(self.title.strip() != "", "title must not be empty", repr(self.title))
+        require(
+            self.sampler.ids >= 2, "sampler.ids must be at least 2, or the triplet has no negative", self.sampler.ids
+        )
+        require(self.seed >= 0, "seed must be at least 0", self.seed)
+
 
 def build_model(config: ApnetConfig, classes: int) -> ReidModel:
     """Return the network with its attention.
@@ -90,18 +97,18 @@ def build_model(config: ApnetConfig, classes: int) -> ReidModel:
 
 def train(config: ApnetConfig, out: Path) -> dict[str, Any]:
     """Train, evaluate and write the run folder `out`; return what stands in its result.json."""
-    session = Session("apnet", config, out)
-    images = session.data.train
-    labels = images.labels()
-    model: nn.Module = session.place(build_model(config, classes=int(labels.max()) + 1))
-    optimizer, schedule = build_optimizer(model, config.optimizer)
-    objective = SupervisedObjective(torch.as_tensor(labels, device=session.device), config.loss)
-    transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
-    for epoch in range(1, config.optimizer.epochs + 1):
-        batches = identity_batches(labels, config.sampler, (config.seed, epoch))
-        loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
-        title = f"epoch {epoch}/{config.optimizer.epochs}"
-        loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
-        schedule.step()
-        session.end_epoch(model, epoch, loss=loss)
-    return session.finish(model)
+    with Session("apnet", config, out) as session:
+        images = session.data.train
+        labels = images.labels()
+        model: nn.Module = session.place(build_model(config, classes=int(labels.max()) + 1))
+        optimizer, schedule = build_optimizer(model, config.optimizer)
+        objective = SupervisedObjective(torch.as_tensor(labels, device=session.device), config.loss)
+        transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
+        for epoch in range(1, config.optimizer.epochs + 1):
+            batches = identity_batches(labels, config.sampler, (config.seed, epoch))
+            loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
+            title = f"epoch {epoch}/{config.optimizer.epochs}"
+            loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
+            schedule.step()
+            session.end_epoch(model, epoch, loss=loss)
+        return session.finish(model)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reference_pipelines.errors import require
+
 
 @dataclass(frozen=True)
 class MemoryConfig:
@@ -25,6 +27,10 @@ class MemoryConfig:
     momentum: float = 0.1
     temperature: float = 0.05
 
+    def __post_init__(self) -> None:
+        require(0 <= self.momentum <= 1, "memory.momentum must be between 0 and 1", self.momentum)
+        require(self.temperature > 0, "memory.temperature must be above 0", self.temperature)
+
 
 class ClusterMemory(nn.Module):
     """Unit vectors of the clusters: forward gives ClusterNCE, `update` moves the vectors after the optimiser's step.
@@ -40,11 +46,6 @@ class ClusterMemory(nn.Module):
         super().__init__()
         if centers.ndim != 2 or not len(centers):
             raise ValueError(f"ClusterMemory: centers must be (K, D) with K > 0, got {tuple(centers.shape)}")
-        if not 0 <= config.momentum <= 1 or config.temperature <= 0:
-            raise ValueError(
-                "ClusterMemory: momentum must be in [0, 1] and temperature above 0, "
-                f"got {config.momentum} and {config.temperature}"
-            )
         self.config = config
         self.register_buffer("centers", functional.normalize(centers, dim=1))
 

@@ -85,7 +85,7 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
         layout: "market1501", or None to find it by content.
 
     Raises:
-        UserError: the folder is missing, is of no known layout, or has an empty part.
+        UserError: the folder is missing, is of no known layout, or has a part without people, or no query has a match.
     """
     root = Path(root).expanduser()
     if layout not in (None, "market1501"):
@@ -108,12 +108,32 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
             )
     train, query, everything = (parts[folder] for folder in MARKET_FOLDERS)
     junk = everything.ids == -1
+    if not (train.ids > 0).any() or junk.all():
+        empty = "bounding_box_train" if not (train.ids > 0).any() else "bounding_box_test"
+        raise UserError(
+            f"data: {base / empty} must hold images of people, found only junk and distractors (ids -1 and 0); "
+            "is this the right folder?"
+        )
+    gallery = everything.where(~junk)
+    if not _has_match(query, gallery):
+        raise UserError(
+            f"data: some query in {base / 'query'} must have a gallery image of the same person from another camera, "
+            "none has; are the parts of one data set?"
+        )
     return ReidData(
         root=base,
         layout="market1501",
         train=train.where(train.ids > 0),
         query=query,
-        gallery=everything.where(~junk),
+        gallery=gallery,
         junk=int(junk.sum()),
         rendered=(base / RENDERED_MANIFEST).is_file(),
     )
+
+
+def _has_match(query: ImageList, gallery: ImageList) -> bool:
+    seen: dict[int, set[int]] = {}
+    for person, camera in zip(gallery.ids.tolist(), gallery.cameras.tolist(), strict=True):
+        seen.setdefault(person, set()).add(camera)
+    pairs = zip(query.ids.tolist(), query.cameras.tolist(), strict=True)
+    return any(person > 0 and seen.get(person, set()) - {camera} for person, camera in pairs)

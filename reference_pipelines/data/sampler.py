@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from reference_pipelines.data.dataset import Draw
-from reference_pipelines.errors import UserError
+from reference_pipelines.errors import UserError, require
 
 Batches = list[list[Draw]]
 
@@ -29,6 +29,10 @@ class SamplerConfig:
     ids: int = 20
     images: int = 4
     epoch: Literal["chunks", "ids"] = "chunks"
+
+    def __post_init__(self) -> None:
+        require(self.ids >= 1, "sampler.ids must be at least 1", self.ids)
+        require(self.images >= 1, "sampler.images must be at least 1", self.images)
 
 
 def in_order(count: int, batch_size: int) -> Batches:
@@ -95,6 +99,10 @@ class ClusterSamplerConfig:
     images: int = 8
     other_cameras: bool = True
 
+    def __post_init__(self) -> None:
+        require(self.ids >= 1, "sampler.ids must be at least 1", self.ids)
+        require(self.images >= 1, "sampler.images must be at least 1", self.images)
+
 
 def cluster_batches(
     labels: np.ndarray,
@@ -105,8 +113,8 @@ def cluster_batches(
 ) -> Batches:
     """Return `iterations` batches of P clusters with K images each; noise is never drawn.
 
-    Each cluster comes once a pass, and passes follow one another as often as is needed. With fewer clusters than P
-    a batch holds all of them.
+    Each cluster comes at most once a pass (those that do not fill a batch wait for the next), and passes follow one
+    another as often as is needed. With fewer clusters than P a batch holds all of them.
 
     Args:
         labels: (N,) pseudo-labels 0 ... clusters-1, -1 for noise.
@@ -148,5 +156,5 @@ def _draw_cluster(
         rest = elsewhere if len(elsewhere) else rest
     if not len(rest):
         return np.full(config.images, first)
-    others = rng.choice(rest, size=config.images - 1, replace=len(rest) < config.images - 1)
+    others = rng.choice(rest, size=config.images - 1, replace=len(rest) < config.images)
     return np.concatenate([[first], others])

@@ -7,6 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from reference_pipelines.data.dataset import Transform
+from reference_pipelines.errors import require
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,6 +35,18 @@ class AugmentConfig:
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_fill: tuple[float, float, float] = IMAGENET_MEAN
 
+    def __post_init__(self) -> None:
+        require(self.pad >= 0, "augment.pad must be at least 0", self.pad)
+        for name in ("enlarge", "flip", "erase"):
+            chance = getattr(self, name)
+            require(0 <= chance <= 1, f"augment.{name} must be a probability, between 0 and 1", chance)
+        low, high = self.erase_area
+        require(
+            0 < low <= high <= 1,
+            "augment.erase_area must keep 0 < smallest <= largest <= 1",
+            self.erase_area,
+        )
+
 
 def evaluation_transform(size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Transform:
     """Return resize and normalisation only; `size` is (height, width)."""
@@ -44,11 +57,11 @@ def train_transform(
     size: tuple[int, int], augment: AugmentConfig, interpolation: Interpolation = "bilinear"
 ) -> Transform:
     """Return the training transform: resize, crop, mirror, normalise, erase."""
-    steps: list[object] = [_resize(size, interpolation)]
-    if augment.enlarge:
-        larger = (round(size[0] * 1.125), round(size[1] * 1.125))
-        crop = v2.Compose([_resize(larger, interpolation), v2.RandomCrop(size)])
-        steps.append(v2.RandomApply([crop], p=augment.enlarge))
+    larger = (round(size[0] * 1.125), round(size[1] * 1.125))
+    enlarge = v2.Compose([_resize(larger, interpolation), v2.RandomCrop(size)])
+    steps: list[object] = [
+        v2.RandomChoice([_resize(size, interpolation), enlarge], p=[1 - augment.enlarge, augment.enlarge])
+    ]
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
     if augment.pad:

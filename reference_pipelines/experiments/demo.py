@@ -16,9 +16,10 @@ from reference_pipelines.experiments.catalogue import Entry, read_catalogue
 from reference_pipelines.experiments.jobs import Job, run_jobs
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.report import write_report
-from reference_pipelines.reporting.table import format_table, table_rows
-from reference_pipelines.training.run import RESULT, code_digest
+from reference_pipelines.reporting.table import format_table, learning_lines, table_rows
+from reference_pipelines.training.run import RESULT, code_digest, file_digest
 
+_MARK = ".attnreid-demo"
 CATALOGUE = Path(__file__).with_name("demo.yaml")
 
 
@@ -32,8 +33,7 @@ def run_demo(out: Path, catalogue: Path = CATALOGUE) -> Path:
     """
     began = time.perf_counter()
     plan = read_catalogue(catalogue)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "images").is_dir())):
-        raise UserError(f"demo: {out} holds something that is not a demo; name a new folder with --out")
+    _open(out)
     images = {}
     for name, options in plan.images.items():
         try:
@@ -50,6 +50,7 @@ def run_demo(out: Path, catalogue: Path = CATALOGUE) -> Path:
     report = write_report(folders, out / "report.html", title="attnreid demo: both papers on rendered pedestrians")
     results = [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders]
     print("\n" + format_table(table_rows(results)) + "\n")
+    print("\n".join(learning_lines(results)) + "\n")
     print("mAP, rank-1 and chance in percent. Rendered pedestrians and small networks: the numbers show that both")
     print(
         "programs learn, not which method is better. The unsupervised runs start from the source weights, trained with"
@@ -57,6 +58,17 @@ def run_demo(out: Path, catalogue: Path = CATALOGUE) -> Path:
     print("labels on other rendered people seen by other cameras.")
     print(f"{time.perf_counter() - began:.0f} s in all. Report: {report}")
     return report
+
+
+def _open(out: Path) -> None:
+    """Make the demo's folder, or find the mark that an earlier call left in it."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).is_file())):
+        raise UserError(f"demo: {out} holds something that is not a demo; name a new folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _MARK).touch()
+    except OSError as error:
+        raise UserError(f"demo: cannot write in {out} ({error.strerror}); choose another --out") from None
 
 
 def _train(
@@ -75,7 +87,7 @@ def _train(
             print("  taken over from an earlier call", flush=True)
             continue
         if (folder / "config.yaml").is_file():
-            shutil.rmtree(folder)  # a run of the demo's own that was cut off, or of other code
+            shutil.rmtree(folder)  # cut off, or of other code; the folder bears the demo's mark, so it is its own
         jobs.append(Job(config.title, command, folder, config.optimizer.epochs, out / "console" / f"{entry.name}.txt"))
     run_jobs(jobs)
 
@@ -87,5 +99,6 @@ def _is_done(folder: Path, config: Any, root: Path) -> bool:
         return False
     same_code = result.get("code") == code_digest()
     same_config = result.get("config") == to_plain(config)
+    same_weights = result.get("weights_digest") == file_digest(Path(config.model.weights))
     same_images = result.get("data", {}).get("fingerprint") == read(root).fingerprint()
-    return bool(same_code and same_config and same_images)
+    return bool(same_code and same_config and same_weights and same_images)

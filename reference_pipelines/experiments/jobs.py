@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from reference_pipelines.errors import UserError
+from reference_pipelines.machine import available_cores
 from reference_pipelines.progress import progress_bar
 
 _POLL_SECONDS = 0.2
@@ -44,28 +45,30 @@ def run_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         UserError: a job failed; the sentence is the job's own. The others are stopped.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     together = 1 if torch.cuda.is_available() else max(1, min(cores, len(jobs)))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // together))}
     began = time.perf_counter()
-    waiting, running = list(jobs), dict[str, tuple[Job, subprocess.Popen[bytes]]]()
+    waiting = list(jobs)
+    running: list[tuple[Job, subprocess.Popen[bytes]]] = []
     with progress_bar(None, sum(job.epochs for job in jobs), "train", unit="epoch") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < together:
                     job = waiting.pop(0)
-                    running[job.title] = (job, _start(job, environment))
+                    running.append((job, _start(job, environment)))
                 time.sleep(_POLL_SECONDS)
-                for title, (job, process) in list(running.items()):
-                    if process.poll() is not None:
-                        del running[title]
-                        _check(job, process.returncode)
-                        tqdm.write(f"  {title} is done, {time.perf_counter() - began:.0f} s after the first began")
-                bar.set_postfix_str(", ".join(running), refresh=False)
+                for job, process in [(job, process) for job, process in running if process.poll() is not None]:
+                    running.remove((job, process))
+                    _check(job, process.returncode)
+                    tqdm.write(f"  {job.title} is done, {time.perf_counter() - began:.0f} s after the first began")
+                bar.set_postfix_str(", ".join(job.title for job, _ in running), refresh=False)
                 bar.update(sum(_epochs_done(job) for job in jobs) - bar.n)
         finally:
-            for _, process in running.values():
+            for _, process in running:
                 process.terminate()
+            for _, process in running:
+                process.wait()
 
 
 def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -84,8 +87,8 @@ def _check(job: Job, status: int) -> None:
     if status == 0:
         return
     lines = job.console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = lines[-1] if lines else f"exit status {status}"
-    raise UserError(f"{job.title}: {last.removeprefix('error: ')} (all it printed is in {job.console})")
+    said = lines[-1].removeprefix("error: ") if lines and lines[-1].startswith("error: ") else f"exit status {status}"
+    raise UserError(f"{job.title}: {said} (all it printed is in {job.console})")
 
 
 def _epochs_done(job: Job) -> int:

@@ -14,7 +14,7 @@ from reference_pipelines.config import DataConfig, Device, EvaluationConfig, Opt
 from reference_pipelines.data.dataset import load_batches
 from reference_pipelines.data.sampler import ClusterSamplerConfig, cluster_batches
 from reference_pipelines.data.transforms import AugmentConfig, train_transform
-from reference_pipelines.errors import UserError
+from reference_pipelines.errors import UserError, require
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.training.loop import extract_features, train_epoch
@@ -55,6 +55,11 @@ class ClusteringConfig:
     eps: float = 0.4
     min_samples: int = 4
 
+    def __post_init__(self) -> None:
+        require(1 <= self.k2 <= self.k1, "clustering.k2 must be at least 1 and at most clustering.k1", self.k2)
+        require(0 < self.eps < 1, "clustering.eps must be between 0 and 1", self.eps)
+        require(self.min_samples >= 1, "clustering.min_samples must be at least 1", self.min_samples)
+
 
 @dataclass(frozen=True)
 class MlaConfig:
@@ -89,6 +94,11 @@ class MlaConfig:
     evaluation: EvaluationConfig = EvaluationConfig(flip=False)
     seed: int = 1
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.title.strip() != "", "title must not be empty", repr(self.title))
+        require(self.iterations >= 1, "iterations must be at least 1", self.iterations)
+        require(self.seed >= 0, "seed must be at least 0", self.seed)
 
 
 def build_model(config: MlaConfig) -> ReidModel:
@@ -128,7 +138,7 @@ def cluster(features: torch.Tensor, config: ClusteringConfig) -> np.ndarray:
         what = "no cluster" if not found else "one cluster"
         raise UserError(
             f"clustering: training needs at least two clusters, DBSCAN found {what} and {noise} of {len(clusters)} "
-            "images are noise; the last saved weights are kept; "
+            "images are noise; weights saved before are kept; "
             f"{'raise' if noise else 'lower'} --clustering.eps (now {config.eps}) or start from better weights"
         )
     return clusters
@@ -136,35 +146,35 @@ def cluster(features: torch.Tensor, config: ClusteringConfig) -> np.ndarray:
 
 def train(config: MlaConfig, out: Path) -> dict[str, Any]:
     """Train, evaluate and write the run folder `out`; return what stands in its result.json."""
-    session = Session("mla", config, out)
-    images = session.data.train
-    model: nn.Module = session.place(build_model(config))
-    optimizer, schedule = build_optimizer(model, config.optimizer)
-    transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
-    generator = torch.Generator().manual_seed(config.seed)
-    measured: dict[str, Any] = {}
-    for epoch in range(1, config.optimizer.epochs + 1):
-        title = f"epoch {epoch}/{config.optimizer.epochs}"
-        model.eval()
-        features = extract_features(
-            model,
-            images,
-            config.data,
-            batch_size=config.evaluation.batch_size,
-            flip=config.evaluation.flip,
-            device=session.device,
-            title=f"{title} features",
-        )
-        clusters = cluster(features, config.clustering)
-        measured = describe_clusters(clusters, images.ids, images.cameras)
-        memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)
-        objective = ClusterObjective(torch.as_tensor(clusters, device=session.device), memory.to(session.device))
-        batches = cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch))
-        loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
-        loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
-        schedule.step()
-        session.end_epoch(model, epoch, loss=loss, **measured)
-    return session.finish(model, clustering=measured)
+    with Session("mla", config, out) as session:
+        images = session.data.train
+        model: nn.Module = session.place(build_model(config))
+        optimizer, schedule = build_optimizer(model, config.optimizer)
+        transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
+        generator = torch.Generator().manual_seed(config.seed)
+        measured: dict[str, Any] = {}
+        for epoch in range(1, config.optimizer.epochs + 1):
+            title = f"epoch {epoch}/{config.optimizer.epochs}"
+            model.eval()
+            features = extract_features(
+                model,
+                images,
+                config.data,
+                batch_size=config.evaluation.batch_size,
+                flip=False,
+                device=session.device,
+                title=f"{title} features",
+            )
+            clusters = cluster(features, config.clustering)
+            measured = describe_clusters(clusters, images.ids, images.cameras)
+            memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)
+            objective = ClusterObjective(torch.as_tensor(clusters, device=session.device), memory.to(session.device))
+            batches = cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch))
+            loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
+            loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
+            schedule.step()
+            session.end_epoch(model, epoch, loss=loss, **measured)
+        return session.finish(model, clustering=measured)
 
 
 def describe_clusters(clusters: np.ndarray, ids: np.ndarray, cameras: np.ndarray) -> dict[str, Any]:

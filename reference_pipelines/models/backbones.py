@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from attnreid import set_last_stride
-from reference_pipelines.errors import UserError, closest
+from reference_pipelines.errors import UserError, closest, require
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class ModelConfig:
     backbone: str = "resnet50"
     weights: str = "imagenet"
     last_stride: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
 
 
 class NarrowBottleneck(Bottleneck):
@@ -84,10 +87,10 @@ def _with_imagenet_weights(name: str, build: Callable[..., ResNet]) -> ResNet:
     weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return build(weights=weights)
-    except (URLError, OSError) as error:
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: a file that was cut off
         place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise UserError(
-            f"model: torchvision's ImageNet weights of {name} could not be downloaded ({error}); place the file "
+            f"model: torchvision's ImageNet weights of {name} could not be loaded ({error}); place the file "
             f'{Path(weights.url).name} at {place}, give its path with --model.weights, or set it to "none"'
         ) from None
 
@@ -120,8 +123,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"model: {path} holds pickled objects, which could run code, and is refused; if you trust it, load it "
-            "yourself and save its state_dict() alone"
+            f"model: {path} is no plain state dict: it is damaged, or holds pickled objects, which could run code, and "
+            "is refused; if you trust it, load it yourself and save its state_dict() alone"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -48,14 +48,14 @@ def save_examples(
         )
         lists.append(
             {
-                "query": str(data.query.paths[query]),
+                "query": str(data.query.paths[query].resolve()),
                 "average_precision": precision[query],
-                "ranked": [{"image": str(data.gallery.paths[i]), "match": match} for i, match in ranked],
+                "ranked": [{"image": str(data.gallery.paths[i].resolve()), "match": match} for i, match in ranked],
             }
         )
     maps = shown[:MAPS].tolist()
     images = [data.query.paths[query] for query in maps]
-    document = {"lists": lists, "attention_images": [str(path) for path in images]}
+    document = {"lists": lists, "attention_images": [str(path.resolve()) for path in images]}
     (folder / "examples.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     _save_gates(folder / "attention.npz", model, evaluator, images)
 

@@ -1,5 +1,6 @@
 """Finished runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,7 +112,8 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "attnreid repo
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, page)
     except OSError as error:
-        out.with_name(out.name + ".partial").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            out.with_name(out.name + ".partial").unlink()
         raise UserError(f"report: cannot write {out} ({error.strerror}); choose another --out") from None
     return out
 

@@ -41,6 +41,19 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def learning_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line a result: how far it is from chance and from its own start."""
+    lines = []
+    for result in results:
+        start, final = result["start"], result["final"]
+        apart = "apart" if start["interval"][1] < final["interval"][0] else "overlapping"
+        lines.append(
+            f"{result['title']}: {final['mAP'] / result['chance']:.1f} times chance, "
+            f"{final['mAP'] / start['mAP']:.2f} times its start, intervals {apart}"
+        )
+    return lines
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 

@@ -183,7 +183,9 @@ def _each_row(rows: Callable[[slice], np.ndarray], count: int) -> Iterator[tuple
 
 def _distance_rows(query: Tensor, gallery: Tensor, metric: Metric) -> Callable[[slice], np.ndarray]:
     if metric == "euclidean":
-        return lambda rows: torch.cdist(query[rows], gallery).numpy()
+        # The fast form by a matrix product loses near ties of long features in float32.
+        exact = "donot_use_mm_for_euclid_dist"
+        return lambda rows: torch.cdist(query[rows], gallery, compute_mode=exact).numpy()
     query, gallery = functional.normalize(query, dim=1), functional.normalize(gallery, dim=1)
     return lambda rows: (1 - query[rows] @ gallery.T).numpy()
 

@@ -39,7 +39,8 @@ def train_epoch(
     """Train on every batch and return the mean loss.
 
     Raises:
-        UserError: the loss is NaN or Inf; nothing has been saved since the last epoch.
+        UserError: the loss, or the features after the last step, are NaN or Inf; nothing has been saved since the
+            last epoch.
     """
     device = next(model.parameters()).device
     model.train()
@@ -52,7 +53,7 @@ def train_epoch(
             loss = objective.loss(embedding, indices)
             if not torch.isfinite(loss):
                 raise UserError(
-                    f"train: the loss is {loss.item()} at step {step} of {title}; the weights saved before are kept; "
+                    f"train: the loss is {loss.item()} at step {step} of {title}; weights saved before are kept; "
                     "lower --optimizer.learning_rate or lengthen the warm-up"
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -60,7 +61,19 @@ def train_epoch(
             optimizer.step()
             objective.after_step(embedding, indices)
             total += loss.detach()
+    _check_finite(model, images, title)
     return float(total / steps)
+
+
+@torch.no_grad()
+def _check_finite(model: nn.Module, images: Tensor, title: str) -> None:
+    """Refuse weights that the last step has ruined, before they replace the ones saved."""
+    model.eval()
+    if not torch.isfinite(model(images).features).all():
+        raise UserError(
+            f"train: the features are NaN or Inf after the last step of {title}; weights saved before are kept; "
+            "lower --optimizer.learning_rate or lengthen the warm-up"
+        )
 
 
 @torch.no_grad()
@@ -84,6 +97,9 @@ def extract_features(
         flip: add the features of the mirrored image before normalising.
         device: where the model is.
         title: names the progress bar.
+
+    Raises:
+        UserError: an image does not decode, or the features are not finite.
     """
     transform = evaluation_transform(data.image_size, data.interpolation)
     batches = in_order(len(images), batch_size)
@@ -96,4 +112,7 @@ def extract_features(
             if flip:
                 found = found + model(pixels.flip(-1)).features
             features.append(functional.normalize(found.float(), dim=1).cpu())
-    return torch.cat(features)
+    joined = torch.cat(features)
+    if not torch.isfinite(joined).all():
+        raise UserError(f"{title}: the network's features are NaN or Inf; its weights are damaged or have diverged")
+    return joined

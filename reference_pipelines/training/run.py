@@ -1,5 +1,6 @@
 """A run folder: config.yaml, log.jsonl, model.safetensors, examples, and result.json, written last."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,6 +23,7 @@ from reference_pipelines.config import to_plain
 from reference_pipelines.errors import UserError
 
 RESULT = "result.json"
+WEIGHTS = "model.safetensors"
 
 
 class Run:
@@ -59,9 +61,17 @@ class Run:
     def save(self, model: nn.Module) -> None:
         """Write the weights; the file is whole or is the one before."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        path = self.folder / "model.safetensors"
+        path = self.folder / WEIGHTS
         save_file(state, path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
+
+    def discard_unless_saved(self) -> None:
+        """Remove what a run that failed before its first weights has written."""
+        if not (self.folder / WEIGHTS).exists():
+            for name in ("config.yaml", "log.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the result with what it was measured by, and return it."""
@@ -80,9 +90,17 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def file_digest(path: Path) -> str | None:
+    """Return a digest of a file's content, or None where there is no such file."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 @functools.cache
 def code_digest() -> str:
-    """Return a digest of the sources of both packages: the same code gives the same digest."""
+    """Return a digest of torch's version and of the sources of both packages."""
     digest = hashlib.sha256(torch.__version__.encode())
     for package in (Path(attnreid.__file__).parent, Path(__file__).parents[1]):
         for source in sorted(package.rglob("*.py")):

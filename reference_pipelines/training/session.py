@@ -13,7 +13,7 @@ from reference_pipelines.models import ModelConfig
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.training.device import describe_hardware, pick_device
 from reference_pipelines.training.evaluation import Evaluator, as_numbers
-from reference_pipelines.training.run import Run
+from reference_pipelines.training.run import Run, file_digest
 
 
 class PipelineConfig(Protocol):
@@ -36,7 +36,7 @@ class PipelineConfig(Protocol):
 
 
 class Session:
-    """One training run from its data to its result.
+    """One training run from its data to its result, as a context.
 
     Args:
         pipeline: "apnet" or "mla".
@@ -49,12 +49,23 @@ class Session:
         self.config = config
         self.device = pick_device(config.device)
         self.data: ReidData = read(config.data.root)
+        self.weights_digest = file_digest(Path(config.model.weights))
         self.run = Run(out, config)
         self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device)
         self.start: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
         self.train_seconds = 0.0
+        self._began = 0.0
         torch.manual_seed(config.seed)
         print(f"{config.title}: {self.data}", flush=True)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the folder back if nothing worth keeping was written, so that a corrected command can use it."""
+        if error[0] is not None:
+            self.run.discard_unless_saved()
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the network to the device, evaluate it untrained, and return it."""
@@ -90,6 +101,7 @@ class Session:
                 "title": self.config.title,
                 "data": {"summary": str(self.data), "fingerprint": self.data.fingerprint()},
                 "weights": self.config.model.weights,
+                "weights_digest": self.weights_digest,
                 "chance": self.evaluator.chance(),
                 "start": self.start,
                 "final": as_numbers(result),

@@ -84,3 +84,27 @@ def test_refuses_an_empty_part(market):
 def test_refuses_an_unknown_layout(market):
     with pytest.raises(UserError, match="layout must be"):
         read(market, layout="duke")
+
+
+@pytest.mark.parametrize("folder", ["bounding_box_train", "bounding_box_test"])
+def test_refuses_a_part_without_people(market, folder):
+    for path in (market / folder).iterdir():
+        if path.name[0] != "-":
+            path.rename(path.with_name("-1" + path.name[4:-4] + f"_{path.name[:4]}.jpg"))
+    with pytest.raises(UserError, match=f"{folder} must hold images of people, found only junk and distractors"):
+        read(market)
+
+
+def test_refuses_queries_that_nothing_matches(market):
+    for folder in ("bounding_box_test", "query"):
+        for path in (market / folder).iterdir():
+            if "_c2s" in path.name:
+                path.unlink()
+    with pytest.raises(UserError, match="must have a gallery image of the same person from another camera, none has"):
+        read(market)
+
+
+def test_rendered_images_are_called_so(market):
+    assert str(read(market)).startswith("market1501 at")
+    (market / "rendered.json").write_text("{}")
+    assert str(read(market)).startswith("rendered images (market1501) at")

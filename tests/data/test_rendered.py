@@ -173,8 +173,8 @@ def test_a_root_below_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"domain": "plasa"}, r"domain must be one of .* got 'plasa'; did you mean 'plaza'"),
-        ({"size": "markt"}, r"size must be one of .* got 'markt'; did you mean 'market'"),
+        ({"domain": "plasa"}, r"domain must be one of .* got 'plasa'; did you mean plaza"),
+        ({"size": "markt"}, r"size must be one of .* got 'markt'; did you mean market"),
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"cameras": 1}, "cameras must be a whole number from 2 to 99, got 1"),
         ({"train_ids": 0}, "train_ids must be a whole number from 1 to 9998, got 0"),

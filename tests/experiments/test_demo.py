@@ -58,6 +58,22 @@ def test_the_demo_ends_with_a_table_and_a_report_and_is_not_done_twice(tmp_path,
     assert (out / "mla" / "result.json").stat().st_mtime_ns == before["mla"]
     assert json.loads((out / "se" / "result.json").read_text())["config"]["seed"] == 2
 
+    result = json.loads((out / "mla" / "result.json").read_text())
+    result["weights_digest"] = "of other source weights"
+    (out / "mla" / "result.json").write_text(json.dumps(result))
+    run_demo(out, miniature)
+    assert capsys.readouterr().out.count("taken over from an earlier call") == 2
+    assert json.loads((out / "mla" / "result.json").read_text())["weights_digest"] == results["mla"]["weights_digest"]
+
+
+def test_a_folder_without_the_demos_mark_is_never_touched(tmp_path, miniature):
+    for name in ("images/mine.txt", "mla/config.yaml", "mla/thesis.txt"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("all of it")
+    with pytest.raises(UserError, match="holds something that is not a demo"):
+        run_demo(tmp_path / "out", miniature)
+    assert (tmp_path / "out" / "mla" / "thesis.txt").read_text() == "all of it"
+
 
 def test_the_variants_of_a_paper_differ_in_their_attention_alone():
     catalogue = read_catalogue(CATALOGUE)
@@ -85,12 +101,19 @@ def shell(tmp_path, name, code):
 
 @pytest.fixture
 def plain_python(monkeypatch):
+    """Starts jobs as plain Python, two at a time, and lists the processes."""
+    processes = []
+
     def start(job, environment):
         job.console.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.console, "wb") as console:
-            return jobs_module.subprocess.Popen([sys.executable, *job.command], stdout=console, stderr=console)
+        with open(job.console, "ab") as console:
+            process = jobs_module.subprocess.Popen([sys.executable, *job.command], stdout=console, stderr=console)
+        processes.append(process)
+        return process
 
     monkeypatch.setattr(jobs_module, "_start", start)
+    monkeypatch.setattr(jobs_module, "available_cores", lambda: 2)
+    return processes
 
 
 def test_a_job_that_fails_is_named_with_its_sentence_and_the_others_stop(tmp_path, plain_python):
@@ -98,10 +121,18 @@ def test_a_job_that_fails_is_named_with_its_sentence_and_the_others_stop(tmp_pat
     bad = shell(tmp_path, "bad", "import sys; print('noise'); sys.exit('error: no such thing; do another')")
     with pytest.raises(UserError, match=re.escape("bad: no such thing; do another")):
         run_jobs([bad, slow])
+    assert len(plain_python) == 2
+    assert all(process.poll() is not None for process in plain_python)
+
+
+def test_a_job_that_is_killed_is_named_with_its_status(tmp_path, plain_python):
+    with pytest.raises(UserError, match="killed: exit status -9"):
+        run_jobs([shell(tmp_path, "killed", "import os; print('half a bar'); os.kill(os.getpid(), 9)")])
 
 
 def test_every_job_runs_once(tmp_path, plain_python, capsys):
     jobs = [shell(tmp_path, f"job{i}", f"print('row {i}')") for i in range(5)]
     run_jobs(jobs)
+    assert len(plain_python) == len(jobs)
     for i, job in enumerate(jobs):
         assert job.console.read_text() == f"row {i}\n"

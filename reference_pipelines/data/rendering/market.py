@@ -25,6 +25,7 @@ from reference_pipelines.data.rendering.image import check_image_size, render_im
 from reference_pipelines.data.rendering.plan import FOLDERS, ImageSpec, RenderSize, named_size, plan_images
 from reference_pipelines.data.rendering.pose import sample_pose
 from reference_pipelines.data.rendering.seeding import Domain, check_domain, check_seed
+from reference_pipelines.machine import available_cores
 from reference_pipelines.progress import progress_bar
 
 MANIFEST = "rendered.json"
@@ -134,8 +135,7 @@ def _fingerprint(digests: Sequence[tuple[str, str]]) -> str:
 
 def _worker_count(workers: int | None, images: int) -> int:
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(cores, images // _IMAGES_WORTH_A_WORKER))
+        return max(1, min(available_cores(), images // _IMAGES_WORTH_A_WORKER))
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"render_market: workers must be a whole number >= 1, got {workers!r}; None chooses.")
     return workers

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from reference_pipelines.data.rendering.pose import Framing
-from reference_pipelines.data.rendering.seeding import Domain, closest, generator
+from reference_pipelines.data.rendering.seeding import Domain, generator
+from reference_pipelines.errors import closest
 
 Folder = Literal["bounding_box_train", "query", "bounding_box_test"]
 FOLDERS: tuple[Folder, ...] = ("bounding_box_train", "query", "bounding_box_test")
@@ -100,9 +101,7 @@ def named_size(name: str) -> RenderSize:
         ValueError: No size has this name; the message lists the closest ones.
     """
     if name not in SIZES:
-        raise ValueError(
-            f"rendered pedestrians: size must be one of {list(SIZES)}, got {name!r}; {closest(name, SIZES)}"
-        )
+        raise ValueError(f"rendered pedestrians: size must be one of {list(SIZES)}, got {name!r}{closest(name, SIZES)}")
     return SIZES[name]
 
 

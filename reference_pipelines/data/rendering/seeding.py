@@ -6,24 +6,17 @@ by `numpy.random.SeedSequence`. So one image can be drawn again alone, in any or
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Literal, get_args
 
 import numpy as np
+
+from reference_pipelines.errors import closest
 
 Domain = Literal["plaza", "mall"]
 Stream = Literal["identity", "camera", "sighting", "image", "plan"]
 
 DOMAINS: tuple[str, ...] = get_args(Domain)
 _STREAMS: tuple[str, ...] = get_args(Stream)
-
-
-def closest(name: object, known: Iterable[str]) -> str:
-    """Advice for an error message: the closest of the known names, or all of them."""
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=2)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of {names}."
 
 
 def check_domain(domain: str) -> None:
@@ -34,8 +27,8 @@ def check_domain(domain: str) -> None:
     """
     if domain not in DOMAINS:
         raise ValueError(
-            f"rendered pedestrians: the domain must be one of {list(DOMAINS)}, got {domain!r}; "
-            f"{closest(domain, DOMAINS)}"
+            f"rendered pedestrians: the domain must be one of {list(DOMAINS)}, got {domain!r}"
+            f"{closest(str(domain), DOMAINS)}"
         )
 
 
