@@ -67,9 +67,7 @@ class ApnetConfig:
 
     def __post_init__(self) -> None:
         require(self.title.strip() != "", "title must not be empty", repr(self.title))
-        require(
-            self.sampler.ids >= 2, "sampler.ids must be at least 2, for the triplet", self.sampler.ids
-        )
+        require(self.sampler.ids >= 2, "sampler.ids must be at least 2, for the triplet", self.sampler.ids)
         require(self.seed >= 0, "seed must be at least 0", self.seed)
 
 
