@@ -63,6 +63,13 @@ def test_the_readmes_code_runs(monkeypatch, capsys):
     assert not any(".attention." in name for name in scope["model"].state_dict())
 
 
+def test_the_readme_has_no_gap_left_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert not re.search(r"^[A-Z_]{6,}$", text, flags=re.MULTILINE)
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
 @pytest.mark.parametrize("command", ["demo", "test"])
 def test_the_two_commands_are_make_targets(command):
     assert f"make {command}" in (ROOT / "README.md").read_text()
