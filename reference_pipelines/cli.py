@@ -31,6 +31,11 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("attnreid", "reference_pipelines"):
+            raise
+        print(f"error: the package {error.name} is missing; pip install 'attnreid[pipelines]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

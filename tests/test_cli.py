@@ -130,3 +130,11 @@ def test_train_without_a_paper_lists_them(capsys):
     assert "name one of apnet, mla" in refused(capsys, "train")
     assert main(["train", "--help"]) == 0
     assert "apnet_c2_market" in capsys.readouterr().out
+
+
+def test_a_missing_extra_is_named_with_how_to_install_it():
+    hide = "import sys; sys.modules['numba'] = None"
+    source = f"{hide}; from reference_pipelines import cli; sys.exit(cli.main(['demo']))"
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.strip() == "error: the package numba is missing; pip install 'attnreid[pipelines]'"
