@@ -107,6 +107,6 @@ def train(config: ApnetConfig, out: Path) -> dict[str, Any]:
             loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
             title = f"epoch {epoch}/{config.optimizer.epochs}"
             loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
+            session.end_epoch(model, epoch, loss=loss, learning_rate=schedule.get_last_lr()[0])
             schedule.step()
-            session.end_epoch(model, epoch, loss=loss)
         return session.finish(model)

@@ -172,8 +172,8 @@ def train(config: MlaConfig, out: Path) -> dict[str, Any]:
             batches = cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch))
             loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
             loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
+            session.end_epoch(model, epoch, loss=loss, learning_rate=schedule.get_last_lr()[0], **measured)
             schedule.step()
-            session.end_epoch(model, epoch, loss=loss, **measured)
         return session.finish(model, clustering=measured)
 
 

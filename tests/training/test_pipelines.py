@@ -14,6 +14,7 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.mla.train import ClusteringConfig, cluster, describe_clusters
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.training import loop
+from reference_pipelines.training.optimizer import rate_factor
 
 SMALL = {
     "data.image_size": "[32, 16]",
@@ -70,6 +71,10 @@ def test_the_run_folder_is_complete(runs, images, pipeline):
     assert log[0]["mAP"] == result["start"]["mAP"]
     assert log[-1]["mAP"] == result["final"]["mAP"]
     assert all(np.isfinite(entry["loss"]) for entry in log[1:])
+    schedule = configured(pipeline, images).optimizer
+    rates = [schedule.learning_rate * rate_factor(schedule, epoch) for epoch in (0, 1)]
+    assert [entry["learning_rate"] for entry in log[1:]] == pytest.approx(rates)
+    assert rates[0] != rates[1]
     assert result["data"]["fingerprint"] == read(images).fingerprint()
     assert result["final"]["interval"][0] <= result["final"]["mAP"] <= result["final"]["interval"][1]
     assert 0 < result["chance"] < 1
