@@ -11,12 +11,15 @@ from attnreid.backbones import (
     find_sites,
     set_last_stride,
 )
+from attnreid.inference import fold
 from attnreid.layers import (
     DomainLevelAttention,
     HeadLevelAttention,
     MultiLevelAttention,
     PixelLevelAttention,
+    RelationAwareChannelAttention,
     RelationAwareSpatialAttention,
+    SplitAttention,
     SqueezeExcitation,
 )
 from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
@@ -32,8 +35,10 @@ __all__ = [
     "LevelPlan",
     "MultiLevelAttention",
     "PixelLevelAttention",
+    "RelationAwareChannelAttention",
     "RelationAwareSpatialAttention",
     "Site",
+    "SplitAttention",
     "SqueezeExcitation",
     "attach",
     "attach_apnet",
@@ -41,6 +46,7 @@ __all__ = [
     "attachments",
     "create_attention",
     "find_sites",
+    "fold",
     "list_attention",
     "plan_pyramid",
     "record_attention",

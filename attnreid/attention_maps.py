@@ -1,30 +1,43 @@
 """The gates that attention applied in a forward pass, per site and level, with nothing left behind."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from attnreid import _recording
 from attnreid.backbones.attach import attachments
 
 
-@contextmanager
-def record_attention(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]:
+def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[str, Tensor]]]:
     """Collect the gates that the attention in `model` applies while the context is open.
 
-    Works in eager forward passes, also under `torch.no_grad()`; a compiled model is not promised to report. A
-    later forward pass overwrites the gates of an earlier one. The gates are detached, shaped as each layer's
-    `gate()` shapes them, and stay in the dict after the context is closed; no hook and no state stays in the
-    model.
+    Works in eager forward passes, in train or eval mode, also under `torch.no_grad()` and
+    `torch.inference_mode()`. A later forward pass overwrites the gates of an earlier one. The gates are
+    detached, shaped as each layer's `gate()` shapes them (domain-level attention: its memory map `(N, memory,
+    H, W)`), and stay in the dict after the context is closed; no hook and no state stays in the model.
+    Head-level attention has no gate, so that it is not listed. Where a pyramid runs an attention from
+    elsewhere, there is a gate only if that attention is one of this library's.
+
+    A compiled model is refused, since each recording would compile it anew. Within the context all compiled
+    code runs eagerly, so that a compiled wrapper of `model` may be called.
 
     Args:
         model: a model that attention was attached to, or one with attention layers of its own. Attach first:
             what is attached inside the context is not seen.
 
-    Yields:
-        `{site: {level: gate}}`. The site is the name that the attention was attached at; for a layer that the
-        model has of its own, the layer's dotted name (`""` for the model itself).
+    Returns:
+        A context manager that yields `{site: {level: gate}}`. The site is the name that the attention was
+        attached at; for a layer that the model has of its own, the layer's dotted name (`""` for the model
+        itself). The level is "level1", "level2", ... for a pyramid's merged gates, else the layer's
+        registered name.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: `model`, or a module in it, is compiled.
+        RuntimeError: it is called inside a compiled function.
 
     Example:
         >>> import torch
@@ -37,6 +50,28 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]
         >>> gates["1"]["se"].shape
         torch.Size([2, 16, 1, 1])
     """
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "record_attention: it must be called in eager code, got a call inside a compiled function: "
+            "record around the model itself, outside the function"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"record_attention: the model must be an nn.Module, got {type(model).__name__}: pass the model")
+    for name, module in model.named_modules():
+        wrapped = "_orig_mod" in module._modules
+        if wrapped or module._compiled_call_impl is not None:
+            way_out = (
+                "pass the module in it, ._orig_mod, and run that" if wrapped else "record from copy.deepcopy(model)"
+            )
+            raise ValueError(
+                f"record_attention: the model must run eagerly, got {repr(name) if name else 'a model'} compiled: "
+                f"{way_out}"
+            )
+    return _recording_of(model)
+
+
+@contextmanager
+def _recording_of(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]:
     site_of = {id(module): name for name, module in model.named_modules()}
     for attachment in attachments(model):
         site_of.update(attachment.sites_by_module())
@@ -47,8 +82,11 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]
         if site is not None:
             gates.setdefault(site, {})[level] = gate.detach()
 
+    # Without dynamo nothing has been compiled, and importing it takes seconds.
+    eagerly = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     _recording.listeners.append(listen)
     try:
-        yield gates
+        with eagerly:
+            yield gates
     finally:
         _recording.listeners.remove(listen)

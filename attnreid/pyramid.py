@@ -19,6 +19,7 @@ import attnreid.layers  # noqa: F401  (importing the layers registers their name
 from attnreid._recording import record
 from attnreid.layers._checks import check_count, check_flag, check_map, check_multiple, check_size, describe
 from attnreid.layers._gate import GateLayer, SplitDim
+from attnreid.layers._pooling import pool_beside
 from attnreid.registry import find_attention, option_names
 
 Attention = str | Callable[..., nn.Module]
@@ -142,13 +143,16 @@ class AttentionPyramid(nn.Module):
 
     APNet's Eq. 1-3: level i splits the map into parts, attends each with weights of its own, merges the
     parts' gates and multiplies, `x_i = gate_i * x_{i-1}`. The sigmoid of Eq. 3 is the one of Eq. 4 and 5,
-    applied once. Channel gates that see averages only use `pool(gate * x) = gate * pool(x)`: the levels run
-    on the pooled vector and the map is pooled once and multiplied once, whatever the number of levels. Any
-    other pyramid goes level by level.
+    applied once. Channel gates that see averages only (SE, split attention) use `pool(gate * x) = gate *
+    pool(x)`: the levels run on the pooled vector and the map is pooled once and multiplied once, whatever the
+    number of levels; the norms of split attention join that multiplication in eval mode and go level by level
+    in train mode. Any other pyramid goes level by level.
 
-    The paper goes coarse to fine; its released code, and by its authors' word its numbers, fine to coarse.
+    The paper goes coarse to fine; its released code, and by its authors' word its numbers, fine to coarse,
+    with split attention at level 2: `AttentionPyramid(channels, (partial(SqueezeExcitation, hidden=8),
+    "split"), order="fine_to_coarse")`.
 
-    An attention other than this library's SE and RGA-S is split along `dim` and run part by part. With
+    An attention that does not split the map itself is split along `dim` and run part by part. With
     `identity_init` the output at first equals a finite input exactly: gates blend as `x * (1 + a * (gate -
     1))`, any other attention as `x + a * (y - x)`, with one learnt scalar a for the pyramid, `blend`, that
     starts at 0.
@@ -168,8 +172,8 @@ class AttentionPyramid(nn.Module):
         dtype: the parameters' type.
 
     Shape:
-        Input and output `(N, C, H, W)`; a level's merged gate `(N, C, 1, 1)` or `(N, 1, H, W)` for this
-        library's SE and RGA-S, in (0, 1).
+        Input and output `(N, C, H, W)`; a level's merged gate `(N, C, 1, 1)` for channel attention or
+        `(N, 1, H, W)` for spatial attention, in (0, 1).
 
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
@@ -205,16 +209,22 @@ class AttentionPyramid(nn.Module):
         dims = _split_dims(attentions, dim)
         self.plan = plan_pyramid(channels, levels=levels, radix=radix, size=size, dim=dims)
         self.channels = channels
+        self.attention = attention if isinstance(attention, str) or callable(attention) else tuple(attention)
+        self.radix = radix
         self.size = None if size is None else check_size(_WHO, size)
+        self.dim = dim
         self.order = order
         self.identity_init = identity_init
+        self._given_levels = levels if isinstance(levels, int) else tuple(levels)
         self.levels = nn.ModuleList(
             _build_level(each, level, channels, self.size, device, dtype)
             for each, level in zip(attentions, self.plan, strict=True)
         )
         self._steps = range(count) if order == "coarse_to_fine" else range(count - 1, -1, -1)
-        self._all_gates = all(isinstance(layer, GateLayer) for layer in self.levels)
-        self._all_pooled = all(isinstance(layer, GateLayer) and layer.pooled for layer in self.levels)
+        gates = [layer for layer in self.levels if isinstance(layer, GateLayer)]
+        self._all_gates = len(gates) == count
+        self._all_pooled = self._all_gates and all(layer.pooled for layer in gates)
+        self._has_norm = any(layer.norm is not None for layer in gates)
         sized = any("size" in option_names(_builder(each)) for each in attentions)
         strips = any(level.parts > 1 and level.dim == "height" for level in self.plan)
         self._needed_size = self.size if sized or strips else None
@@ -236,27 +246,32 @@ class AttentionPyramid(nn.Module):
         check_map(_WHO, x, self.channels, self._needed_size)
         if not self.plan:
             return x
-        if self._all_gates:
-            gate = self._merged_gate(x)
-            return x * (gate if self.blend is None else 1 + self.blend * (gate - 1))
+        if self._all_gates and (not self._has_norm or (self._all_pooled and not self.training)):
+            return self._all_at_once(x)
         y = x
         for index in self._steps:
             layer = self.levels[index]
-            y = y * self._level_gate(index, y) if isinstance(layer, GateLayer) else _attend(layer, y)
+            y = layer.apply_gate(y, self._level_gate(index, y)) if isinstance(layer, GateLayer) else _attend(layer, y)
         return y if self.blend is None else x + self.blend * (y - x)
 
-    def _merged_gate(self, x: Tensor) -> Tensor:
-        """Return the product of all levels' gates, since `(x * g1) * g2 = x * (g1 * g2)`."""
-        # Pooling commutes with channel gates, so the averages stand for the map on its way through the
-        # levels.
-        state = x.mean(dim=(2, 3), keepdim=True) if self._all_pooled else x
-        merged = self._level_gate(self._steps[0], state)
-        gate = merged
+    def _all_at_once(self, x: Tensor) -> Tensor:
+        """Return `x * factor + offset`, which all levels together come to: the map is multiplied once."""
+        # Pooling commutes with channel gates and with the norms of eval mode, so the averages stand for the
+        # map on its way through the levels.
+        x, source = pool_beside(x) if self._all_pooled else (x, x)
+        factor, offset = self._affine_level(self._steps[0], source)
         for index in self._steps[1:]:
-            state = state * gate
-            gate = self._level_gate(index, state)
-            merged = merged * gate
-        return merged
+            level_factor, level_offset = self._affine_level(index, _affine(source, factor, offset))
+            factor = factor * level_factor
+            offset = level_offset if offset is None else _affine(offset, level_factor, level_offset)
+        if self.blend is not None:
+            factor = 1 + self.blend * (factor - 1)
+            offset = None if offset is None else self.blend * offset
+        return _affine(x, factor, offset)
+
+    def _affine_level(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return factor and offset of one level on the map x, or on its averages."""
+        return cast(GateLayer, self.levels[index]).affine(self._level_gate(index, x))
 
     def _level_gate(self, index: int, x: Tensor) -> Tensor:
         """Return and record one level's merged gate."""
@@ -268,11 +283,33 @@ class AttentionPyramid(nn.Module):
         """Return the channels and the options that were changed; the levels' own follow below it."""
         return describe(
             self.channels,
-            parts=(tuple(level.parts for level in self.plan), (1, 2)),
+            attention=(_Verbatim(_show(self.attention)), _show("se")),
+            levels=(self._given_levels, 2),
+            radix=(self.radix, RADIX),
             size=(self.size, None),
+            dim=(self.dim, None),
             order=(self.order, "coarse_to_fine"),
             identity_init=(self.identity_init, False),
         )
+
+
+class _Verbatim(str):
+    """Text that shows in a repr as it stands."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _show(attention: Attention | Sequence[Attention]) -> str:
+    """Return the attention as one would write it."""
+    if isinstance(attention, str):
+        return repr(attention)
+    if isinstance(attention, Sequence):
+        return f"({', '.join(map(_show, attention))}{',' if len(attention) == 1 else ''})"
+    if isinstance(attention, partial):
+        options = [*map(repr, attention.args), *(f"{name}={value!r}" for name, value in attention.keywords.items())]
+        return f"partial({', '.join([_show(attention.func), *options])})"
+    return getattr(attention, "__name__", repr(attention))
 
 
 class _Parts(nn.Module):
@@ -311,6 +348,10 @@ class _GateParts(GateLayer):
 
 
 _AXIS = {"channels": 1, "height": 2}
+
+
+def _affine(x: Tensor, factor: Tensor, offset: Tensor | None) -> Tensor:
+    return x * factor if offset is None else torch.addcmul(offset, x, factor)
 
 
 def _attend(layer: nn.Module, x: Tensor) -> Tensor:
@@ -397,7 +438,7 @@ def _build_level(
             f"{_WHO}: attention must build a new module at each call, got the same one twice: "
             "pass a class or a function that makes one"
         )
-    gates = all(isinstance(module, GateLayer) for module in modules)
+    gates = all(isinstance(module, GateLayer) and module.norm is None for module in modules)
     return _GateParts(modules, level.dim) if gates else _Parts(modules, level.dim)
 
 

@@ -11,6 +11,8 @@ from attnreid import _recording
 from attnreid.attention_maps import record_attention
 from attnreid.backbones import attach, attach_apnet, attach_mla
 from attnreid.layers import MultiLevelAttention, SqueezeExcitation
+from attnreid.pyramid import AttentionPyramid
+from attnreid.registry import create_attention, list_attention
 
 SIZE = (64, 32)
 
@@ -110,3 +112,100 @@ def test_nothing_stays_behind_after_an_error(model: ResNet, images: Tensor) -> N
     with record_attention(model):
         model(images)
     assert {name: sorted(vars(module)) for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_kind_of_layer_reports(mode, training: bool) -> None:
+    size = (4, 2)
+    layers = {name: _build(name, size) for name in list_attention()}
+    layers["pyramid"] = AttentionPyramid(8, ("se", "split"), order="fine_to_coarse")
+    layers["pyramid, strips"] = AttentionPyramid(8, "rga_s", size=size)
+    layers["pyramid, parts"] = AttentionPyramid(8, "pixel", dim="channels")
+    model = nn.ModuleDict(layers).train(training)
+    x = torch.rand(3, 8, *size)
+    with mode(), record_attention(model) as gates:
+        for layer in model.values():
+            layer(x)
+    shapes = {site: {level: tuple(gate.shape) for level, gate in levels.items()} for site, levels in gates.items()}
+    channel, spatial, full = (3, 8, 1, 1), (3, 1, 4, 2), (3, 8, 4, 2)
+    assert shapes == {
+        "se": {"se": channel},
+        "split": {"split": channel},
+        "rga_s": {"rga_s": spatial},
+        "rga_c": {"rga_c": channel},
+        "pixel": {"pixel": full},
+        "domain": {"domain": (3, 64, 4, 2)},
+        "multi_level.pixel": {"pixel": full},
+        "multi_level.domain": {"domain": (3, 64, 4, 2)},
+        "pyramid": {"level1": channel, "level2": channel},
+        "pyramid, strips": {"level1": spatial, "level2": spatial},
+        "pyramid, parts": {"level1": full, "level2": full},
+    }
+    assert all(gate.min() >= 0 and gate.max() <= 1 for levels in gates.values() for gate in levels.values())
+
+
+def _build(name: str, size: tuple[int, int]) -> nn.Module:
+    options = {"size": size} if name in ("rga_s", "rga_c", "head", "multi_level") else {}
+    return create_attention(name, 8, **options)
+
+
+def test_recording_changes_no_output(model: ResNet, images: Tensor) -> None:
+    attach_apnet(model, ("se", "split"), input_size=SIZE)
+    wanted = model(images)
+    with record_attention(model):
+        assert torch.equal(model(images), wanted)
+
+
+def test_a_compiled_model_is_refused(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), SqueezeExcitation(8))
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(
+        ValueError, match=r"record_attention: the model must run eagerly, got a model compiled: .*_orig_m"
+    ):
+        record_attention(compiled)
+    with pytest.raises(ValueError, match=r"got 'inner' compiled: pass the module in it"):
+        record_attention(nn.ModuleDict({"inner": compiled}))
+    model.compile(backend="eager")
+    with pytest.raises(ValueError, match=r"got a model compiled: record from copy.deepcopy\(model\)"):
+        record_attention(model)
+    twin = copy.deepcopy(model)
+    with record_attention(twin) as gates:
+        twin(images)
+    assert list(gates) == ["1"]
+
+
+def test_in_a_compiled_function_it_is_refused(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), SqueezeExcitation(8))
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def record(x: Tensor) -> Tensor:
+        with record_attention(model):
+            return model(x)
+
+    with pytest.raises(Exception, match=r"(?s)record_attention: it must be called in eager code.*outside the function"):
+        record(images)
+
+
+def test_a_compiled_wrapper_runs_eagerly_inside_and_is_not_compiled_anew(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), SqueezeExcitation(8)).eval()
+    compilations: list[object] = []
+
+    def backend(graph, inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    compiled(images)
+    for _ in range(2):
+        with record_attention(model) as gates:
+            compiled(images)
+        assert list(gates) == ["1"]
+    compiled(images)
+    assert len(compilations) == 1
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"record_attention: the model must be an nn.Module, got str"):
+        record_attention("model")

@@ -21,7 +21,8 @@ Attention = str | Callable[..., nn.Module]
 class IdentityBlend(nn.Module):
     """Blends a layer in by one learnt scalar that starts at 0: at first every finite map passes unchanged.
 
-    A gate blends as `x * (1 + blend * (gate - 1))`, anything else as `x + blend * (y - x)`.
+    A gate blends as `x * (1 + blend * (gate - 1))`, anything else (a gate with a norm behind it, too) as
+    `x + blend * (y - x)`.
 
     Args:
         layer: maps a map to a map of the same shape.
@@ -34,7 +35,7 @@ class IdentityBlend(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the blend of the map and what the layer makes of it."""
-        if isinstance(self.layer, GateLayer):
+        if isinstance(self.layer, GateLayer) and self.layer.norm is None:
             gate = self.layer.gate(x)
             record(self.layer, self.layer.name, gate)
             blended: Tensor = x * (1 + self.blend * (gate - 1))

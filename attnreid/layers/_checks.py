@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_count(who: str, name: str, value: object, *, least: int = 1) -> None:
@@ -62,6 +62,15 @@ def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None =
         )
     if x.numel() == 0:
         raise ValueError(f"{who}: the input must not be empty, got shape {shape}: drop empty batches first")
+
+
+def check_statistics(layer: nn.Module, values: int) -> None:
+    """Refuse to train a batch norm on a single value a channel, which has no variance."""
+    if layer.training and values < 2:
+        raise ValueError(
+            f"{type(layer).__name__}: in train mode its batch norm must see at least 2 values a channel, got 1: "
+            "pass at least 2 images, or call eval() first"
+        )
 
 
 def describe(channels: int, **options: tuple[object, object]) -> str:

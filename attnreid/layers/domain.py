@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attnreid._recording import record
 from attnreid.layers._checks import check_count, check_map, describe
+from attnreid.layers._folding import Foldable
 from attnreid.registry import register_attention
 
 
@@ -26,13 +27,16 @@ def normalise_twice(logits: Tensor) -> Tensor:
     return log_share.softmax(dim=1).view_as(logits)
 
 
-def domain_memory_map(x: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Return how much each pixel resembles each memory slot, MLA's Eq. 4-5: `(N, slots, H, W)`."""
-    return normalise_twice(F.conv2d(F.conv2d(x, query), key))
+def domain_memory_map(x: Tensor, query: Tensor | None, key: Tensor) -> Tensor:
+    """Return how much each pixel resembles each memory slot, MLA's Eq. 4-5: `(N, slots, H, W)`.
+
+    Both convs are linear with nothing between them, so `fold` makes them one: then query is None.
+    """
+    return normalise_twice(F.conv2d(x if query is None else F.conv2d(x, query), key))
 
 
 @register_attention("domain")
-class DomainLevelAttention(nn.Module):
+class DomainLevelAttention(Foldable):
     """Adds to each pixel a mix of learnt memory vectors, weighed by how much the pixel resembles each slot.
 
     MLA's Eq. 4-6, `x + v_D(norm(softmax(k_D(q(x)))))`; the norm is computed by the identity of
@@ -77,7 +81,9 @@ class DomainLevelAttention(nn.Module):
         self.channels = channels
         self.memory = memory
         # The weights of three 1x1 convs, held bare: reset_parameters ties two of them together at the start.
-        self.query = nn.Parameter(torch.empty(channels, channels, 1, 1, device=device, dtype=dtype))
+        self.query: nn.Parameter | None = nn.Parameter(
+            torch.empty(channels, channels, 1, 1, device=device, dtype=dtype)
+        )
         self.key = nn.Parameter(torch.empty(memory, channels, 1, 1, device=device, dtype=dtype))
         self.value = nn.Parameter(torch.empty(channels, memory, 1, 1, device=device, dtype=dtype))
         self.reset_parameters()
@@ -85,8 +91,9 @@ class DomainLevelAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Draw query and key as torch does, within 1/sqrt(C), and copy key's transpose to value."""
         bound = self.channels**-0.5
-        nn.init.uniform_(self.query, -bound, bound)
-        nn.init.uniform_(self.key, -bound, bound)
+        for weight in (self.query, self.key):
+            if weight is not None:
+                nn.init.uniform_(weight, -bound, bound)
         with torch.no_grad():
             self.value.copy_(self.key.transpose(0, 1))
 
@@ -100,6 +107,14 @@ class DomainLevelAttention(nn.Module):
         memory_map = self.memory_map(x)
         record(self, self.name, memory_map)
         return x + F.conv2d(memory_map, self.value)
+
+    def fold_(self) -> None:
+        """Take query and key together into one conv from C channels to the memory's slots."""
+        assert self.query is not None  # for the type checker: a layer is folded once
+        with torch.no_grad():
+            self.key = nn.Parameter(torch.einsum("kc...,ci...->ki...", self.key, self.query))
+        self.query = None
+        self.folded = True
 
     def extra_repr(self) -> str:
         """Return the channels and the options that were changed."""

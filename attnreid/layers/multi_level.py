@@ -70,6 +70,8 @@ class MultiLevelAttention(nn.Module):
         check_count("MultiLevelAttention", "heads", heads)
         check_count("MultiLevelAttention", "memory", memory)
         self.channels = channels
+        self.heads = heads
+        self.memory = memory
         self.levels = _check_levels(levels)
         self.size = None if size is None else check_size("MultiLevelAttention", size)
         self.pixel: PixelLevelAttention | None = None
@@ -118,7 +120,13 @@ class MultiLevelAttention(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the channels and the options that were changed; the levels' own follow below it."""
-        return describe(self.channels, size=(self.size, None), levels=(self.levels, LEVELS))
+        return describe(
+            self.channels,
+            size=(self.size, None),
+            levels=(self.levels, LEVELS),
+            heads=(self.heads, 4),
+            memory=(self.memory, 64),
+        )
 
 
 def _check_levels(levels: Sequence[Level]) -> tuple[Level, ...]:

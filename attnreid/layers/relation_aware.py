@@ -1,42 +1,122 @@
-"""Relation-aware attention: every position is weighed by how it relates to all others.
+"""Relation-aware attention: every node of the map is weighed by how it relates to all others.
 
-From "Relation-Aware Global Attention for Person Re-identification" (RGA, Zhang et al.); its spatial form is
-the spatial attention of "Person Re-identification via Attention Pyramid" (APNet), Eq. 4.
+From "Relation-Aware Global Attention for Person Re-identification" (RGA, Zhang et al.). Its spatial form, whose
+nodes are the positions, is the spatial attention of "Person Re-identification via Attention Pyramid" (APNet),
+Eq. 4; in its channel form the nodes are the channels. What the two share is in the base class.
 """
 
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from attnreid.layers._checks import check_count, check_map, check_multiple, check_size, describe
+from attnreid.layers._checks import (
+    check_count,
+    check_map,
+    check_multiple,
+    check_size,
+    check_statistics,
+    describe,
+)
+from attnreid.layers._folding import Foldable, NormedLinear
 from attnreid.layers._gate import GateLayer, SplitDim
 from attnreid.registry import register_attention
 
+REDUCTION = 8
 
-def embed_relations(theta: Tensor, phi: Tensor, weight: Tensor) -> Tensor:
-    """Return the linear embedding of every position's relations, `(N, parts, M, P)`, without the P x P
-    affinity.
 
-    theta and phi are `(N, parts, D, P)`. With `G[p, q] = theta_p . phi_q`, position p's relations are the row
-    `G[p, :]` and then the column `G[:, p]`; weight `(parts, M, 2P)` embeds these 2P numbers. As it is linear,
-    with weight = [W1 W2]: `W1 G^T + W2 G = (W1 phi^T) theta + (W2 theta^T) phi`, four thin products.
+def embed_relations(theta_phi: Tensor, weight: Tensor) -> Tensor:
+    """Return the linear embedding of every node's relations, `(N, parts, M, P)`, without the P x P affinity.
+
+    theta_phi is `(N, parts, 2D, P)`, theta above phi. With `G[p, q] = theta_p . phi_q`, node p's relations are
+    the row `G[p, :]` and then the column `G[:, p]`; weight `(parts, M, 2P)` embeds these 2P numbers. As it is
+    linear, with weight = [W1 W2]: `W1 G^T + W2 G = [W1 phi^T, W2 theta^T] [theta; phi]`, thin products only.
     """
+    theta, phi = theta_phi.chunk(2, dim=2)
     rows, columns = weight.chunk(2, dim=2)
-    row_factor = torch.einsum("amq,nadq->namd", rows, phi)
-    column_factor = torch.einsum("amq,nadq->namd", columns, theta)
-    return row_factor @ theta + column_factor @ phi
+    factors = [torch.einsum("nadp,amp->nadm", phi, rows), torch.einsum("nadp,amp->nadm", theta, columns)]
+    return torch.cat(factors, dim=2).transpose(2, 3) @ theta_phi
+
+
+class _RelationAware(GateLayer, Foldable):
+    """RGA on nodes `(N, parts, features, nodes)`; a subclass says what is a node, and spreads their scores."""
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        reduction: int,
+        parts: int,
+        features: int,
+        nodes: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.size = size
+        self.reduction = reduction
+        self.parts = parts
+        width = max(1, features // reduction)
+        relations = max(1, nodes // reduction)
+        hidden = max(1, (1 + relations) // reduction)
+
+        def linear(inputs: int, outputs: int, relu: bool = True) -> NormedLinear:
+            return NormedLinear(inputs, outputs, parts=parts, relu=relu, device=device, dtype=dtype)
+
+        self.embed = linear(features, 3 * width)  # theta, phi, psi: they share their input
+        self.joint = linear(2 * nodes, relations)
+        self.hidden = linear(1 + relations, hidden)  # the unary term comes first
+        self.score = linear(hidden, 1, relu=False)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights as torch's convs do and start the batch norms anew."""
+        for linear in (self.embed, self.joint, self.hidden, self.score):
+            linear.reset_parameters()
+
+    def node_scores(self, nodes: Tensor) -> Tensor:
+        """Return every node's gate in (0, 1), `(N, parts, 1, P)`, from nodes `(N, parts, features, P)`."""
+        check_statistics(self, nodes.shape[0] * nodes.shape[3])
+        embedded = self.embed.finish(self._embed(nodes))
+        width = embedded.shape[2] // 3
+        theta_phi, psi = embedded[:, :, : 2 * width], embedded[:, :, 2 * width :]
+        relations = self.joint.finish(embed_relations(theta_phi, self.joint.weight))
+        # The weights of the unary term and of the relations apart, which saves joining the two.
+        of_unary, of_relations = self.hidden.weight[:, :, :1], self.hidden.weight[:, :, 1:]
+        hidden = self.hidden.finish(of_relations @ relations + of_unary * psi.mean(dim=2, keepdim=True))
+        return self.score.finish(self.score.weight @ hidden).sigmoid()
+
+    def _embed(self, nodes: Tensor) -> Tensor:
+        """Return theta, phi and psi of all nodes, `(N, parts, 3D, P)`, before their batch norm."""
+        if self.parts == 1:  # a conv reads the map where it lies; the product below copies it
+            return F.conv1d(nodes[:, 0], self.embed.weight[0, :, :, None])[:, None]
+        # All parts in one batched product: measured faster, forward and backward, than a conv for each part
+        # and than a grouped one.
+        return torch.einsum("adf,nafp->nadp", self.embed.weight, nodes)
+
+    def fold_(self) -> None:
+        """Take all batch norms into the weights before them."""
+        for linear in (self.embed, self.joint, self.hidden, self.score):
+            linear.fold_()
+        self.folded = True
+
+    def extra_repr(self) -> str:
+        """Return the channels, the size and the options that were changed."""
+        return describe(
+            self.channels, size=(self.size, None), reduction=(self.reduction, REDUCTION), parts=(self.parts, 1)
+        )
 
 
 @register_attention("rga_s")
-class RelationAwareSpatialAttention(GateLayer):
+class RelationAwareSpatialAttention(_RelationAware):
     """Multiplies each position by a weight in (0, 1) computed from its affinities with all positions.
 
-    RGA-S, APNet's Eq. 4, by the identity of `embed_relations`; theta, phi and psi are one joined 1x1 conv.
-    Where texts differ, this follows RGA's released code: a BN after every conv, the unary term (the channel
-    mean of psi) *before* the relations where Eq. 4 writes it last, row block before column block, a ReLU on
-    the embedded relations, one ratio for all reductions. Widths never drop below 1 (a strip of fewer
+    RGA-S, APNet's Eq. 4, by the identity of `embed_relations`; theta, phi and psi are one joined linear map.
+    Where texts differ, this follows RGA's released code: a BN after every linear map, the unary term (the
+    channel mean of psi) *before* the relations where Eq. 4 writes it last, row block before column block, a
+    ReLU on the embedded relations, one ratio for all reductions. Widths never drop below 1 (a strip of fewer
     positions than the ratio would have none). Weights start as torch's convs do, uniform within
     1/sqrt(inputs), as the released code leaves them.
 
@@ -54,7 +134,7 @@ class RelationAwareSpatialAttention(GateLayer):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, `parts` does not divide the height, or the input is not a
-            non-empty map of C channels and this size.
+            non-empty map of C channels and this size, or has one position in all in train mode.
 
     Example:
         >>> attention = RelationAwareSpatialAttention(64, size=(16, 8), parts=2)
@@ -70,71 +150,81 @@ class RelationAwareSpatialAttention(GateLayer):
         channels: int,
         *,
         size: tuple[int, int],
-        reduction: int = 8,
+        reduction: int = REDUCTION,
         parts: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        who = "RelationAwareSpatialAttention"
-        check_count(who, "channels", channels)
-        height, width = self.size = check_size(who, size)
-        check_count(who, "reduction", reduction)
-        check_count(who, "parts", parts)
-        check_multiple(who, f"the height, split into {parts} parts,", height, parts)
-        self.channels = channels
-        self.reduction = reduction
-        self.parts = parts
-
-        positions = height // parts * width
-        nodes = max(1, channels // reduction)
-        relations = max(1, positions // reduction)
-        features = 1 + relations  # the unary term comes first
-        hidden = max(1, features // reduction)
-
-        # Every conv holds its parts' weights in groups, so that all strips are computed together.
-        def conv(inputs: int, outputs: int, kind: type[nn.Conv1d] | type[nn.Conv2d]) -> nn.Module:
-            return kind(parts * inputs, parts * outputs, 1, groups=parts, bias=False, device=device, dtype=dtype)
-
-        self.embed = nn.Sequential(
-            conv(channels, 3 * nodes, nn.Conv2d),  # theta, phi, psi
-            nn.BatchNorm2d(parts * 3 * nodes, device=device, dtype=dtype),
-            nn.ReLU(),
-        )
-        self.joint = nn.Parameter(torch.empty(parts, relations, 2 * positions, device=device, dtype=dtype))
-        self.joint_norm = nn.Sequential(
-            nn.BatchNorm1d(parts * relations, device=device, dtype=dtype),
-            nn.ReLU(),
-        )
-        self.score = nn.Sequential(
-            conv(features, hidden, nn.Conv1d),
-            nn.BatchNorm1d(parts * hidden, device=device, dtype=dtype),
-            nn.ReLU(),
-            conv(hidden, 1, nn.Conv1d),
-            nn.BatchNorm1d(parts, device=device, dtype=dtype),
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all convs as torch does by default and start the batch norms anew."""
-        bound = self.joint.shape[2] ** -0.5
-        nn.init.uniform_(self.joint, -bound, bound)
-        for module in (*self.embed, *self.joint_norm, *self.score):
-            if not isinstance(module, nn.ReLU):
-                module.reset_parameters()
+        height, width = size = _check("RelationAwareSpatialAttention", channels, size, reduction, parts)
+        check_multiple("RelationAwareSpatialAttention", f"the height, split into {parts} parts,", height, parts)
+        super().__init__(channels, size, reduction, parts, channels, height // parts * width, device, dtype)
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every position, `(N, 1, H, W)`."""
         check_map("RelationAwareSpatialAttention", x, self.channels, self.size)
-        strips = rearrange(x, "n c (a h) w -> n (a c) h w", a=self.parts)
-        theta, phi, psi = rearrange(self.embed(strips), "n (a three d) h w -> three n a d (h w)", three=3, a=self.parts)
-        unary = psi.mean(dim=2, keepdim=True)
-        relations = rearrange(embed_relations(theta, phi, self.joint), "n a m p -> n (a m) p")
-        relations = rearrange(self.joint_norm(relations), "n (a m) p -> n a m p", a=self.parts)
-        features = rearrange(torch.cat([unary, relations], dim=2), "n a m p -> n (a m) p")
-        score: Tensor = self.score(features)
-        return rearrange(score, "n a (h w) -> n 1 (a h) w", w=x.shape[3]).sigmoid()
+        nodes = rearrange(x, "n c (parts h) w -> n parts c (h w)", parts=self.parts)
+        return rearrange(self.node_scores(nodes), "n parts 1 (h w) -> n 1 (parts h) w", w=x.shape[3])
 
-    def extra_repr(self) -> str:
-        """Return the channels, the size and the options that were changed."""
-        return describe(self.channels, size=(self.size, None), reduction=(self.reduction, 8), parts=(self.parts, 1))
+
+@register_attention("rga_c")
+class RelationAwareChannelAttention(_RelationAware):
+    """Multiplies each channel by a weight in (0, 1) computed from its affinities with all channels.
+
+    RGA-C, the channel attention of RGA (not in APNet): RGA-S with the channels as nodes and their H*W values
+    as features, by the identity of `embed_relations`, without the C x C affinity. Choices as for
+    `RelationAwareSpatialAttention`, after RGA's released code: the features, the relations and the joined
+    features are all narrowed by one ratio.
+
+    Args:
+        channels: the channels C of the map, a multiple of `parts`.
+        size: the map's (height, width), which the features' embedding is made for.
+        reduction: by how much the positions, the relations and the joined features are narrowed.
+        parts: split the channels into this many equal parts with separate weights (and statistics).
+        device: where the parameters are made.
+        dtype: the parameters' type.
+
+    Shape:
+        Input and output `(N, C, H, W)`; gate `(N, C, 1, 1)`, in (0, 1).
+
+    Raises:
+        TypeError: if an option is of the wrong type or the input is not floating point.
+        ValueError: if an option is out of range, `parts` does not divide the channels, or the input is not a
+            non-empty map of C channels and this size, or has one channel in all in train mode.
+
+    Example:
+        >>> attention = RelationAwareChannelAttention(64, size=(16, 8))
+        >>> attention.gate(torch.randn(2, 64, 16, 8)).shape
+        torch.Size([2, 64, 1, 1])
+    """
+
+    name: ClassVar[str] = "rga_c"
+    split_dim: ClassVar[SplitDim | None] = "channels"
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        size: tuple[int, int],
+        reduction: int = REDUCTION,
+        parts: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        height, width = size = _check("RelationAwareChannelAttention", channels, size, reduction, parts)
+        check_multiple("RelationAwareChannelAttention", f"channels, split into {parts} parts,", channels, parts)
+        super().__init__(channels, size, reduction, parts, height * width, channels // parts, device, dtype)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the weight of every channel, `(N, C, 1, 1)`."""
+        check_map("RelationAwareChannelAttention", x, self.channels, self.size)
+        nodes = rearrange(x, "n (parts c) h w -> n parts (h w) c", parts=self.parts)
+        return rearrange(self.node_scores(nodes), "n parts 1 c -> n (parts c) 1 1")
+
+
+def _check(who: str, channels: int, size: tuple[int, int], reduction: int, parts: int) -> tuple[int, int]:
+    """Refuse options that no relation-aware attention can have, and return the size."""
+    check_count(who, "channels", channels)
+    size = check_size(who, size)
+    check_count(who, "reduction", reduction)
+    check_count(who, "parts", parts)
+    return size

@@ -24,10 +24,10 @@ def squeeze_excitation_gate(pooled: Tensor, reduce: Tensor, expand: Tensor) -> T
 
     reduce is W1, `(parts, hidden, C/parts)`, expand is W2, `(parts, C/parts, hidden)`; all parts go together.
     """
-    parts = rearrange(pooled, "n (parts c) -> n parts c", parts=reduce.shape[0])
-    hidden = torch.einsum("npc,phc->nph", parts, reduce).relu()
-    gate = torch.einsum("nph,pch->npc", hidden, expand).sigmoid()
-    return rearrange(gate, "n parts c -> n (parts c)")
+    parts = rearrange(pooled, "n (parts c) -> parts n c", parts=reduce.shape[0])
+    hidden = (parts @ reduce.mT).relu()
+    gate = (hidden @ expand.mT).sigmoid()
+    return rearrange(gate, "parts n c -> n (parts c)")
 
 
 @register_attention("se")

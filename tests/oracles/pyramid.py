@@ -1,7 +1,10 @@
 """APNet's Eq. 1-3: at each level split, attend every part, merge, multiply; then the next level."""
 
-from tests.oracles.relation_aware import relation_aware_spatial_gate
+from tests.oracles.relation_aware import relation_aware_channel, relation_aware_spatial
+from tests.oracles.split_attention import split_attention
 from tests.oracles.squeeze_excitation import squeeze_excitation_gate
+
+LEVELS = {"rga_s": relation_aware_spatial, "rga_c": relation_aware_channel, "split": split_attention}
 
 
 def level_parameters(p, index):
@@ -18,7 +21,7 @@ def pyramid(x, p, *, kinds, parts, order, training):
             assert own["reduce"].shape[0] == parts[index]
             x = x * squeeze_excitation_gate(x, own)
         else:
-            x = x * relation_aware_spatial_gate(x, own, parts=parts[index], training=training)
+            x = LEVELS[kinds[index]](x, own, parts=parts[index], training=training)
     return x
 
 

@@ -1,0 +1,51 @@
+"""The same outputs with fewer operations, for a model that is done with training."""
+
+import copy
+
+from torch import nn
+
+from attnreid.layers._folding import Foldable
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in eval mode whose attention layers compute the same with fewer operations.
+
+    Batch norms go into the linear maps before them (relation-aware and split attention), and domain-level
+    attention's query and key become one conv. The backbone's own batch norms stay: `torch` and deployment
+    tools fold those. The outputs are equal up to rounding. A model without attention is plainly copied. The
+    copy's attention has other parameters, so that its state dict fits no unfolded model, and it refuses train
+    mode.
+
+    Args:
+        model: in eval mode; it stays as it is.
+
+    Returns:
+        The folded copy, in eval mode.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: the model, or a layer that can be folded, is in train mode: there, batch norms use the
+            batch's statistics, which no folded weight can hold.
+
+    Example:
+        >>> import torch
+        >>> from attnreid import DomainLevelAttention
+        >>> attention = DomainLevelAttention(64, memory=8).eval()
+        >>> folded = fold(attention)
+        >>> sum(parameter.numel() for parameter in folded.parameters())
+        1024
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fold: the model must be an nn.Module, got {type(model).__name__}: pass the model itself")
+    for name, module in model.named_modules():
+        if module.training and (module is model or isinstance(module, Foldable)):
+            where = repr(name) if name else "the model"
+            raise ValueError(
+                f"fold: the model must be in eval mode, since train mode's batch statistics cannot be folded, got "
+                f"{where} ({type(module).__name__}) in train mode: call eval() first"
+            )
+    folded = copy.deepcopy(model)
+    for module in list(folded.modules()):
+        if isinstance(module, Foldable) and not module.folded:
+            module.fold_()
+    return folded

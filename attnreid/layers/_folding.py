@@ -1,0 +1,93 @@
+"""What inference can do without: a layer that folds itself, and a linear map that takes its batch norm in."""
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+class Foldable(nn.Module):
+    """A layer that has an equal form with fewer operations in eval mode; `attnreid.fold` asks it to take it.
+
+    `fold_` changes the layer in place and for good: no batch statistics are left to train with, so a folded
+    layer refuses train mode.
+    """
+
+    folded: bool = False
+
+    def fold_(self) -> None:
+        """Take the folded form, in place; called once, in eval mode."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a folded layer refuses train mode."""
+        if mode and self.folded:
+            raise ValueError(
+                f"{type(self).__name__}: a folded layer must stay in eval mode, got train(): "
+                "train the model that it was folded from, and fold again"
+            )
+        return super().train(mode)
+
+
+class NormedLinear(nn.Module):
+    """One linear map for each part, and the batch norm (and ReLU) behind it, of nodes `(N, parts, inputs, P)`.
+
+    The caller multiplies with `weight`, in whichever order of products is the cheapest, and hands the result
+    to `finish`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        parts: int,
+        relu: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.relu = relu
+        self.weight = nn.Parameter(torch.empty(parts, outputs, inputs, device=device, dtype=dtype))
+        self.norm: nn.BatchNorm1d | None = nn.BatchNorm1d(parts * outputs, device=device, dtype=dtype)
+        self.bias: nn.Parameter | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights as torch's convs do, uniformly within 1/sqrt(inputs), and start the norm anew."""
+        bound = self.weight.shape[2] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.norm is not None:
+            self.norm.reset_parameters()
+
+    def finish(self, product: Tensor) -> Tensor:
+        """Return the weights' product `(N, parts, outputs, P)` after batch norm and ReLU, all parts together.
+
+        The product is the caller's to give away: what can be done in place is, which saves passes and memory.
+        """
+        if self.norm is not None:
+            y: Tensor = self.norm(product.flatten(1, 2)).unflatten(1, product.shape[1:3])
+        else:
+            assert self.bias is not None  # for the type checker: the one or the other is there
+            y = product.add_(self.bias)
+        return F.relu(y, inplace=True) if self.relu else y
+
+    def fold_(self) -> None:
+        """Take the batch norm's eval form into the weights and a bias."""
+        assert self.norm is not None
+        norm, (parts, outputs, inputs) = self.norm, self.weight.shape
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        weight, bias = fuse_conv_bn_weights(
+            self.weight.flatten(0, 1), None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        self.weight = nn.Parameter(weight.detach().view(parts, outputs, inputs))
+        self.bias = nn.Parameter(bias.detach().view(parts, outputs, 1))
+        self.norm = None
+
+    def extra_repr(self) -> str:
+        """Return what is mapped to what, and in how many parts."""
+        parts, outputs, inputs = self.weight.shape
+        return f"{inputs} -> {outputs}" + (f", parts={parts}" if parts > 1 else "")

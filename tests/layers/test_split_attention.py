@@ -1,0 +1,181 @@
+"""SplitAttention is the agent of APNet's released code."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from attnreid.layers import SplitAttention
+from tests.layers import support
+from tests.oracles.split_attention import split_attention, split_attention_gate
+
+SIZE = (3, 2)
+
+
+def build(**options):
+    return support.randomise(SplitAttention(8, **options))
+
+
+def test_two_random_layers_differ():
+    x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
+    assert not torch.allclose(SplitAttention(8)(x), SplitAttention(8)(x))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("norm", [True, False])
+def test_agrees_with_the_formula_in_eval_mode(parts, norm):
+    oracle = partial(split_attention, parts=parts, training=False)
+    support.assert_agrees(build(parts=parts, norm=norm).eval(), oracle, support.random_map(3, 8, *SIZE))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("norm", [True, False])
+def test_agrees_with_the_formula_in_train_mode(parts, norm):
+    # The hidden bias is left out: the batch norm behind it takes it away, so that it has no gradient.
+    layer = build(parts=parts, norm=norm)
+    layer.reduce[0].register_parameter("bias", None)
+
+    def oracle(x, p):
+        p = {**p, "reduce.0.bias": torch.zeros(())}
+        return split_attention(x, p, parts=parts, training=True)
+
+    support.assert_agrees(layer, oracle, support.random_map(3, 8, *SIZE))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gate_is_the_formulas_and_lies_between_0_and_1(parts):
+    layer, x = build(parts=parts).double().eval(), support.random_map(2, 8, *SIZE)
+    gate = layer.gate(x)
+    support.assert_close(gate, split_attention_gate(x, layer.state_dict(), parts=parts, training=False), 1e-12)
+    assert gate.shape == (2, 8, 1, 1)
+    assert gate.min() > 0
+    assert gate.max() < 1
+
+
+def test_the_parts_share_what_passes():
+    gate = build(parts=4).double().eval().gate(support.random_map(2, 8, *SIZE))
+    torch.testing.assert_close(gate.view(2, 4, 2).sum(dim=1), torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_one_part_is_no_constant():
+    layer = build(parts=1).double().eval()
+    assert layer.gate(support.random_map(2, 8, *SIZE)).std() > 0.01
+
+
+def test_the_gate_depends_on_the_pooled_map_alone():
+    layer, x = build().double().eval(), support.random_map(2, 8, *SIZE)
+    assert layer.pooled
+    support.assert_close(layer.gate(x), layer.gate(x.mean(dim=(2, 3), keepdim=True)), 1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradcheck(training):
+    support.assert_gradients(build().train(training), support.random_map(3, 8, *SIZE))
+
+
+def test_by_hand_on_two_by_two():
+    layer = SplitAttention(2).eval()
+    with torch.no_grad():
+        for name, value in layer.named_buffers():
+            if name.endswith("running_var"):
+                value.fill_(1 - 1e-5)  # plus BN's epsilon: 1
+        layer.reduce[0].weight.zero_()[0] = 1
+        layer.reduce[0].bias.zero_()[0] = -1
+        layer.expand.weight.zero_()[1, 0] = 1
+        layer.expand.bias.copy_(torch.tensor([1.0, 0.0]))
+        layer.norm.weight.copy_(torch.tensor([1.0, 2.0]))
+        layer.norm.running_mean.copy_(torch.tensor([0.0, 1.0]))
+    x = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]], [[3.0, 3.0], [1.0, 1.0]]]])
+    # Averages 1 and 2, their sum less 1 is the hidden 2: scores 1 and 2, softmax 0.268941 and 0.731059.
+    # The norm leaves the first channel and maps the second to 2 (y - 1).
+    wanted = torch.stack([0.268941 * x[0, 0], 2 * (0.731059 * x[0, 1] - 1)])[None]
+    torch.testing.assert_close(layer(x), wanted, atol=1e-5, rtol=0)
+
+
+def test_the_norm_has_no_shift():
+    assert build().norm.bias is None
+    assert build(norm=False).norm is None
+
+
+def test_training_moves_the_statistics_and_eval_does_not():
+    layer, x = build().double(), support.random_map(2, 8, *SIZE)
+    before = {name: value.clone() for name, value in layer.named_buffers()}
+    layer.eval()(x)
+    assert all(torch.equal(value, before[name]) for name, value in layer.named_buffers())
+    layer.train()(x)
+    assert not any(torch.equal(value, before[name]) for name, value in layer.named_buffers())
+
+
+def test_shapes_of_the_released_network():
+    for channels, hidden in ((64, 32), (256, 128), (2048, 1024)):
+        layer = SplitAttention(channels, device="meta")
+        assert layer.reduce[0].weight.shape == (hidden, channels // 2)
+        assert layer.expand.weight.shape == (channels, hidden)
+
+
+def test_starts_as_documented():
+    torch.manual_seed(0)
+    layer = SplitAttention(256)
+    for linear, inputs in ((layer.reduce[0], 128), (layer.expand, 128)):
+        for value in (linear.weight, linear.bias):
+            assert 0.8 * inputs**-0.5 < value.abs().max() <= inputs**-0.5
+    assert torch.equal(layer.norm.weight, torch.ones(256))
+
+
+def test_one_image_cannot_train_the_norm():
+    layer, x = build(), torch.randn(1, 8, *SIZE)
+    before = copy_of_state(layer)
+    with pytest.raises(ValueError, match=r"SplitAttention: in train mode .* at least 2 values a channel, got 1: pass"):
+        layer(x)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert layer.eval()(x).shape == x.shape
+
+
+def copy_of_state(layer):
+    return {name: value.clone() for name, value in layer.state_dict().items()}
+
+
+def test_repr_shows_what_was_changed():
+    assert SplitAttention(8).extra_repr() == "8"
+    assert SplitAttention(8, parts=4, reduction=2, norm=False).extra_repr() == "8, parts=4, reduction=2, norm=False"
+
+
+def test_forward_records_its_gate_and_gate_records_nothing():
+    layer, x = build().double().eval(), support.random_map(1, 8, *SIZE)
+    with support.Recorder() as heard:
+        gate = layer.gate(x)
+        assert heard == []
+        layer(x)
+    [(who, level, recorded)] = heard
+    assert who is layer
+    assert level == "split"
+    assert torch.equal(recorded, gate)
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (ValueError, {"channels": 0}, r"SplitAttention: channels must be at least 1"),
+        (ValueError, {"parts": 0}, r"parts must be at least 1, got 0"),
+        (ValueError, {"parts": 3}, r"channels, split into 3 parts, must be a multiple of 3, got 8: .* 6 or 9"),
+        (ValueError, {"reduction": 0}, r"reduction must be at least 1, got 0"),
+        (TypeError, {"norm": 1}, r"norm must be a bool, got 1"),
+    ],
+)
+def test_refuses_wrong_options(error, options, message):
+    with pytest.raises(error, match=message):
+        SplitAttention(**{"channels": 8, **options})
+
+
+@pytest.mark.parametrize(
+    ("error", "x", "message"),
+    [
+        (ValueError, torch.zeros(1, 3, 4, 3), r"SplitAttention: the input must have 8 channels, got 3"),
+        (ValueError, torch.zeros(8, 4, 3), r"must have 4 dimensions"),
+        (TypeError, torch.zeros(1, 8, 4, 3, dtype=torch.int64), r"must be floating point"),
+        (ValueError, torch.zeros(0, 8, 4, 3), r"must not be empty"),
+    ],
+)
+def test_refuses_wrong_maps(error, x, message):
+    with pytest.raises(error, match=message):
+        build()(x)
