@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from attnreid.backbones._building import Attention, IdentityBlend, build_layer
+from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones._site import Site
 from attnreid.backbones._surgery import (
     CHILD,
     Group,
     Mark,
+    Replacement,
     attention_of,
     insert_after,
     insert_instead,
@@ -129,11 +131,13 @@ class Place:
         site: what the attention sees there.
         where: after the module or instead of it.
         stride: what the attention must divide the map's size by, as the module that it replaces did.
+        attention: what to build here, where that is another than at the other places.
     """
 
     site: Site
     where: Where
     stride: int = 1
+    attention: Attention | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,16 @@ class _Inserted:
     @property
     def prefix(self) -> str:
         return f"{self.site.name}.{CHILD}."
+
+    def costs(self) -> tuple[int, int | None]:
+        """Return the parameters and the multiply-adds of one image that this adds; None where it cannot be run."""
+        shape = (self.site.channels or 0, *(self.site.size or ()))
+        parameters, operations = count_parameters(self.attention), count_multiply_adds(self.attention, *shape)
+        if isinstance(self.host, Replacement):
+            replaced = count_multiply_adds(self.host.replaced, *shape)
+            parameters -= count_parameters(self.host.replaced)
+            operations = None if operations is None or replaced is None else operations - replaced
+        return parameters, operations
 
 
 class Attachment:
@@ -224,18 +238,25 @@ class Attachment:
         self.remove()
 
     def __str__(self) -> str:
-        rows = [("site", "layer", "map size", "parameters")]
+        """Return a table: for every site the layer, the map, and the parameters and multiply-adds it adds to an image.
+
+        What replaces a module adds the difference. The counting rule is that of `count_multiply_adds`.
+        """
+        rows: list[tuple[str, ...]] = [("site", "layer", "map size", "parameters", "multiply-adds")]
+        totals: list[int | None] = [0, 0]
         for one in self._inserted:
-            site, count = one.site, sum(parameter.numel() for parameter in one.attention.parameters())
-            size = f"{site.channels} x {' x '.join(str(side) for side in site.size or ())}"
-            rows.append((site.name, _layer_name(one.attention), size, f"{count:,}"))
-        rows.append(("total", "", "", f"{sum(parameter.numel() for parameter in self.parameters()):,}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            "  ".join([*(row[column].ljust(widths[column]) for column in range(3)), row[3].rjust(widths[3])])
-            for row in rows
-        ]
-        return "\n".join(lines)
+            added = one.costs()
+            totals = [
+                None if sum_ is None or cost is None else sum_ + cost for sum_, cost in zip(totals, added, strict=True)
+            ]
+            size = f"{one.site.channels} x {' x '.join(str(side) for side in one.site.size or ())}"
+            rows.append((one.site.name, _layer_name(one.attention), size, *map(_signed, added)))
+        rows.append(("total", "", "", *map(_signed, totals)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        align = (str.ljust, str.ljust, str.ljust, str.rjust, str.rjust)
+        return "\n".join(
+            "  ".join(pad(cell, width) for pad, cell, width in zip(align, row, widths, strict=True)) for row in rows
+        )
 
     def __repr__(self) -> str:
         return f"<Attachment at {', '.join(site.name for site in self.sites)}>"
@@ -255,7 +276,8 @@ def put_in(
     taken = {id(module) for module in model.modules()}
     for place in places:
         _check_free(who, model, place)
-        layer = build_layer(who, attention, place.site, _like(model, place.site.name), identity_init)
+        builder = attention if place.attention is None else place.attention
+        layer = build_layer(who, builder, place.site, _like(model, place.site.name), identity_init)
         parts = {id(module) for module in layer.modules()}
         if parts & taken:
             raise ValueError(
@@ -334,6 +356,10 @@ def _like(model: nn.Module, name: str) -> Tensor:
         if not name:
             return torch.empty(0)
         name = name.rpartition(".")[0]
+
+
+def _signed(cost: int | None) -> str:
+    return "?" if cost is None else f"{cost:+,}"
 
 
 def _layer_name(attention: nn.Module) -> str:

@@ -1,7 +1,6 @@
-"""The papers' placements, ready to use on torchvision's ResNet family (18 to 152, ResNeXt, Wide).
+"""The papers' placements, ready to use: where attention stands, and which, for a backbone known by its parts.
 
-A ResNet is known by its parts, not by its class: `layer1` to `layer4`, each a row of blocks with `conv1`,
-`bn1`, `conv2` and `bn2`.
+`families.py` says which backbones these are and where their stages end.
 """
 
 import dataclasses
@@ -13,14 +12,17 @@ from typing import Literal
 from torch import nn
 
 from attnreid.backbones._building import Attention
-from attnreid.backbones._surgery import CHILD, mark_of
-from attnreid.backbones.attach import Attachment, Place, attachments, put_in
-from attnreid.backbones.sites import InputSize, Survey, look, select
+from attnreid.backbones.attach import Attachment, Place, put_in
+from attnreid.backbones.families import RESNET, Family, blocks_of, check_family, check_resnet
+from attnreid.backbones.sites import InputSize, Survey, look, measure_heights, select
 from attnreid.layers.multi_level import LEVELS, Level, MultiLevelAttention
+from attnreid.layers.squeeze_excitation import REDUCTION, SqueezeExcitation
 from attnreid.pyramid import RADIX, AttentionPyramid
 
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
-_BLOCK_PARTS = ("conv1", "bn1", "conv2", "bn2")
+Variant = Literal["paper", "released"]
+
+_STEM = ("relu", "maxpool")
+_FARTHEST = 192  # how far from the given one an input height is looked for
 
 
 def attach_apnet(
@@ -30,26 +32,34 @@ def attach_apnet(
     levels: int | Sequence[int] = 2,
     radix: int = RADIX,
     input_size: InputSize,
+    variant: Variant = "paper",
     identity_init: bool = False,
 ) -> Attachment:
-    """Put an attention pyramid after each of a ResNet's four stages, where the APNet paper has them.
+    """Put an attention pyramid after each of the backbone's four stages, as APNet does.
 
-    The paper trains with a last stride of 1: call `set_last_stride(model)` first.
+    ResNets, DenseNets and Inception-V3, the backbones of APNet's Table V. The paper trains ResNets with a
+    last stride of 1: call `set_last_stride(model)` first.
+
+    The authors' released code differs from the paper: `variant="released"`, for ResNets, has a fifth site
+    after the stem, whose ReLU is taken out; SE with 8 hidden units at level 1, split attention with a norm at
+    level 2, fine to coarse. Its level 3 does not run (64 channels do not divide by 3) and is refused.
 
     Args:
-        model: a ResNet; changed in place.
+        model: the backbone; changed in place.
         attention: "se" for the paper's APNet-C, "rga_s" for APNet-S, or what else `AttentionPyramid` takes.
         levels: how many levels the pyramids have, or the parts of each level.
         radix: into how many parts each level splits those of the level before.
         input_size: (height, width) of an input with 3 channels, or (channels, height, width).
+        variant: "paper", or "released" for the network of the authors' code, with levels 0, 1 or 2.
         identity_init: start with pyramids that pass every finite map unchanged.
 
     Returns:
         The handle that lists the pyramids and takes them out again.
 
     Raises:
-        ValueError: the model is no ResNet, a stage already carries attention, or a stage's channels or height
-            cannot be split into that many parts. The model is then as it was.
+        ValueError: the model is of no such family, a stage already carries attention, a stage's channels or
+            height cannot be split into that many parts, or the released variant is given what its code does
+            not have. The model is then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -58,15 +68,19 @@ def attach_apnet(
         ['layer1', 'layer2', 'layer3', 'layer4']
     """
     who = "attach_apnet"
-    _check_resnet(who, model)
+    if variant == "released":
+        return _attach_released(who, model, attention, levels, radix, input_size, identity_init)
+    if variant != "paper":
+        raise ValueError(f"{who}: variant must be 'paper' or 'released', got {variant!r}; choose one.")
+    family = check_family(who, model)
     pyramid = partial(AttentionPyramid, attention=attention, levels=levels, radix=radix)
     survey = look(who, model, input_size)
-    sites = select(who, model, survey, _STAGES)
+    sites = select(who, model, survey, family.stages)
     try:
         places = [Place(site, "after") for site in sites]
         return put_in(who, model, pyramid, places, survey, identity_init=identity_init)
     except ValueError as error:
-        heights = _heights_that_work(model, survey, attention, levels, radix)
+        heights = _heights_that_work(survey, family, attention, levels, radix)
         if heights is None:
             raise
         raise ValueError(f"{who}: {heights}") from error
@@ -111,9 +125,9 @@ def attach_mla(
     who = "attach_mla"
     if blocks not in ("all", "last"):
         raise ValueError(f"{who}: blocks must be 'all' or 'last', got {blocks!r}; pass one of them.")
-    _check_resnet(who, model)
+    check_resnet(who, model)
     survey = look(who, model, input_size)
-    names = [f"layer4.{name}.conv2" for name, _ in _blocks(model, "layer4")]
+    names = [f"layer4.{name}.conv2" for name, _ in blocks_of(model, "layer4")]
     sites = select(who, model, survey, names if blocks == "all" else names[-1:])
     places = []
     for site in sites:
@@ -125,74 +139,76 @@ def attach_mla(
     return put_in(who, model, attention, places, survey)
 
 
-def set_last_stride(model: nn.Module, stride: int = 1) -> None:
-    """Set the stride of a ResNet's last stage, 1 for the larger last map that re-identification uses.
+def attach_se(model: nn.Module, *, reduction: int = REDUCTION) -> Attachment:
+    """Put squeeze-and-excitation into every residual block, before the addition: SE-ResNet (Hu et al.).
 
-    Names and weights stay. Nothing changes where the stage has this stride already.
+    APNet's Table II has it as a baseline. The gates stand after each block's last batch norm.
 
     Args:
         model: a ResNet; changed in place.
-        stride: 1 or 2.
+        reduction: the hidden width is the block's channels divided by this.
+
+    Returns:
+        The handle that lists the gates and takes them out again.
 
     Raises:
-        ValueError: the stride is another, the model is no ResNet, or its last stage carries attention that
-            was measured at the present stride. The model is then as it was.
+        ValueError: the model is no ResNet, or a block already carries attention at this place. The model is
+            then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> model = resnet18()
-        >>> set_last_stride(model)
-        >>> model.layer4[0].conv1.stride
-        (1, 1)
+        >>> attachment = attach_se(resnet18())
+        >>> [site.name for site in attachment.sites][:3]
+        ['layer1.0.bn2', 'layer1.1.bn2', 'layer2.0.bn2']
     """
-    who = "set_last_stride"
-    if stride not in (1, 2):
-        raise ValueError(f"{who}: stride must be 1 or 2, got {stride!r}; a plain ResNet has 2.")
-    _check_resnet(who, model)
-    block = _blocks(model, "layer4")[0][1]
-    shortcut = _shortcut(who, block)
-    if shortcut.stride == (stride, stride):
-        return
-    carriers = [site.name for one in attachments(model) for site in one.sites if site.name.split(".")[0] == "layer4"]
-    if carriers:
+    who = "attach_se"
+    check_resnet(who, model)
+    # SE suits maps of any size, so that any input will do to measure the channels.
+    survey = look(who, model, (64, 64))
+    names = []
+    for stage in RESNET.stages:
+        for name, block in blocks_of(model, stage):
+            norm = "bn3" if isinstance(block._modules.get("bn3"), nn.Module) else "bn2"
+            names.append(f"{stage}.{name}.{norm}")
+    places = [Place(site, "after") for site in select(who, model, survey, names)]
+    return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey)
+
+
+def _attach_released(
+    who: str,
+    model: nn.Module,
+    attention: Attention | Sequence[Attention],
+    levels: int | Sequence[int],
+    radix: int,
+    input_size: InputSize,
+    identity_init: bool,
+) -> Attachment:
+    if attention != "se" or radix != RADIX or levels not in (0, 1, 2) or isinstance(levels, bool):
         raise ValueError(
-            f"{who}: the last stage must carry no attention while its map's size changes, got attention at "
-            f"{', '.join(repr(name) for name in carriers)}; remove() it, set the stride and attach it again."
+            f"{who}: the released variant must have attention='se', levels 0, 1 or 2 and no radix of its own (it is "
+            f"the level; its level 3 would split 64 channels in 3), got attention={attention!r}, levels={levels!r}, "
+            f"radix={radix!r}; use variant='paper' for others."
         )
-    _main_convolution(block).stride = shortcut.stride = (stride, stride)
-    if isinstance(getattr(block, "stride", None), int):
-        block.stride = stride  # type: ignore[assignment]
-
-
-def _check_resnet(who: str, model: nn.Module) -> None:
-    if _is_resnet(model):
-        return
-    children = ", ".join(repr(name) for name, _ in model.named_children()) or "none"
-    inside = [name for name, module in model.named_modules() if name and _is_resnet(module)]
-    advice = (
-        f"pass the ResNet inside it, at {inside[0]!r}"
-        if inside
-        else "use attach(model, ..., at=...) with names that find_sites(model, ...) lists"
-    )
-    raise ValueError(
-        f"{who}: the model must be a ResNet, with blocks of {', '.join(_BLOCK_PARTS)} in "
-        f"{', '.join(_STAGES)}, got {type(model).__name__} with the children {children}; {advice}."
-    )
-
-
-def _is_resnet(model: nn.Module) -> bool:
-    return all(isinstance(model._modules.get(stage), nn.Sequential) for stage in _STAGES) and all(
-        _blocks(model, stage) and all(_is_block(block) for _, block in _blocks(model, stage)) for stage in _STAGES
-    )
-
-
-def _is_block(module: nn.Module) -> bool:
-    return all(isinstance(module._modules.get(part), nn.Module) for part in _BLOCK_PARTS)
-
-
-def _blocks(model: nn.Module, stage: str) -> list[tuple[str, nn.Module]]:
-    row = model.get_submodule(stage)
-    return [(name, block) for name, block in row.named_children() if not (name == CHILD and mark_of(row))]
+    if identity_init:
+        raise ValueError(
+            f"{who}: identity_init must stay False with variant='released', which takes the stem's ReLU out; use "
+            "variant='paper' to start from the model as it is."
+        )
+    check_resnet(who, model)
+    survey = look(who, model, input_size)
+    missing = [name for name in _STEM if name not in survey.sites]
+    if missing:
+        raise ValueError(
+            f"{who}: the released variant must find the stem's relu and maxpool, got a model without "
+            f"{' and '.join(map(repr, missing))}; use variant='paper'."
+        )
+    [relu] = select(who, model, survey, "relu")
+    places = [Place(relu, "instead", attention=lambda channels: nn.Identity())]
+    if levels:
+        places += [Place(site, "after") for site in select(who, model, survey, ("maxpool", *RESNET.stages))]
+    agents = (partial(SqueezeExcitation, hidden=8), "split")[: int(levels)]
+    pyramid = partial(AttentionPyramid, attention=agents, levels=levels, order="fine_to_coarse")
+    return put_in(who, model, pyramid, places, survey)
 
 
 def _stride_of_3x3(who: str, name: str, conv: nn.Module) -> int:
@@ -205,42 +221,22 @@ def _stride_of_3x3(who: str, name: str, conv: nn.Module) -> int:
     )
 
 
-def _shortcut(who: str, block: nn.Module) -> nn.Conv2d:
-    """Return the convolution of a block's downsample: it has the block's stride."""
-    downsample = block._modules.get("downsample")
-    convs = [conv for conv in downsample.modules() if isinstance(conv, nn.Conv2d)] if downsample else []
-    if len(convs) != 1:
-        raise ValueError(
-            f"{who}: the last stage's first block must have a downsample with one convolution, got "
-            f"{downsample}; set the strides by hand."
-        )
-    return convs[0]
-
-
-def _main_convolution(block: nn.Module) -> nn.Conv2d:
-    """Return what has the stride on a block's main path; at stride 1, what torchvision would give it to."""
-    children = [block._modules.get(name) for name in ("conv1", "conv2", "conv3")]
-    convs = [conv for conv in children if isinstance(conv, nn.Conv2d)]
-    strided = [conv for conv in convs if conv.stride != (1, 1)]
-    return (strided or convs[len(convs) - 2 :])[0]
-
-
 def _heights_that_work(
-    model: nn.Module,
     survey: Survey,
+    family: Family,
     attention: Attention | Sequence[Attention],
     levels: int | Sequence[int],
     radix: int,
 ) -> str | None:
     """Say which input heights suit a pyramid that splits the height; None where that was not the trouble."""
     parts = radix ** (levels - 1) if isinstance(levels, int) else math.lcm(*levels)
-    maps = [survey.sites[stage].size or (0, 0) for stage in _STAGES]
-    if parts < 1 or all(height % parts == 0 for height, _ in maps):
+    heights = [(survey.sites[stage].size or (0, 0))[0] for stage in family.stages]
+    if parts < 1 or all(height % parts == 0 for height in heights):
         return None
     try:
         # A height that divides: what is refused now was refused for another reason.
         probe = AttentionPyramid(
-            survey.sites["layer1"].channels or 0,
+            survey.sites[family.stages[0]].channels or 0,
             attention,
             levels=levels,
             radix=radix,
@@ -251,12 +247,21 @@ def _heights_that_work(
         return None
     if all(level.dim != "height" or level.parts == 1 for level in probe.plan):
         return None
-    _, channels, height, width = survey.inputs[0].shape
-    tall = look("attach_apnet", model, (channels, 1024, width)).sites["layer4"].size or (1, 1)
-    step = 1024 // tall[0] * parts
-    below = height // step * step
+    given = survey.inputs[0].shape[2]
+
+    def works(height: int) -> bool:
+        found = measure_heights(survey, height, family.stages)
+        return found is not None and all(one % parts == 0 for one in found)
+
+    fit: list[str] = []
+    for step in (32, 16, 8, 4, 2, 1):  # round heights first
+        below, above = given // step * step, -(-given // step) * step
+        sides = (range(below, max(0, given - _FARTHEST), -step), range(above, given + _FARTHEST, step))
+        fit = [str(height) for side in sides if (height := next(filter(works, side), None)) is not None]
+        if fit:
+            break
+    advice = f"use an input height of {' or '.join(fit)}" if fit else "use fewer levels"
     return (
         f"every stage's map must have a height that {parts} divides, since the attention splits it, got "
-        f"{', '.join(str(map_height) for map_height, _ in maps)} at input height {height}; use an input "
-        "height of " + (f"{below} or {below + step}." if below else f"{step}.")
+        f"{', '.join(map(str, heights))} at input height {given}; {advice}."
     )

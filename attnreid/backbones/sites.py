@@ -61,12 +61,14 @@ class Survey:
         sites: every module but the model itself and what is inside its attention, by name.
         seen: what each of them did.
         inputs: what the model was run on.
+        double: the copy of the model that was run, whose attention passes every map.
         meta: whether it ran on the meta device.
     """
 
     sites: dict[str, Site]
     seen: dict[str, Seen]
     inputs: tuple[Tensor, ...]
+    double: nn.Module
     meta: bool
 
 
@@ -99,7 +101,7 @@ def look(
         ) from first.error
     taller = _run(double, tuple(_taller(tensor) for tensor in inputs), meta=meta)
     sites = _sites(model, first, taller, layout)
-    return Survey(sites, first.seen, inputs, meta)
+    return Survey(sites, first.seen, inputs, double, meta)
 
 
 def check_runs(model: nn.Module, survey: Survey) -> Watch:
@@ -109,6 +111,15 @@ def check_runs(model: nn.Module, survey: Survey) -> Watch:
         if watched.error is None:
             return watched
     return _run(stand_in(model, meta=False, bypass=False), survey.inputs, meta=False)
+
+
+def measure_heights(survey: Survey, height: int, names: Sequence[str]) -> list[int] | None:
+    """Return the heights of these sites' maps for an input of another height; None where it does not run."""
+    _, channels, _, width = survey.inputs[0].shape
+    image = torch.zeros((2, channels, height, width), dtype=survey.inputs[0].dtype)
+    watched = _run(survey.double, (image,), meta=survey.meta)
+    given = [watched.seen[name].given for name in names]
+    return None if watched.error else [shape[2] if shape is not None else 0 for shape in given]
 
 
 def select(who: str, model: nn.Module, survey: Survey, at: str | Sequence[str]) -> list[Site]:

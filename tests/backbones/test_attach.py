@@ -351,12 +351,35 @@ def test_context_manager(net: Net, observe: Observe) -> None:
 def test_table(net: Net) -> None:
     attachment = attach(net, "se", ["stem", "stage"], input_size=(16, 8), identity_init=True)
     assert str(attachment).splitlines() == [
-        "site   layer                           map size    parameters",
-        "stem   SqueezeExcitation (blended in)  16 x 8 x 4          33",
-        "stage  SqueezeExcitation (blended in)  16 x 8 x 4          33",
-        "total                                                      66",
+        "site   layer                           map size    parameters  multiply-adds",
+        "stem   SqueezeExcitation (blended in)  16 x 8 x 4         +33            +32",
+        "stage  SqueezeExcitation (blended in)  16 x 8 x 4         +33            +32",
+        "total                                                     +66            +64",
     ]
     assert repr(attachment) == "<Attachment at stem, stage>"
+
+
+def test_the_table_of_what_replaces_has_the_difference() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, bias=False))
+    attachment = attach(model, "pixel", "1", input_size=(4, 2), where="instead")
+    assert str(attachment).splitlines()[1].split() == ["1", "PixelLevelAttention", "8", "x", "4", "x", "2", "+8", "+0"]
+    attachment.remove()
+    attachment = attach(model, "se", "1", input_size=(4, 2), where="instead")
+    assert str(attachment).splitlines()[1].endswith("-560         -4,592")
+
+
+def test_the_table_says_what_it_cannot_count(net: Net) -> None:
+    class Awkward(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[0] == 1:
+                raise RuntimeError("no single image")
+            return x
+
+    attachment = attach(net, Awkward, "stem", input_size=(16, 8))
+    assert [line.split()[-2:] for line in str(attachment).splitlines()[1:]] == [["+0", "?"], ["+0", "?"]]
 
 
 # Copies -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The papers' placements on torchvision's ResNets."""
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import (
     densenet121,
+    densenet169,
+    inception_v3,
+    mobilenet_v3_small,
     resnet18,
     resnet50,
     resnet152,
@@ -18,12 +22,22 @@ from torchvision.models import (
 )
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from attnreid.backbones import attach, attach_apnet, attach_mla, attachments, find_sites, set_last_stride
-from attnreid.layers import MultiLevelAttention, SqueezeExcitation
+from attnreid.backbones import (
+    attach,
+    attach_apnet,
+    attach_mla,
+    attach_se,
+    attachments,
+    find_sites,
+    set_last_stride,
+)
+from attnreid.layers import MultiLevelAttention, SplitAttention, SqueezeExcitation
 from attnreid.pyramid import AttentionPyramid
 
 SIZE = (64, 32)
 Observe = Callable[[nn.Module], dict[str, Any]]
+RELEASED = functools.partial(attach_apnet, input_size=SIZE, variant="released")
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
 FAMILY = [resnet18, resnet50, resnext50_32x4d, wide_resnet50_2]
 
 
@@ -143,6 +157,177 @@ def test_rga_names_the_input_heights_that_work(
 def test_apnet_refuses_in_the_pyramids_words(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         attach_apnet(small(), **{"input_size": SIZE, **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "stages"),
+    [
+        (
+            densenet169,
+            [
+                ("features.denseblock1", 256, (64, 32)),
+                ("features.denseblock2", 512, (32, 16)),
+                ("features.denseblock3", 1280, (16, 8)),
+                ("features.denseblock4", 1664, (8, 4)),
+            ],
+        ),
+        (
+            functools.partial(inception_v3, aux_logits=False, init_weights=False),
+            [
+                ("Conv2d_4a_3x3", 192, (60, 28)),
+                ("Mixed_5d", 288, (29, 13)),
+                ("Mixed_6e", 768, (14, 6)),
+                ("Mixed_7c", 2048, (6, 2)),
+            ],
+        ),
+    ],
+)
+def test_apnet_on_the_other_backbones_of_table_5(make: Callable[[], nn.Module], stages: list[Any]) -> None:
+    model = on_meta(make)
+    plain = list(model.state_dict())
+    attachment = attach_apnet(model, levels=3, input_size=(256, 128))
+    assert [(site.name, site.channels, site.size) for site in attachment.sites] == stages
+    assert [key for key in model.state_dict() if ".attention." not in key] == plain
+    attachment.remove()
+    assert list(model.state_dict()) == plain
+
+
+def test_rga_names_the_input_heights_of_backbones_without_padding() -> None:
+    model = on_meta(functools.partial(inception_v3, aux_logits=False, init_weights=False))
+    with pytest.raises(ValueError, match=r"got 60, 29, 14, 6 at input height 256; use an input height of ") as caught:
+        attach_apnet(model, "rga_s", input_size=(256, 128))
+    heights = [int(word) for word in str(caught.value).rpartition("height of ")[2].rstrip(".").split(" or ")]
+    assert len(heights) == 2
+    for height in heights:
+        attach_apnet(model, "rga_s", input_size=(height, 128)).remove()
+
+
+# The released variant of APNet ---------------------------------------------------------------------------------------
+
+
+def test_the_released_variant_stands_after_the_stem_too() -> None:
+    model = on_meta(resnet50)
+    set_last_stride(model)
+    plain = list(model.state_dict())
+    attachment = attach_apnet(model, input_size=(256, 128), variant="released")
+    assert [(site.name, site.channels, site.size) for site in attachment.sites] == [
+        ("relu", 64, (128, 64)),
+        ("maxpool", 64, (64, 32)),
+        ("layer1", 256, (64, 32)),
+        ("layer2", 512, (32, 16)),
+        ("layer3", 1024, (16, 8)),
+        ("layer4", 2048, (16, 8)),
+    ]
+    for name, channels in (("maxpool", 64), ("layer1", 256), ("layer4", 2048)):
+        pyramid = model.get_submodule(f"{name}.attention")
+        first, second = pyramid.levels
+        assert isinstance(first, SqueezeExcitation)
+        assert first.reduce.shape == (1, 8, channels)
+        assert isinstance(second, SplitAttention)
+        assert second.reduce[0].weight.shape == (max(32, channels // 2), channels // 2)
+        assert second.norm.bias is None
+        assert (pyramid.order, second.parts) == ("fine_to_coarse", 2)
+    attachment.remove()
+    assert list(model.state_dict()) == plain
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_released_variant_step_by_step(training: bool) -> None:
+    model = small().double()
+    attach_apnet(model, input_size=SIZE, variant="released")
+    for module in model.modules():
+        if isinstance(module, SplitAttention):
+            nn.init.uniform_(module.norm.running_var, 0.5, 2)
+            nn.init.uniform_(module.norm.running_mean, -1, 1)
+    model.train(training)
+    twin, x = copy.deepcopy(model), images().double()
+    wanted = model(x)
+
+    y = twin.maxpool.attended_class.forward(twin.maxpool, twin.bn1(twin.conv1(x)))  # no ReLU in the stem
+    for name in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
+        host = twin.get_submodule(name)
+        if name != "maxpool":
+            y = host[0](y)
+        se, split = host.attention.levels
+        y = split.norm(y * split.gate(y))
+        y = y * se.gate(y)
+    torch.testing.assert_close(wanted, twin.fc(y.mean(dim=(2, 3))), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("levels", "sites"), [(0, ["relu"]), (1, ["relu", "maxpool", *STAGES])])
+def test_the_released_variant_of_fewer_levels(levels: int, sites: list[str], observe: Observe) -> None:
+    model = small()
+    before, plain = observe(model), model(images())
+    attachment = attach_apnet(model, levels=levels, input_size=SIZE, variant="released")
+    assert [site.name for site in attachment.sites] == sites
+    assert not torch.equal(model(images()), plain)
+    attachment.remove()
+    assert observe(model) == before
+    assert torch.equal(model(images()), plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"levels": 3}, r"levels 0, 1 or 2 .* its level 3 would split 64 channels in 3.*levels=3.*use variant='paper'"),
+        ({"levels": (1, 2)}, r"got attention='se', levels=\(1, 2\)"),
+        ({"attention": "rga_s"}, r"must have attention='se', .* got attention='rga_s'"),
+        ({"radix": 4}, r"no radix of its own .* radix=4"),
+        ({"identity_init": True}, r"identity_init must stay False with variant='released'"),
+    ],
+)
+def test_the_released_variant_refuses(options: dict[str, Any], match: str, observe: Observe) -> None:
+    model = small()
+    before = observe(model)
+    with pytest.raises(ValueError, match=match):
+        attach_apnet(model, **{"input_size": SIZE, "variant": "released", **options})
+    assert observe(model) == before
+
+
+def test_the_released_variant_wants_a_stem() -> None:
+    model = small()
+    del model.maxpool
+    model.forward = lambda x: model.layer4(model.layer3(model.layer2(model.layer1(model.conv1(x)))))
+    with pytest.raises(ValueError, match="must find the stem's relu and maxpool, got a model without 'maxpool'"):
+        RELEASED(model)
+    with pytest.raises(ValueError, match="variant must be 'paper' or 'released', got 'code'"):
+        attach_apnet(small(), input_size=SIZE, variant="code")
+
+
+# SE-ResNet -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "norm", "count"), [(resnet18, "bn2", 8), (resnet50, "bn3", 16)])
+def test_se_stands_in_every_block(make: Callable[[], ResNet], norm: str, count: int) -> None:
+    model = on_meta(make)
+    attachment = attach_se(model, reduction=8)
+    names = [site.name for site in attachment.sites]
+    assert len(names) == count
+    assert all(name.split(".")[2:] == [norm] for name in names)
+    for site in attachment.sites:
+        assert model.get_submodule(f"{site.name}.attention").reduce.shape[1] == site.channels // 8
+
+
+@pytest.mark.parametrize("block_type", [BasicBlock, Bottleneck])
+def test_se_gates_the_branch_before_the_addition(block_type: Any, observe: Observe) -> None:
+    model = small(block_type)
+    before = observe(model)
+    block, x = model.layer1[0], torch.rand(2, 64, 4, 4)
+    shortcut = x if block.downsample is None else block.downsample(x)
+    branch = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+    if block_type is Bottleneck:
+        branch = block.bn3(block.conv3(block.relu(branch)))
+    with attach_se(model):
+        gate = block.get_submodule("bn3" if block_type is Bottleneck else "bn2").attention.gate(branch)
+        torch.testing.assert_close(block(x), F.relu(branch * gate + shortcut))
+    assert observe(model) == before
+
+
+def test_se_twice_is_refused() -> None:
+    model = small()
+    attach_se(model)
+    with pytest.raises(ValueError, match="attach_se: 'layer1.0.bn2' .* already carries attention"):
+        attach_se(model)
 
 
 # MLA ----------------------------------------------------------------------------------------------------------------
@@ -345,23 +530,31 @@ def test_last_stride_refuses_other_strides_and_blocks(observe: Observe) -> None:
 
 
 @pytest.mark.parametrize(
-    "preset",
-    [
-        functools.partial(attach_apnet, input_size=SIZE),
-        functools.partial(attach_mla, input_size=SIZE),
-        set_last_stride,
-    ],
+    "preset", [functools.partial(attach_mla, input_size=SIZE), attach_se, set_last_stride, RELEASED]
 )
 def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(
         ValueError,
-        match=r"the model must be a ResNet, with blocks of conv1, .* in layer1, .*, got DenseNet with the children "
-        r"'features', 'classifier'; use attach\(model",
+        match=r"the model must be a ResNet, with blocks of conv1, .* in layer1, .*; got DenseNet with the children "
+        r"'features', 'classifier': use attach\(model",
     ):
         preset(on_meta(densenet121))
-    with pytest.raises(ValueError, match="got ModuleDict with the children 'net'; pass the ResNet inside it, at 'net'"):
+    with pytest.raises(ValueError, match="got ModuleDict with the children 'net': pass the model inside it, at 'net'"):
         preset(nn.ModuleDict({"net": small()}))
     broken = small()
     broken.layer2 = nn.Sequential()
     with pytest.raises(ValueError, match="must be a ResNet"):
         preset(broken)
+
+
+def test_apnet_refuses_a_backbone_of_no_family() -> None:
+    apnet = functools.partial(attach_apnet, input_size=SIZE)
+    with pytest.raises(
+        ValueError,
+        match=r"attach_apnet: the model must be a ResNet with layer1, .*; or a DenseNet with features.denseblock1, .*; "
+        r"or a Inception-V3 with Conv2d_4a_3x3, .*; got MobileNetV3 with the children 'features', .*: use attach",
+    ):
+        apnet(on_meta(mobilenet_v3_small))
+    inside = nn.ModuleDict({"net": on_meta(densenet121)})
+    with pytest.raises(ValueError, match="got ModuleDict with the children 'net': pass the model inside it, at 'net'"):
+        apnet(inside)
