@@ -4,13 +4,16 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/pyproject.installed
 
-.PHONY: demo test lint env clean
+.PHONY: demo test test-slow lint env clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
 
 test: lint
 	$(PY) -m pytest
+
+test-slow: env
+	$(PY) -m pytest -m slow
 
 lint: env
 	$(PY) -m ruff check .

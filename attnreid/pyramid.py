@@ -153,9 +153,9 @@ class AttentionPyramid(nn.Module):
     "split"), order="fine_to_coarse")`.
 
     An attention that does not split the map itself is split along `dim` and run part by part. With
-    `identity_init` the output at first equals a finite input exactly: gates blend as `x * (1 + a * (gate -
-    1))`, any other attention as `x + a * (y - x)`, with one learnt scalar a for the pyramid, `blend`, that
-    starts at 0.
+    `identity_init` the output at first equals a finite input exactly: gates blend as `x * (1 + a * (gate
+    - 1))`, any other attention as `x + a * (y - x)`, with one learnt scalar a for the pyramid, `blend`,
+    that starts at 0 (unless the attention itself overflows, as it may from about 1e20 in float32).
 
     Args:
         channels: the channels C of the map.

@@ -8,12 +8,10 @@ import pytest
 import attnreid.layers
 from attnreid import registry
 
-MODULES = [
-    *[f"attnreid.layers.{name}" for name in ("pixel", "head", "domain", "multi_level")],
-    *[f"attnreid.layers.{name}" for name in ("squeeze_excitation", "relation_aware")],
-    "attnreid.pyramid",
-    "attnreid.registry",
-]
+MODULES = sorted(
+    {getattr(attnreid.layers, name).__module__ for name in attnreid.layers.__all__}
+    | {"attnreid.pyramid", "attnreid.registry"}
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -16,11 +16,6 @@ def build(**options):
     return support.randomise(HeadLevelAttention(4, **{"size": (2, 3), "heads": 2, **options}))
 
 
-def test_two_random_layers_differ():
-    x = support.random_map(2, 4, 2, 3, dtype=torch.float32)
-    assert not torch.allclose(HeadLevelAttention(4, size=(2, 3))(x), HeadLevelAttention(4, size=(2, 3))(x))
-
-
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("scale", [1.0, 0.3, None])
 def test_agrees_with_the_formula(heads, scale):
@@ -122,22 +117,6 @@ def test_starts_as_documented():
         assert abs(table.std() - 1) < 0.1
     assert layer.qkv.weight.abs().max() <= 1 / 8
     assert layer.qkv.bias is None
-
-
-def test_housekeeping():
-    x = support.random_map(2, 4, 2, 3)
-    support.assert_layouts_do_not_matter(build(), x)
-    support.assert_copies_are_independent(build(), x)
-    support.assert_starts_from_meta(partial(HeadLevelAttention, 4, size=(2, 3)))
-    support.assert_compiles(build(), x.float())
-    shapes = {name: tuple(value.shape) for name, value in build().state_dict().items()}
-    assert shapes == {"position_height": (4, 2, 1), "position_width": (4, 1, 3), "qkv.weight": (12, 4, 1, 1)}
-
-
-def test_repr_shows_what_was_changed():
-    assert HeadLevelAttention(4, size=(2, 3)).extra_repr() == "4, size=(2, 3)"
-    changed = HeadLevelAttention(4, size=(2, 3), heads=2, scale=None).extra_repr()
-    assert changed == "4, size=(2, 3), heads=2, scale=None"
 
 
 def test_records_nothing():

@@ -18,11 +18,6 @@ def build(**options):
     return support.randomise(MultiLevelAttention(4, **{"size": (2, 3), "heads": 2, "memory": 3, **options}))
 
 
-def test_two_random_layers_differ():
-    x = support.random_map(2, 4, 2, 3, dtype=torch.float32)
-    assert not torch.allclose(MultiLevelAttention(4, size=(2, 3))(x), MultiLevelAttention(4, size=(2, 3))(x))
-
-
 @pytest.mark.parametrize("levels", SUBSETS)
 def test_agrees_with_the_formula(levels):
     oracle = partial(multi_level, levels=levels, heads=2)
@@ -78,31 +73,10 @@ def test_the_levels_record_and_the_block_does_not():
     assert heard[1][2].shape == (2, 3, 2, 3)
 
 
-def test_housekeeping():
-    x = support.random_map(2, 4, 2, 3)
-    support.assert_layouts_do_not_matter(build(), x)
-    support.assert_copies_are_independent(build(), x)
-    support.assert_starts_from_meta(partial(MultiLevelAttention, 4, size=(2, 3)))
-    support.assert_compiles(build(), x.float())
-    assert list(build().state_dict()) == [
-        "pixel.conv.weight",
-        "pixel.conv.bias",
-        "head.position_height",
-        "head.position_width",
-        "head.qkv.weight",
-        "domain.query",
-        "domain.key",
-        "domain.value",
-    ]
-    assert list(build(levels=("domain",)).state_dict()) == ["domain.query", "domain.key", "domain.value"]
-
-
-def test_options_reach_the_levels_and_the_repr():
+def test_options_reach_the_levels():
     layer = build(heads=4, memory=5)
     assert layer.head.heads == 4
     assert layer.domain.memory == 5
-    assert MultiLevelAttention(4, size=(2, 3)).extra_repr() == "4, size=(2, 3)"
-    assert MultiLevelAttention(4, levels=("pixel",)).extra_repr() == "4, levels=('pixel',)"
 
 
 @pytest.mark.parametrize(

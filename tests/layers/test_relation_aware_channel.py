@@ -16,12 +16,6 @@ def build(**options):
     return support.randomise(RelationAwareChannelAttention(4, **{"size": SIZE, "reduction": 2, **options}))
 
 
-def test_two_random_layers_differ():
-    x = support.random_map(2, 4, *SIZE, dtype=torch.float32)
-    layers = [RelationAwareChannelAttention(4, size=SIZE) for _ in range(2)]
-    assert not torch.allclose(layers[0](x), layers[1](x))
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("channels", "parts", "reduction"), [(4, 1, 2), (4, 1, 8), (4, 2, 2), (8, 4, 1)])
 def test_agrees_with_the_formula(training, channels, parts, reduction):
@@ -103,22 +97,6 @@ def test_one_channel_of_one_image_cannot_train_the_norms():
         layer(torch.randn(1, 2, *SIZE))
     assert layer(torch.randn(2, 2, *SIZE)).shape == (2, 2, *SIZE)
     assert layer.eval()(torch.randn(1, 2, *SIZE)).shape == (1, 2, *SIZE)
-
-
-def test_repr_shows_what_was_changed():
-    assert build(parts=2).extra_repr() == "4, size=(3, 2), reduction=2, parts=2"
-
-
-def test_forward_records_its_gate_and_gate_records_nothing():
-    layer, x = build().double().eval(), support.random_map(1, 4, *SIZE)
-    with support.Recorder() as heard:
-        gate = layer.gate(x)
-        assert heard == []
-        layer(x)
-    [(who, level, recorded)] = heard
-    assert who is layer
-    assert level == "rga_c"
-    assert torch.equal(recorded, gate)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,6 @@ def build(**options):
     return support.randomise(SplitAttention(8, **options))
 
 
-def test_two_random_layers_differ():
-    x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
-    assert not torch.allclose(SplitAttention(8)(x), SplitAttention(8)(x))
-
-
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("norm", [True, False])
 def test_agrees_with_the_formula_in_eval_mode(parts, norm):
@@ -60,12 +55,6 @@ def test_the_parts_share_what_passes():
 def test_one_part_is_no_constant():
     layer = build(parts=1).double().eval()
     assert layer.gate(support.random_map(2, 8, *SIZE)).std() > 0.01
-
-
-def test_the_gate_depends_on_the_pooled_map_alone():
-    layer, x = build().double().eval(), support.random_map(2, 8, *SIZE)
-    assert layer.pooled
-    support.assert_close(layer.gate(x), layer.gate(x.mean(dim=(2, 3), keepdim=True)), 1e-12)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -133,23 +122,6 @@ def test_one_image_cannot_train_the_norm():
 
 def copy_of_state(layer):
     return {name: value.clone() for name, value in layer.state_dict().items()}
-
-
-def test_repr_shows_what_was_changed():
-    assert SplitAttention(8).extra_repr() == "8"
-    assert SplitAttention(8, parts=4, reduction=2, norm=False).extra_repr() == "8, parts=4, reduction=2, norm=False"
-
-
-def test_forward_records_its_gate_and_gate_records_nothing():
-    layer, x = build().double().eval(), support.random_map(1, 8, *SIZE)
-    with support.Recorder() as heard:
-        gate = layer.gate(x)
-        assert heard == []
-        layer(x)
-    [(who, level, recorded)] = heard
-    assert who is layer
-    assert level == "split"
-    assert torch.equal(recorded, gate)
 
 
 @pytest.mark.parametrize(

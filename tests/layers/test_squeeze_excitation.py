@@ -1,7 +1,5 @@
 """SqueezeExcitation is APNet's Eq. 5, with parts its level of the pyramid."""
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -14,24 +12,17 @@ def build(**options):
     return support.randomise(SqueezeExcitation(12, **{"reduction": 2, **options}))
 
 
-def test_two_random_layers_differ():
-    x = support.random_map(2, 12, 3, 3, dtype=torch.float32)
-    assert not torch.allclose(SqueezeExcitation(12)(x), SqueezeExcitation(12)(x))
-
-
 @pytest.mark.parametrize("parts", [1, 2, 3, 12])
 @pytest.mark.parametrize("size", [(3, 2), (1, 1)])
 def test_agrees_with_the_formula(parts, size):
     support.assert_agrees(build(parts=parts), squeeze_excitation, support.random_map(3, 12, *size))
 
 
-def test_gate_is_the_formulas_and_lies_between_0_and_1():
+def test_gate_is_the_formulas():
     layer, x = build(parts=3).double(), support.random_map(2, 12, 3, 4)
     gate = layer.gate(x)
     support.assert_close(gate, squeeze_excitation_gate(x, dict(layer.named_parameters())), 1e-12)
     assert gate.shape == (2, 12, 1, 1)
-    assert gate.min() > 0
-    assert gate.max() < 1
 
 
 def test_gradcheck():
@@ -68,11 +59,6 @@ def test_weights_of_zeros_halve_the_map():
     assert torch.equal(layer(x), x / 2)
 
 
-def test_the_gate_needs_the_averages_only():
-    layer, x = build().double(), support.random_map(2, 12, 3, 2)
-    support.assert_close(layer.gate(x.mean(dim=(2, 3), keepdim=True)), layer.gate(x), 1e-12)
-
-
 @pytest.mark.parametrize(
     ("options", "width"),
     [
@@ -97,33 +83,6 @@ def test_starts_within_1_over_sqrt_of_the_inputs():
     layer = SqueezeExcitation(256, parts=4)
     for weight, inputs in ((layer.reduce, 64), (layer.expand, 4)):
         assert 0.95 * inputs**-0.5 < weight.abs().max() <= inputs**-0.5
-
-
-def test_housekeeping():
-    x = support.random_map(2, 12, 5, 3)
-    support.assert_layouts_do_not_matter(build(parts=2), x)
-    support.assert_copies_are_independent(build(parts=2), x)
-    support.assert_starts_from_meta(partial(SqueezeExcitation, 12, parts=2))
-    support.assert_compiles(build(parts=2), x.float())
-    assert list(build(parts=2).state_dict()) == ["reduce", "expand"]
-
-
-def test_repr_shows_what_was_changed():
-    assert SqueezeExcitation(16).extra_repr() == "16"
-    assert SqueezeExcitation(16, hidden=8, parts=2).extra_repr() == "16, hidden=8, parts=2"
-    assert SqueezeExcitation(16, reduction=4).extra_repr() == "16, reduction=4"
-
-
-def test_forward_records_its_gate_and_gate_records_nothing():
-    layer, x = build().double(), support.random_map(1, 12, 2, 2)
-    with support.Recorder() as heard:
-        gate = layer.gate(x)
-        assert heard == []
-        layer(x)
-    [(who, level, recorded)] = heard
-    assert who is layer
-    assert level == "se"
-    assert torch.equal(recorded, gate)
 
 
 @pytest.mark.parametrize(
