@@ -68,11 +68,12 @@ class NormedLinear(nn.Module):
         The product is the caller's to give away: what can be done in place is, which saves passes and memory.
         """
         if self.norm is not None:
-            y: Tensor = self.norm(product.flatten(1, 2)).unflatten(1, product.shape[1:3])
+            y: Tensor = self.norm(product.flatten(1, 2))
         else:
             assert self.bias is not None  # for the type checker: the one or the other is there
-            y = product.add_(self.bias)
-        return F.relu(y, inplace=True) if self.relu else y
+            y = product.add_(self.bias).flatten(1, 2)
+        # In place on the norm's own output and not on a view of it, for which autograd would keep copies.
+        return (F.relu(y, inplace=True) if self.relu else y).view(product.shape)
 
     def fold_(self) -> None:
         """Take the batch norm's eval form into the weights and a bias."""

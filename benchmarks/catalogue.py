@@ -1,0 +1,5 @@
+"""All rows of the first table, in its order."""
+
+from benchmarks import layers, models, rendering
+
+CASES = (*layers.CASES, *models.CASES, *rendering.CASES)
