@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import attnreid.layers  # noqa: F401  (importing the layers registers their names)
 from attnreid._recording import record
 from attnreid.layers._checks import check_count, check_flag, check_map, check_multiple, check_size, describe
-from attnreid.layers._gate import GateLayer, SplitDim
-from attnreid.layers._pooling import pool_beside
+from attnreid.layers._gate import GateLayer, SplitDim, join_gates
+from attnreid.layers._pooling import affine
 from attnreid.registry import find_attention, option_names
 
 Attention = str | Callable[..., nn.Module]
@@ -145,8 +145,8 @@ class AttentionPyramid(nn.Module):
     parts' gates and multiplies, `x_i = gate_i * x_{i-1}`. The sigmoid of Eq. 3 is the one of Eq. 4 and 5,
     applied once. Channel gates that see averages only (SE, split attention) use `pool(gate * x) = gate *
     pool(x)`: the levels run on the pooled vector and the map is pooled once and multiplied once, whatever the
-    number of levels; the norms of split attention join that multiplication in eval mode and go level by level
-    in train mode. Any other pyramid goes level by level.
+    number of levels. The norms of split attention join in, in train mode by the variance over the positions,
+    which a gate scales too. Any other pyramid goes level by level.
 
     The paper goes coarse to fine; its released code, and by its authors' word its numbers, fine to coarse,
     with split attention at level 2: `AttentionPyramid(channels, (partial(SqueezeExcitation, hidden=8),
@@ -221,10 +221,7 @@ class AttentionPyramid(nn.Module):
             for each, level in zip(attentions, self.plan, strict=True)
         )
         self._steps = range(count) if order == "coarse_to_fine" else range(count - 1, -1, -1)
-        gates = [layer for layer in self.levels if isinstance(layer, GateLayer)]
-        self._all_gates = len(gates) == count
-        self._all_pooled = self._all_gates and all(layer.pooled for layer in gates)
-        self._has_norm = any(layer.norm is not None for layer in gates)
+        self._all_gates = all(isinstance(layer, GateLayer) for layer in self.levels)
         sized = any("size" in option_names(_builder(each)) for each in attentions)
         strips = any(level.parts > 1 and level.dim == "height" for level in self.plan)
         self._needed_size = self.size if sized or strips else None
@@ -246,32 +243,37 @@ class AttentionPyramid(nn.Module):
         check_map(_WHO, x, self.channels, self._needed_size)
         if not self.plan:
             return x
-        if self._all_gates and (not self._has_norm or (self._all_pooled and not self.training)):
-            return self._all_at_once(x)
+        gates = [cast(GateLayer, self.levels[index]) for index in self._steps] if self._all_gates else []
+        if gates and all(layer.joins for layer in gates):
+            return self._multiply(
+                *join_gates(
+                    x,
+                    [
+                        (layer, partial(self._level_gate, index))
+                        for layer, index in zip(gates, self._steps, strict=True)
+                    ],
+                )
+            )
+        if gates and all(layer.norm is None for layer in gates):
+            return self._multiply(x, self._merged_gate(x), None)
         y = x
         for index in self._steps:
             layer = self.levels[index]
             y = layer.apply_gate(y, self._level_gate(index, y)) if isinstance(layer, GateLayer) else _attend(layer, y)
         return y if self.blend is None else x + self.blend * (y - x)
 
-    def _all_at_once(self, x: Tensor) -> Tensor:
-        """Return `x * factor + offset`, which all levels together come to: the map is multiplied once."""
-        # Pooling commutes with channel gates and with the norms of eval mode, so the averages stand for the
-        # map on its way through the levels.
-        x, source = pool_beside(x) if self._all_pooled else (x, x)
-        factor, offset = self._affine_level(self._steps[0], source)
-        for index in self._steps[1:]:
-            level_factor, level_offset = self._affine_level(index, _affine(source, factor, offset))
-            factor = factor * level_factor
-            offset = level_offset if offset is None else _affine(offset, level_factor, level_offset)
-        if self.blend is not None:
-            factor = 1 + self.blend * (factor - 1)
-            offset = None if offset is None else self.blend * offset
-        return _affine(x, factor, offset)
+    def _multiply(self, x: Tensor, factor: Tensor, offset: Tensor | None) -> Tensor:
+        """Return what all levels together come to, `x * factor + offset`, blended in where there is a blend."""
+        if self.blend is None:
+            return affine(x, factor, offset)
+        return affine(x, 1 + self.blend * (factor - 1), None if offset is None else self.blend * offset)
 
-    def _affine_level(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return factor and offset of one level on the map x, or on its averages."""
-        return cast(GateLayer, self.levels[index]).affine(self._level_gate(index, x))
+    def _merged_gate(self, x: Tensor) -> Tensor:
+        """Return the product of all levels' gates, since `(x * g1) * g2 = x * (g1 * g2)`."""
+        merged = self._level_gate(self._steps[0], x)
+        for index in self._steps[1:]:
+            merged = merged * self._level_gate(index, x * merged)
+        return merged
 
     def _level_gate(self, index: int, x: Tensor) -> Tensor:
         """Return and record one level's merged gate."""
@@ -348,10 +350,6 @@ class _GateParts(GateLayer):
 
 
 _AXIS = {"channels": 1, "height": 2}
-
-
-def _affine(x: Tensor, factor: Tensor, offset: Tensor | None) -> Tensor:
-    return x * factor if offset is None else torch.addcmul(offset, x, factor)
 
 
 def _attend(layer: nn.Module, x: Tensor) -> Tensor:

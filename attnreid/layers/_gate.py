@@ -1,5 +1,6 @@
 """What all gates have in common: a map in (0, 1) that the layer multiplies its input with."""
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from attnreid._recording import record
 from attnreid.layers._checks import check_map
-from attnreid.layers._pooling import pool_beside
+from attnreid.layers._pooling import Moments, affine, pool_beside
 
 SplitDim = Literal["channels", "height"]
 
@@ -33,36 +34,88 @@ class GateLayer(nn.Module):
         """Return the gate of the map `x`, of a shape that broadcasts to it; records nothing."""
         raise NotImplementedError
 
+    def recorded_gate(self, x: Tensor) -> Tensor:
+        """Return the gate and name it to whoever records."""
+        gate = self.gate(x)
+        record(self, self.name, gate)
+        return gate
+
+    @property
+    def joins(self) -> bool:
+        """Whether the layer is `x * factor + offset` of the map's moments: its norm, if any, is torch's own.
+
+        Another in its place, such as one that is synchronised between processes, has to see the map.
+        """
+        return self.pooled and (self.norm is None or type(self.norm) is nn.BatchNorm2d)
+
     def apply_gate(self, x: Tensor, gate: Tensor) -> Tensor:
         """Return the gated map, normed where the layer has a norm."""
-        if self.norm is None:
-            return x * gate
-        if self.training:
-            y: Tensor = self.norm(x * gate)
-            return y
-        factor, offset = self.affine(gate)
-        assert offset is not None  # for the type checker: there is a norm
-        return torch.addcmul(offset, x, factor)  # one pass over the map instead of two
+        y = x * gate
+        return y if self.norm is None else self.norm(y)
 
-    def affine(self, gate: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return factor and offset of the eval form, `x * factor + offset`; None for no offset."""
+    def affine(self, gate: Tensor, moments: Moments) -> tuple[Tensor, Tensor | None]:
+        """Return factor and offset of the layer, gate and norm together, for a map with these moments."""
         norm = self.norm
         if norm is None:
             return gate, None
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        offset = -norm.running_mean * scale
+        if norm.training:
+            mean, variance = _batch_statistics(gate, moments)
+            _update_running(norm, mean, variance, gate.shape[0] * moments.positions)
+        else:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            mean, variance = norm.running_mean[:, None, None], norm.running_var[:, None, None]
+        scale = norm.weight[:, None, None] * (variance + norm.eps).rsqrt()
         # The norm may be of a wider type than the map, as it is under autocast.
-        shape = (1, -1, 1, 1)
-        return gate * scale.view(shape).to(gate.dtype), offset.view(shape).to(gate.dtype)
+        return gate * scale.to(gate.dtype), (-mean * scale).to(gate.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated map."""
-        seen = x
-        if self.pooled:
+        if self.joins:
             check_map(type(self).__name__, x, self.channels)
-            x, seen = pool_beside(x)
-        gate = self.gate(seen)
-        record(self, self.name, gate)
-        return self.apply_gate(x, gate)
+            return affine(*join_gates(x, [(self, self.recorded_gate)]))
+        return self.apply_gate(x, self.recorded_gate(x))
+
+
+def join_gates(
+    x: Tensor, steps: Sequence[tuple[GateLayer, Callable[[Tensor], Tensor]]]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the map, and the factor and offset that gates and norms one after the other come to.
+
+    Every step is a layer that `joins` and what computes its gate. Scaling channels commutes with the moments
+    over the positions, so that these stand for the map on its way through the layers: the map is pooled once
+    and multiplied once, whatever their number.
+    """
+    has_batch_norm = any(layer.norm is not None and layer.norm.training for layer, _ in steps)
+    x, first = pool_beside(x, variance=has_batch_norm)
+    factor: Tensor | None = None
+    offset: Tensor | None = None
+    for layer, gate in steps:
+        moments = first if factor is None else first.affine(factor, offset)
+        own_factor, own_offset = layer.affine(gate(moments.mean), moments)
+        factor = own_factor if factor is None else factor * own_factor
+        offset = own_offset if offset is None else affine(offset, own_factor, own_offset)
+    assert factor is not None  # for the type checker: there is a step
+    return x, factor, offset
+
+
+def _batch_statistics(gate: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the gated map over images and positions, `(C, 1, 1)` each.
+
+    The variance is the mean of the images' own and the variance of their means.
+    """
+    assert moments.variance is not None
+    means = gate * moments.mean
+    mean = means.mean(dim=0)
+    return mean, (gate.square() * moments.variance + (means - mean).square()).mean(dim=0)
+
+
+@torch.no_grad()
+def _update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics as the norm itself would, which keeps the unbiased variance."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    share = 1 / norm.num_batches_tracked.to(mean.dtype) if norm.momentum is None else norm.momentum
+    for running, batch in ((norm.running_mean, mean), (norm.running_var, variance * (count / (count - 1)))):
+        running.add_(share * (batch.flatten().to(running.dtype) - running))

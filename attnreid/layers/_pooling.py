@@ -1,24 +1,51 @@
-"""The average of a map for a gate that multiplies this same map, with a backward pass that reads it less often."""
+"""What a gate that depends on averages needs of the map that it multiplies, with fewer passes over that map.
 
-from typing import Any
+The functions return the map itself too. Whoever uses that one instead of the argument has the gradients of
+both meet in one pass, where autograd would write each as a map of its own and add them.
+"""
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def pool_beside(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the map `(N, C, H, W)` itself and its averages `(N, C, 1, 1)`; use the returned map from here on.
+class Moments(NamedTuple):
+    """Each image's mean and variance over the positions, `(N, C, 1, 1)`; None for a variance nobody needs."""
 
-    The mathematics is `x, x.mean((2, 3))`. The gradients of the two meet in one pass over the map, where
-    autograd would write the averages' gradient out as a map and add the two.
-    """
+    mean: Tensor
+    variance: Tensor | None
+    positions: int
+
+    def affine(self, factor: Tensor, offset: Tensor | None) -> "Moments":
+        """Return the moments of `factor * map + offset`, factor and offset being the same at all positions."""
+        mean = affine(self.mean, factor, offset)
+        return Moments(mean, None if self.variance is None else self.variance * factor.square(), self.positions)
+
+
+def affine(x: Tensor, factor: Tensor, offset: Tensor | None) -> Tensor:
+    """Return `x * factor + offset` in one pass; None for no offset."""
+    return x * factor if offset is None else torch.addcmul(offset, x, factor)
+
+
+def pool_beside(x: Tensor, *, variance: bool = False) -> tuple[Tensor, Moments]:
+    """Return the map `(N, C, H, W)` itself, to be used from here on, and its moments."""
+    positions = x.shape[2] * x.shape[3]
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
-        return x, x.mean(dim=(2, 3), keepdim=True)  # a compiler fuses the passes itself
-    beside: tuple[Tensor, Tensor] = _PoolBeside.apply(x)
-    return beside
+        mean = x.mean(dim=(2, 3), keepdim=True)  # a compiler fuses the passes itself
+        return x, Moments(mean, _variance(x, mean) if variance else None, positions)
+    if variance:
+        y, mean, second = _MomentsBeside.apply(x)
+        return y, Moments(mean, second, positions)
+    y, mean = _MeanBeside.apply(x)
+    return y, Moments(mean, None, positions)
 
 
-class _PoolBeside(torch.autograd.Function):
+def _variance(x: Tensor, mean: Tensor) -> Tensor:
+    return (x - mean).square().mean(dim=(2, 3), keepdim=True)
+
+
+class _MeanBeside(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -31,10 +58,39 @@ class _PoolBeside(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        of_map, of_averages = gradients
-        joined: Tensor = of_map + of_averages / ctx.positions
+        of_map, of_mean = gradients
+        joined: Tensor = of_map + of_mean / ctx.positions
         return joined
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor]:
         return tangents[0].view_as(tangents[0]), tangents[0].mean(dim=(2, 3), keepdim=True)
+
+
+class _MomentsBeside(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        return x.view_as(x), mean, (x - mean).square_().mean(dim=(2, 3), keepdim=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[1])
+        ctx.save_for_forward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        of_map, of_mean, of_variance = gradients
+        x, mean = ctx.saved_tensors
+        positions = x.shape[2] * x.shape[3]
+        slope = of_variance * (2 / positions)
+        return torch.addcmul(of_map + (of_mean / positions - slope * mean), x, slope)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, mean = ctx.saved_tensors
+        tangent = tangents[0]
+        of_mean = tangent.mean(dim=(2, 3), keepdim=True)
+        return tangent.view_as(tangent), of_mean, 2 * ((x - mean) * tangent).mean(dim=(2, 3), keepdim=True)

@@ -89,12 +89,14 @@ class _RelationAware(GateLayer, Foldable):
         return self.score.finish(self.score.weight @ hidden).sigmoid()
 
     def _embed(self, nodes: Tensor) -> Tensor:
-        """Return theta, phi and psi of all nodes, `(N, parts, 3D, P)`, before their batch norm."""
-        if self.parts == 1:  # a conv reads the map where it lies; the product below copies it
-            return F.conv1d(nodes[:, 0], self.embed.weight[0, :, :, None])[:, None]
-        # All parts in one batched product: measured faster, forward and backward, than a conv for each part
-        # and than a grouped one.
-        return torch.einsum("adf,nafp->nadp", self.embed.weight, nodes)
+        """Return theta, phi and psi of all nodes, `(N, parts, 3D, P)`, before their batch norm.
+
+        A conv reads the map where it lies. Of all parts in one grouped conv, a conv for each part and one
+        batched product, the grouped conv was measured fastest on two CPU threads.
+        """
+        weight = rearrange(self.embed.weight, "parts d f -> (parts d) f 1")
+        embedded = F.conv1d(rearrange(nodes, "n parts f p -> n (parts f) p"), weight, groups=self.parts)
+        return rearrange(embedded, "n (parts d) p -> n parts d p", parts=self.parts)
 
     def fold_(self) -> None:
         """Take all batch norms into the weights before them."""

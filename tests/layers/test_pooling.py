@@ -1,77 +1,106 @@
-"""pool_beside is the map and its average, to every order of derivative and under torch.func."""
+"""pool_beside is the map and its moments, to every order of derivative and under torch.func."""
 
+import pytest
 import torch
 
-from attnreid.layers import SqueezeExcitation
+from attnreid.layers import SplitAttention, SqueezeExcitation
 from attnreid.layers._pooling import pool_beside
 from tests.layers import support
 
-
-def plain(x):
-    return x, x.mean(dim=(2, 3), keepdim=True)
+BOTH = pytest.mark.parametrize("variance", [False, True])
 
 
-def gated(pool):
+def moments(x, variance):
+    y, found = pool_beside(x, variance=variance)
+    return y, found.mean, found.variance if variance else None
+
+
+def plain(x, variance):
+    mean = x.sum(dim=(2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+    return x, mean, (x - mean).pow(2).sum(dim=(2, 3), keepdim=True) / (x.shape[2] * x.shape[3]) if variance else None
+
+
+def gated(pool, variance):
+    """A map that its own moments gate."""
+
     def function(x):
-        y, averages = pool(x)
-        return y * averages.sigmoid()
+        y, mean, second = pool(x, variance)
+        return y * mean.sigmoid() + (second.log() * y if variance else 0)
 
     return function
 
 
-def test_the_map_and_its_average():
-    x = support.random_map(2, 3, 4, 2).requires_grad_()
-    y, averages = pool_beside(x)
-    assert torch.equal(y, x)
-    assert torch.equal(averages, plain(x)[1])
+@BOTH
+@pytest.mark.parametrize("learning", [False, True])
+def test_the_map_and_its_moments(variance, learning):
+    x = support.random_map(2, 3, 4, 2).requires_grad_(learning)
+    got, wanted = moments(x, variance), plain(x, variance)
+    assert torch.equal(got[0], x)
+    support.assert_close(got[1], wanted[1], 1e-14)
+    if variance:
+        support.assert_close(got[2], wanted[2], 1e-14)
 
 
-def test_gradients_of_first_and_second_order():
+@BOTH
+def test_gradients_of_first_and_second_order(variance):
     x = support.random_map(2, 3, 4, 2).requires_grad_()
-    assert torch.autograd.gradcheck(gated(pool_beside), x)
-    assert torch.autograd.gradgradcheck(gated(pool_beside), x)
+    assert torch.autograd.gradcheck(gated(moments, variance), x)
+    assert torch.autograd.gradgradcheck(gated(moments, variance), x)
     cotangent = support.random_map(2, 3, 4, 2, seed=5)
-    [got] = torch.autograd.grad(gated(pool_beside)(x), x, cotangent)
-    [wanted] = torch.autograd.grad(gated(plain)(x), x, cotangent)
+    [got] = torch.autograd.grad(gated(moments, variance)(x), x, cotangent)
+    [wanted] = torch.autograd.grad(gated(plain, variance)(x), x, cotangent)
     support.assert_close(got, wanted, 1e-14)
 
 
-def test_forward_mode():
+@BOTH
+def test_forward_mode(variance):
     x, tangent = support.random_map(3, 4, 4, 2).requires_grad_(), support.random_map(3, 4, 4, 2, seed=4)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, tangent)
-        moved = torch.autograd.forward_ad.unpack_dual(gated(pool_beside)(dual)).tangent
+        moved = torch.autograd.forward_ad.unpack_dual(gated(moments, variance)(dual)).tangent
     step = 1e-6 * tangent
-    support.assert_close(moved, (gated(plain)(x + step) - gated(plain)(x - step)) / 2e-6, 1e-7)
+    there, back = (gated(plain, variance)(x + sign * step) for sign in (1, -1))
+    support.assert_close(moved, (there - back) / 2e-6, 1e-7)
 
 
-def test_torch_func():
-    layer, x = SqueezeExcitation(4).double(), support.random_map(3, 4, 4, 2).requires_grad_()
-    each = torch.func.vmap(torch.func.grad(lambda image: layer(image[None]).square().sum()))(x)
-    [whole] = torch.autograd.grad(layer(x).square().sum(), x)
+@BOTH
+def test_torch_func(variance):
+    x = support.random_map(3, 4, 4, 2).requires_grad_()
+
+    def loss(image):
+        return gated(moments, variance)(image[None]).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss))(x)
+    [whole] = torch.autograd.grad(gated(plain, variance)(x).square().sum(), x)
     support.assert_close(each, whole, 1e-12)
 
 
-def test_backward_makes_one_map_where_autograd_makes_three():
+@pytest.mark.parametrize("layer", [SqueezeExcitation(4), SplitAttention(4)])
+def test_a_map_far_from_zero_keeps_its_variance(layer):
+    layer = layer.train()
+    x = support.random_map(4, 4, 8, 8) + 1000
+    # As a difference of squares the variance would be off by a tenth, and the output with it.
+    support.assert_close(layer(x.float()), layer.double()(x), 5e-3)
+
+
+def test_backward_makes_one_map_where_autograd_makes_more():
     def maps_made(pool):
         x = torch.rand(2, 3, 8, 8, requires_grad=True)
-        y, averages = pool(x)
+        y, mean = pool(x)
         made = 0
 
         class Watch(torch.utils._python_dispatch.TorchDispatchMode):
             def __torch_dispatch__(self, function, types, args=(), kwargs=None):
                 nonlocal made
                 out = function(*args, **(kwargs or {}))
-                alias = any(out is a or (isinstance(a, torch.Tensor) and out._base is a) for a in args)
-                made += isinstance(out, torch.Tensor) and out.numel() == x.numel() and not alias and _owns(out)
+                # An expanded view has the numbers of a map and the memory of an average.
+                made += out.numel() == x.numel() and out.untyped_storage().nbytes() >= x.nbytes
                 return out
 
+        ones = torch.ones_like(x), torch.ones(2, 3, 1, 1)
         with Watch():
-            torch.autograd.grad([y, averages], x, [torch.ones_like(x), torch.ones(2, 3, 1, 1)])
-        return made - 1  # ones_like is ours
+            torch.autograd.grad([y, mean], x, ones)
+        return made
 
-    def _owns(tensor):
-        return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
-
-    assert maps_made(pool_beside) == 1
-    assert maps_made(plain) > 1
+    assert maps_made(lambda x: moments(x, False)[:2]) == 1
+    assert maps_made(lambda x: (x.view_as(x), x.mean(dim=(2, 3), keepdim=True))) > 1

@@ -95,6 +95,45 @@ def test_training_moves_the_statistics_and_eval_does_not():
     assert not any(torch.equal(value, before[name]) for name, value in layer.named_buffers())
 
 
+def by_the_norm(layer, x):
+    """The layer with its norm as a module of its own behind the gate."""
+    return layer.norm(x * layer.gate(x))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_the_norm_joined_in_is_the_norm_itself(momentum):
+    layer, twin = build().double(), build().double()
+    layer.norm.momentum = twin.norm.momentum = momentum
+    for step in range(3):
+        x = support.random_map(3, 8, *SIZE, seed=step)
+        support.assert_close(layer(x), by_the_norm(twin, x), 1e-12)
+    for (name, got), wanted in zip(layer.named_buffers(), twin.buffers(), strict=True):
+        support.assert_close(got.double(), wanted.double(), 1e-12)
+        assert got.dtype == wanted.dtype, name
+    x = support.random_map(3, 8, *SIZE, seed=7)
+    support.assert_close(layer.eval()(x), by_the_norm(twin.eval(), x), 1e-12)
+
+
+def test_a_frozen_norm_keeps_its_statistics_in_train_mode():
+    layer = build().double()
+    layer.norm.eval()
+    before, x = copy_of_state(layer.norm), support.random_map(3, 8, *SIZE)
+    support.assert_close(layer(x), by_the_norm(layer, x), 1e-12)
+    assert all(torch.equal(value, before[name]) for name, value in layer.norm.state_dict().items())
+
+
+def test_a_norm_put_in_the_place_of_torchs_own_sees_the_map():
+    class Halving(torch.nn.BatchNorm2d):
+        def forward(self, x):
+            return x / 2
+
+    layer, x = build(), torch.randn(3, 8, *SIZE)
+    layer.norm = Halving(8)
+    for training in (True, False):
+        layer.train(training)
+        torch.testing.assert_close(layer(x), x * layer.gate(x) / 2)
+
+
 def test_shapes_of_the_released_network():
     for channels, hidden in ((64, 32), (256, 128), (2048, 1024)):
         layer = SplitAttention(channels, device="meta")
