@@ -12,6 +12,7 @@ from attnreid import (
     RelationAwareChannelAttention,
     RelationAwareSpatialAttention,
     SplitAttention,
+    SqueezeExcitation,
 )
 
 RelationAware = TypeVar("RelationAware", RelationAwareSpatialAttention, RelationAwareChannelAttention)
@@ -79,9 +80,10 @@ class _PartByPart(nn.Module):
 
 
 def level_by_level(pyramid: AttentionPyramid, x: Tensor) -> Tensor:
-    """Return the map after all levels, each level's gate computed from the map before it and multiplied with it."""
+    """Return APNet's Eq. 1-3 as written: each level's gate computed from the map before it and multiplied with it."""
     for level in pyramid.levels:
-        x = level(x)
+        assert isinstance(level, SqueezeExcitation)
+        x = x * level.gate(x)
     return x
 
 
@@ -94,6 +96,15 @@ def literal_split(layer: SplitAttention, x: Tensor) -> Tensor:
     gated = (parts * shares[..., None, None]).view(x.shape)
     normed: Tensor = gated if layer.norm is None else layer.norm(gated)
     return normed
+
+
+def released_level_by_level(pyramid: AttentionPyramid, x: Tensor) -> Tensor:
+    """Return the released code's pyramid as written: split attention and its norm, then SE."""
+    se, split = pyramid.levels
+    assert isinstance(se, SqueezeExcitation)
+    assert isinstance(split, SplitAttention)
+    x = literal_split(split, x)
+    return x * se.gate(x)
 
 
 def literal_head(layer: HeadLevelAttention, x: Tensor) -> Tensor:

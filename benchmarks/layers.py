@@ -23,6 +23,7 @@ _rga_s = partial(ours.in_training, make=ours.make_rga_s)
 _rga_s_parts = partial(ours.in_training, make=partial(ours.make_rga_s, parts=2))
 _rga_c = partial(ours.in_training, make=ours.make_rga_c)
 _pyramid = partial(ours.in_training, make=ours.make_pyramid)
+_released = partial(ours.in_training, make=ours.make_released_pyramid)
 _split = partial(ours.in_training, make=ours.make_split)
 _split_eval = partial(ours.in_inference, make=ours.make_split)
 _head = partial(ours.in_training, make=ours.make_head)
@@ -89,6 +90,14 @@ CASES = (
         "Split attention, inference",
         _split_eval,
         (Peer("literal", "formula", partial(_split_eval, forward=formulas.literal_split)),),
+        (_FIRST,),
+        16,
+    ),
+    Case(
+        "released_pyramid",
+        "SE and split attention, fine to coarse",
+        _released,
+        (Peer("levels", "level by level", partial(_released, forward=formulas.released_level_by_level)),),
         (_FIRST,),
         16,
     ),

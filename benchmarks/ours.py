@@ -1,6 +1,7 @@
 """Our layers, built for a problem: every call with the same arguments returns the same weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from attnreid import (
     RelationAwareChannelAttention,
     RelationAwareSpatialAttention,
     SplitAttention,
+    SqueezeExcitation,
 )
 from benchmarks.cases import Problem, Variant
 from benchmarks.work import Forward, inference, layer_step
@@ -40,6 +42,12 @@ def make_rga_c(problem: Problem) -> RelationAwareChannelAttention:
 def make_pyramid(problem: Problem) -> AttentionPyramid:
     """Return the SE pyramid of three levels."""
     return seeded(AttentionPyramid, problem.channels, "se", levels=3, **problem.factory)
+
+
+def make_released_pyramid(problem: Problem) -> AttentionPyramid:
+    """Return the pyramid of APNet's released code: split attention with its norm, then SE of 8 hidden units."""
+    agents = (partial(SqueezeExcitation, hidden=8), "split")
+    return seeded(AttentionPyramid, problem.channels, agents, order="fine_to_coarse", **problem.factory)
 
 
 def make_split(problem: Problem) -> SplitAttention:
