@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnreid.backbones._measuring import stand_in
 
@@ -18,6 +17,8 @@ def count_multiply_adds(module: nn.Module, *shape: int) -> int | None:
     Convolutions, linear maps and matrix products count, a multiplication with its addition as one. Pooling,
     batch norms, activations and gating, which are a few passes over a map, do not.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # importing it may import a compiler
+
     for meta in (True, False):
         try:
             double = stand_in(module, meta=meta, bypass=False)

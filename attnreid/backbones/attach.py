@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attnreid.backbones._building import Attention, IdentityBlend, build_layer
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
+from attnreid.backbones._recipes import Recipe, describe_call
 from attnreid.backbones._site import Site
 from attnreid.backbones._surgery import (
     CHILD,
@@ -91,7 +92,18 @@ def attach(
         for site in sites:
             _check_replaceable(who, site, survey)
     places = [Place(site, where) for site in sites]
-    return put_in(who, model, attention, places, survey, identity_init=identity_init)
+    recipe = describe_call(
+        "attach",
+        attention=attention,
+        at=[site.name for site in sites],
+        input_size=input_size,
+        where=where,
+        identity_init=identity_init,
+        layout=layout,
+    )
+    if example_inputs is not None:
+        recipe = None  # tensors are no plain data
+    return put_in(who, model, attention, places, survey, recipe, identity_init=identity_init)
 
 
 def attachments(model: nn.Module) -> list["Attachment"]:
@@ -153,6 +165,12 @@ class _Inserted:
     def prefix(self) -> str:
         return f"{self.site.name}.{CHILD}."
 
+    @property
+    def root(self) -> str | None:
+        """The module that `attach` was called for, within the model of this handle; None if that is larger."""
+        root = f".{self.site.name}".removesuffix(f".{self.mark.site.name}")
+        return None if root == f".{self.site.name}" else root[1:]
+
     def costs(self) -> tuple[int, int | None]:
         """Return the parameters and the multiply-adds of one image that this adds; None where it cannot be run."""
         shape = (self.site.channels or 0, *(self.site.size or ()))
@@ -184,6 +202,18 @@ class Attachment:
     def sites(self) -> tuple[Site, ...]:
         """The sites, as measured before the attention was put in."""
         return tuple(one.site for one in self._inserted)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The call that put this in, as plain data `{"on", "call", "options"}`: what a checkpoint holds.
+
+        "on" names the module that the call was made for, "" for the model itself. None where the call cannot
+        be written down: its attention is no registered one (give your class a name by `register_attention`),
+        an option is no plain data, or it was made for a larger model around this one.
+        """
+        recipe = self._inserted[0].mark.group.recipe
+        roots = {one.root for one in self._inserted}
+        return None if recipe is None or len(roots) > 1 or None in roots else {"on": roots.pop(), **recipe}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the attention's parameters, for an optimiser."""
@@ -268,6 +298,7 @@ def put_in(
     attention: Attention,
     places: Sequence[Place],
     survey: Survey,
+    recipe: Recipe | None,
     *,
     identity_init: bool = False,
 ) -> Attachment:
@@ -288,7 +319,7 @@ def put_in(
         layers.append(layer.train(model.get_submodule(place.site.name).training))
     attachment = Attachment(())
     try:
-        group = Group()
+        group = Group(recipe)
         for place, layer in zip(places, layers, strict=True):
             inserted = _insert(model, layer, place, Mark(group, place.site))
             attachment = Attachment((*attachment._inserted, inserted))

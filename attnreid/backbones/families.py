@@ -48,9 +48,9 @@ def check_family(who: str, model: nn.Module) -> Family:
     """Return the family that `model` belongs to; refuse one of none."""
     family = family_of(model)
     if family is None:
-        stages = "; or ".join(f"a {each.name} with {', '.join(each.stages)}" for each in _FAMILIES)
+        stages = "; or ".join(f"{each.name} with {', '.join(each.stages)}" for each in _FAMILIES)
         raise ValueError(
-            f"{who}: the model must be {stages}; {_found(model, lambda part: family_of(part) is not None)}"
+            f"{who}: the model must be one of {stages}; {_found(model, lambda part: family_of(part) is not None)}"
         )
     return family
 

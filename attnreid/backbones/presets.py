@@ -12,6 +12,7 @@ from typing import Literal
 from torch import nn
 
 from attnreid.backbones._building import Attention
+from attnreid.backbones._recipes import Recipe, describe_call
 from attnreid.backbones.attach import Attachment, Place, put_in
 from attnreid.backbones.families import RESNET, Family, blocks_of, check_family, check_resnet
 from attnreid.backbones.sites import InputSize, Survey, look, measure_heights, select
@@ -68,8 +69,17 @@ def attach_apnet(
         ['layer1', 'layer2', 'layer3', 'layer4']
     """
     who = "attach_apnet"
+    recipe = describe_call(
+        who,
+        attention=attention,
+        levels=levels,
+        radix=radix,
+        input_size=input_size,
+        variant=variant,
+        identity_init=identity_init,
+    )
     if variant == "released":
-        return _attach_released(who, model, attention, levels, radix, input_size, identity_init)
+        return _attach_released(who, model, attention, levels, radix, input_size, identity_init, recipe)
     if variant != "paper":
         raise ValueError(f"{who}: variant must be 'paper' or 'released', got {variant!r}; choose one.")
     family = check_family(who, model)
@@ -78,7 +88,7 @@ def attach_apnet(
     sites = select(who, model, survey, family.stages)
     try:
         places = [Place(site, "after") for site in sites]
-        return put_in(who, model, pyramid, places, survey, identity_init=identity_init)
+        return put_in(who, model, pyramid, places, survey, recipe, identity_init=identity_init)
     except ValueError as error:
         heights = _heights_that_work(survey, family, attention, levels, radix)
         if heights is None:
@@ -136,10 +146,11 @@ def attach_mla(
         before = dataclasses.replace(site, size=(taken[2], taken[3]))
         places.append(Place(before, "instead", stride))
     attention = partial(MultiLevelAttention, levels=levels, heads=heads, memory=memory)
-    return put_in(who, model, attention, places, survey)
+    recipe = describe_call(who, levels=levels, input_size=input_size, blocks=blocks, heads=heads, memory=memory)
+    return put_in(who, model, attention, places, survey, recipe)
 
 
-def attach_se(model: nn.Module, *, reduction: int = REDUCTION) -> Attachment:
+def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: InputSize = (64, 64)) -> Attachment:
     """Put squeeze-and-excitation into every residual block, before the addition: SE-ResNet (Hu et al.).
 
     APNet's Table II has it as a baseline. The gates stand after each block's last batch norm.
@@ -147,6 +158,8 @@ def attach_se(model: nn.Module, *, reduction: int = REDUCTION) -> Attachment:
     Args:
         model: a ResNet; changed in place.
         reduction: the hidden width is the block's channels divided by this.
+        input_size: what the channels are measured with, (height, width) or (channels, height, width); any will
+            do, since SE suits maps of all sizes, but the sites and the table show the maps' sizes for it.
 
     Returns:
         The handle that lists the gates and takes them out again.
@@ -163,15 +176,15 @@ def attach_se(model: nn.Module, *, reduction: int = REDUCTION) -> Attachment:
     """
     who = "attach_se"
     check_resnet(who, model)
-    # SE suits maps of any size, so that any input will do to measure the channels.
-    survey = look(who, model, (64, 64))
+    survey = look(who, model, input_size)
     names = []
     for stage in RESNET.stages:
         for name, block in blocks_of(model, stage):
             norm = "bn3" if isinstance(block._modules.get("bn3"), nn.Module) else "bn2"
             names.append(f"{stage}.{name}.{norm}")
     places = [Place(site, "after") for site in select(who, model, survey, names)]
-    return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey)
+    recipe = describe_call(who, reduction=reduction)
+    return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey, recipe)
 
 
 def _attach_released(
@@ -182,6 +195,7 @@ def _attach_released(
     radix: int,
     input_size: InputSize,
     identity_init: bool,
+    recipe: Recipe | None,
 ) -> Attachment:
     if attention != "se" or radix != RADIX or levels not in (0, 1, 2) or isinstance(levels, bool):
         raise ValueError(
@@ -208,7 +222,7 @@ def _attach_released(
         places += [Place(site, "after") for site in select(who, model, survey, ("maxpool", *RESNET.stages))]
     agents = (partial(SqueezeExcitation, hidden=8), "split")[: int(levels)]
     pyramid = partial(AttentionPyramid, attention=agents, levels=levels, order="fine_to_coarse")
-    return put_in(who, model, pyramid, places, survey)
+    return put_in(who, model, pyramid, places, survey, recipe)
 
 
 def _stride_of_3x3(who: str, name: str, conv: nn.Module) -> int:

@@ -96,8 +96,8 @@ def look(
     if first.error is not None:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
         raise ValueError(
-            f"{who}: the model must run on an input of shape {shapes}; it failed with: {first.error} "
-            "Pass another input_size, or example_inputs=(tensors, ...) where forward takes something else."
+            f"{who}: the model must run on an input of shape {shapes}; it failed with: {first.error}; "
+            "pass another input_size, or example_inputs=(tensors, ...) where forward takes something else."
         ) from first.error
     taller = _run(double, tuple(_taller(tensor) for tensor in inputs), meta=meta)
     sites = _sites(model, first, taller, layout)

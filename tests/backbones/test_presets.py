@@ -551,8 +551,8 @@ def test_apnet_refuses_a_backbone_of_no_family() -> None:
     apnet = functools.partial(attach_apnet, input_size=SIZE)
     with pytest.raises(
         ValueError,
-        match=r"attach_apnet: the model must be a ResNet with layer1, .*; or a DenseNet with features.denseblock1, .*; "
-        r"or a Inception-V3 with Conv2d_4a_3x3, .*; got MobileNetV3 with the children 'features', .*: use attach",
+        match=r"attach_apnet: the model must be one of ResNet with layer1, .*; or DenseNet with features.denseblock1, "
+        r".*; or Inception-V3 with Conv2d_4a_3x3, .*; got MobileNetV3 with the children 'features', .*: use attach",
     ):
         apnet(on_meta(mobilenet_v3_small))
     inside = nn.ModuleDict({"net": on_meta(densenet121)})

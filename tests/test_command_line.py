@@ -1,0 +1,544 @@
+"""`python -m attnreid` as a user types it: what it prints, what it refuses, and with which exit status."""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18, resnet50
+
+import attnreid
+from attnreid import __main__ as program
+from attnreid.__main__ import main
+from attnreid.backbones._costs import count_multiply_adds, count_parameters
+
+ROOT = Path(__file__).parents[1]
+RESNET18 = "torchvision.models:resnet18"
+
+MODELS = """
+import sys
+import warnings
+
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from attnreid import attach_apnet, register_attention
+
+print("a greeting")
+warnings.warn("a warning")
+
+
+def build(width=8, kind="relu"):
+    print("building", kind)
+    print("building", kind, file=sys.stderr)
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride=2), nn.Sequential(nn.ReLU(), nn.Sequential(nn.Tanh())))
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.ModuleDict({"b": nn.ModuleDict({"c": build()})})
+
+    def forward(self, x):
+        for layer in self.a["b"]["c"]:
+            x = layer(x)
+        return x
+
+
+class Factories:
+    deep = Inner
+
+
+class LooksAtItsWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.scale = self.stem.weight.sum().item()
+
+    def forward(self, x):
+        return self.stem(x) * self.scale
+
+
+class LooksAtItsInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.stem(x) if x.sum().item() == 0 else x
+
+
+class WithoutMaps(nn.Module):
+    def forward(self, x):
+        return x.mean()
+
+
+class Flattens(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+@register_attention("command_line_none")
+def none(channels):
+    return nn.Identity()
+
+
+def attended():
+    model = resnet18()
+    attach_apnet(model, input_size=(64, 32))
+    return model
+
+
+def pretrained():
+    return resnet18(weights="DEFAULT")
+
+
+def stubborn():
+    try:
+        return resnet18(weights="DEFAULT")
+    except Exception:
+        return resnet18()
+
+
+def needs(width):
+    return build(width)
+
+
+def broken():
+    raise RuntimeError("out of\\n  luck")
+
+
+def quits():
+    sys.exit(3)
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def number():
+    return 7
+
+
+ready = nn.ReLU()
+value = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A user's own module in the folder that the program runs in."""
+    (tmp_path / "mine.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setattr("attnreid.registry._builders", dict(attnreid.registry._builders))
+    return tmp_path
+
+
+def printed(capsys, *arguments):
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def refused(capsys, *arguments):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err.removeprefix("error: ").rstrip("\n")
+
+
+def cells(text):
+    return [re.split(r"  +", line) for line in text.splitlines()]
+
+
+# sites
+
+
+def test_sites_prints_a_table(capsys):
+    lines = cells(printed(capsys, "sites", "torchvision.models:resnet50", "--input-size", "256", "128"))
+    assert lines[0] == ["torchvision.models:resnet50, input 3 x 256 x 128"]
+    assert lines[2] == ["name", "kind", "channels", "map size", "refused because"]
+    assert ["layer3.5", "Bottleneck", "1024", "16 x 8"] in lines
+    assert lines[-3][:4] == ["avgpool", "AdaptiveAvgPool2d", "2048", "1 x 1"]
+    assert lines[-3][4].startswith("a taller input does not show")
+    assert lines[-1] == ["25 of 149 sites, 1 of them refused; 124 deeper ones: --depth 3 lists more, --all lists all."]
+
+
+def test_sites_lists_what_find_sites_finds(capsys):
+    with torch.device("meta"):
+        found = attnreid.find_sites(resnet18(), (64, 32))
+    every = printed(capsys, "sites", RESNET18, "--input-size", "64", "32", "--all")
+    assert [line[0] for line in cells(every)[3:-2]] == [site.name for site in found]
+    assert every.endswith(f"\n{len(found)} of {len(found)} sites, 9 of them refused.\n")
+    for depth in (1, 2, 3):
+        listed = cells(printed(capsys, "sites", RESNET18, "--input-size", "64", "32", "--depth", str(depth)))[3:-2]
+        assert [line[0] for line in listed] == [site.name for site in found if site.name.count(".") < depth]
+
+
+def test_the_default_depth_is_2_and_the_default_size_is_a_persons(capsys):
+    default = printed(capsys, "sites", RESNET18)
+    assert default == printed(capsys, "sites", RESNET18, "--depth", "2", "--input-size", "256", "128")
+    assert default == printed(capsys, "sites", RESNET18, "--input-size", "3", "256", "128")
+
+
+def test_sites_as_json(capsys):
+    sites = json.loads(printed(capsys, "sites", RESNET18, "--json", "--depth", "3"))
+    assert {
+        "name": "layer1.0.relu",
+        "kind": "ReLU",
+        "channels": 64,
+        "size": [64, 32],
+        "calls": 2,
+        "refusal": "forward calls it 2 times, and the attention would run each time; choose a module that runs once, "
+        "such as the block around it",
+    } in sites
+    assert sites[0]["refusal"] is None
+
+
+def test_a_factory_of_the_users_and_its_options(capsys, mine):
+    options = ("--option", "width=6", "--option", "kind=a text")
+    text = printed(capsys, "sites", "mine:build", *options, "--input-size", "64", "32")
+    assert ["0", "Conv2d", "6", "31 x 15"] in cells(text)
+    assert "building" not in text
+    assert text.endswith(
+        "\n4 of 5 sites, none of them refused; 1 deeper ones: --depth 3 lists more, --all lists all.\n"
+    )
+    assert json.loads(printed(capsys, "sites", "mine:build", "--json"))[0]["name"] == "0"
+
+
+def test_the_model_may_come_after_the_input_size(capsys, mine):
+    text = printed(capsys, "sites", "--input-size", "64", "32", "mine:build")
+    assert text == printed(capsys, "sites", "mine:build", "--input-size", "64", "32")
+
+
+def test_all_sites_may_be_deep(capsys, mine):
+    # The first layer is a.b.c.0: what holds it are dictionaries of modules, which give nothing.
+    lines = printed(capsys, "sites", "mine:Factories.deep").splitlines()
+    assert lines[2:] == ["0 of 5 sites; 5 deeper ones: --depth 4 lists more, --all lists all."]
+
+
+def test_nothing_gives_a_map(capsys, mine):
+    assert printed(capsys, "sites", "mine:WithoutMaps").splitlines()[-1] == "No module in it gives a map."
+
+
+@pytest.mark.parametrize("name", ["LooksAtItsWeights", "LooksAtItsInput"])
+def test_what_does_not_work_on_the_meta_device_is_built_for_real(capsys, mine, name):
+    assert ["stem", "Conv2d", "4", "254 x 126"] in cells(printed(capsys, "sites", f"mine:{name}"))
+
+
+def test_a_model_is_built_without_memory_for_its_weights(monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(program, "find_sites", lambda model, size: built.append(model) or [])
+    printed(capsys, "sites", RESNET18)
+    assert {parameter.device.type for parameter in built[0].parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_in_a_terminal_a_long_reason_is_wrapped(monkeypatch, capsys, width):
+    plain = printed(capsys, "sites", RESNET18, "--depth", "3")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    wrapped = printed(capsys, "sites", RESNET18, "--depth", "3")
+    table = wrapped.split("\n\n")[1].splitlines()
+    assert max(map(len, table)) <= width < max(map(len, plain.splitlines()))
+    assert wrapped.split() == plain.split()
+
+
+# cost
+
+
+def test_cost_prints_the_presets_table_and_the_whole_model(capsys):
+    text = printed(capsys, "cost", "torchvision.models:resnet50", "--preset", "apnet", "--levels", "2")
+    with torch.device("meta"):
+        model = resnet50()
+    before = count_parameters(model), count_multiply_adds(model, 3, 256, 128)
+    attached = attnreid.attach_apnet(model, levels=2, input_size=(256, 128))
+    assert f"\n\n{attached}\n\n" in text
+    lines = cells(text)
+    assert ["without", *(f"{cost:,}" for cost in before)] in lines
+    after = count_parameters(model), count_multiply_adds(model, 3, 256, 128)
+    assert ["with", *(f"{cost:,}" for cost in after)] in lines
+    assert ["change", "+4.09%", "+0.04%"] in lines
+    assert text.endswith("not pooling, batch norms, activations and gating.\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--preset", "apnet"),
+        ("--preset", "apnet", "--attention", "rga_s", "--levels", "1,2"),
+        ("--preset", "apnet", "--variant", "released"),
+        ("--preset", "mla"),
+        ("--preset", "mla", "--last-stride", "1", "--blocks", "last"),
+        ("--preset", "se"),
+    ],
+)
+def test_what_the_sites_add_is_what_the_whole_model_gains(capsys, options):
+    lines = cells(printed(capsys, "cost", RESNET18, *options))
+    rows = {
+        line[0]: [int(cell.replace(",", "")) for cell in line[-2:]]
+        for line in lines
+        if line[0] in ("total", "without", "with")
+    }
+    assert [new - old for old, new in zip(rows["without"], rows["with"], strict=True)] == rows["total"]
+
+
+def test_the_cost_of_se_by_hand(capsys):
+    # Two matrices of C x C/16 at 64, 128, 256 and 512 channels, each used once an image.
+    expected = sum(2 * channels * channels // 16 for channels in (64, 128, 256, 512))
+    lines = cells(printed(capsys, "cost", RESNET18, "--preset", "apnet", "--levels", "1"))
+    assert ["total", f"+{expected:,}", f"+{expected:,}"] in lines
+
+
+@pytest.mark.parametrize(
+    ("preset", "typed", "meant"),
+    [
+        ("apnet", ("--levels", "3"), {"levels": 3}),
+        ("apnet", ("--levels", "1,2,4"), {"levels": (1, 2, 4)}),
+        ("apnet", ("--levels", "2,"), {"levels": (2,)}),
+        ("apnet", ("--levels", "1", "--radix", "4"), {"levels": 1, "radix": 4}),
+        ("apnet", ("--attention", "rga_s"), {"attention": "rga_s"}),
+        ("apnet", ("--attention", "se,split"), {"attention": ["se", "split"]}),
+        ("apnet", ("--attention", "torch.nn:Identity"), {"attention": nn.Identity}),
+        ("apnet", ("--attention", "se,torch.nn:Identity"), {"attention": ["se", nn.Identity]}),
+        ("apnet", ("--variant", "released"), {"variant": "released"}),
+        ("mla", ("--levels", "pixel, head"), {"levels": ("pixel", "head")}),
+        ("mla", ("--levels", "pixel"), {"levels": ("pixel",)}),
+        ("mla", ("--blocks", "last", "--heads", "8", "--memory", "32"), {"blocks": "last", "heads": 8, "memory": 32}),
+        ("se", ("--reduction", "8"), {"reduction": 8}),
+        ("apnet", (), {}),
+    ],
+)
+def test_options_reach_the_preset(monkeypatch, capsys, preset, typed, meant):
+    real, calls = program._PRESETS[preset], []
+
+    def spy(model, **options):
+        calls.append(options)
+        return real(model, **({} if "input_size" not in options else {"input_size": options["input_size"]}))
+
+    spy.__signature__ = inspect.signature(real)
+    monkeypatch.setitem(program._PRESETS, preset, spy)
+    printed(capsys, "cost", RESNET18, "--preset", preset, "--input-size", "64", "32", *typed)
+    sizes = {} if preset == "se" and "input_size" not in calls[0] else {"input_size": (64, 32)}
+    assert calls == [{**meant, **sizes}]
+
+
+def test_the_last_stride_stays_unless_it_is_chosen(capsys):
+    command = ("cost", RESNET18, "--preset", "apnet")
+    as_it_is = printed(capsys, *command)
+    assert "512 x 8 x 4 " in as_it_is
+    assert printed(capsys, *command, "--last-stride", "2") == as_it_is
+    assert "512 x 16 x 8 " in printed(capsys, *command, "--last-stride", "1")
+
+
+def test_a_name_that_the_users_module_registers(capsys, mine):
+    command = ("cost", "mine:resnet18", "--preset", "apnet", "--levels", "1", "--attention", "command_line_none")
+    assert ["total", "+0", "+0"] in cells(printed(capsys, *command))
+
+
+def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
+    text = printed(capsys, "cost", RESNET18, "--preset", "se")
+    is_of_this_input = "layer1.0.bn2  SqueezeExcitation  64 x 64 x 32" in text
+    assert is_of_this_input != ("The map sizes are of a 64 x 64 input" in text)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "the following arguments are required: COMMAND; see python -m attnreid --help"),
+        ("stes", "invalid choice: 'stes'"),
+        ("sites", "sites must be given the model as MODULE:CALLABLE, such as torchvision.models:resnet50"),
+        ("sites --input-size 64 32", "sites must be given the model as MODULE:CALLABLE"),
+        ("sites resnet50", "must be module:callable, such as torchvision.models:resnet50, .* got 'resnet50'"),
+        ("sites mine.py:build", "must be module:callable, .* got 'mine.py:build'"),
+        ("sites ./mine:build", "must be module:callable, .* got './mine:build'"),
+        ("sites .mine:build", "must be module:callable, .* got '.mine:build'"),
+        ("sites mine:", "must be module:callable, .* got 'mine:'"),
+        ("sites mien:build", "there is no module 'mien', neither installed nor in this folder: did you mean .*'mine'"),
+        ("sites q0q0q0:build", "there is no module 'q0q0q0', neither installed nor in this folder$"),
+        ("sites torchvision.modles:vgg11", "no module 'torchvision.modles': did you mean 'torchvision.models'"),
+        ("sites mine.models:build", "there is no module 'mine.models'$"),
+        ("sites lacks:build", "the module lacks imports nothing_of_that_name, which is not installed: install it"),
+        ("sites crashes:build", "the module crashes must be importable, .* failed with ZeroDivisionError: division"),
+        ("sites quits:build", "the module quits must be importable, and it failed with SystemExit: bye"),
+        ("sites slips:build", "the module slips must be importable, and it failed with SyntaxError: "),
+        ("sites lazy:heavy", "lazy:heavy must be importable, and it failed with RuntimeError: too heavy"),
+        ("sites mine:bild", "mine has no 'bild': did you mean 'build'"),
+        ("sites mine:qqq", "mine has no 'qqq': it has resnet18, attach_apnet, register_attention, build, .*, …"),
+        ("sites mine:value.real.x", "mine has no 'value.real.x'"),
+        ("sites mine:value", "mine:value must be a function or class that returns a model, got 3; write one around"),
+        ("sites mine:ready", "must be a function or class that returns a model, got a model, ReLU; write one around"),
+        ("sites mine:number", "mine:number must return an nn.Module, got 7; return the model"),
+        ("sites mine:broken", "when it is called with no arguments, and it failed with RuntimeError: out of luck; "),
+        ("sites mine:quits", "mine:quits must return a model .* it failed with SystemExit: 3"),
+        ("sites mine:needs", "failed with TypeError: needs.. missing 1 .* 'width'; --option NAME=VALUE passes an"),
+        ("sites mine:build --option widht=8", "called with widht=8, and it failed with TypeError: .* 'widht'"),
+        ("sites mine:build --option width", "--option must be NAME=VALUE, such as aux_logits=False, got 'width'"),
+        ("sites mine:build --option 1=2", "--option must be NAME=VALUE"),
+        ("sites mine:build --option width=6 --option width=7", "must give an argument once, got width twice"),
+        ("sites mine:build --input-size 64", "--input-size must be height and width, such as 256 128, or .* got '64'"),
+        ("sites mine:build --input-size 3 64 32 1", "--input-size must be height and width"),
+        ("sites mine:build --input-size 0 32", "--input-size must be height and width, .* got '0 32'"),
+        ("sites mine:build --input-size 64 x", "--input-size must be height and width, .* got '64 x'"),
+        (f"sites mine:build --input-size {'9' * 5000} 32", "--input-size must be height and width"),
+        ("sites mine:build --input-size 2 2", "find_sites: the model must run on an input of shape (2, 3, 2, 2); it"),
+        ("sites mine:build --input-size 4 64 64", "of shape (2, 4, 64, 64); it failed with: .* got 4 channels"),
+        ("sites mine:build --depth 0", "--depth must be at least 1, got 0; --all lists every site"),
+        ("sites mine:build --depth 2 --all", "argument --all: not allowed with argument --depth"),
+        ("sites mine:build --depth two", "argument --depth: invalid int value: 'two'; see python -m attnreid sites"),
+        ("sites mine:build --inputsize 64 32", "sites has no option --inputsize: did you mean '--input-size'"),
+        ("sites mine:build --jsn=1", "sites has no option --jsn=1: did you mean '--json'"),
+        ("sites mine:build mine:needs", "sites takes one MODULE:CALLABLE, got 'mine:needs' too; see python -m"),
+        ("cost mine:build", "the following arguments are required: --preset"),
+        ("cost mine:build --preset apent", "invalid choice: 'apent' .*apnet.*mla.*se"),
+        ("cost mine:build --preset apnet", "attach_apnet: the model must be one of ResNet with .* got Sequential with the"),
+        ("cost mine:build --preset mla", "attach_mla: the model must be a ResNet, .* got Sequential with the children"),
+        ("cost mine:attended --preset apnet", "'layer1' (Sequential) cannot take attention: it already carries"),
+        ("cost mine:attended --preset se --levels 2", "the preset se has no --levels; its options are --reduction"),
+        ("cost mine:resnet18 --preset mla --radix 2", "the preset mla has no --radix; its options are --levels, --bl"),
+        ("cost mine:resnet18 --preset apnet --heads 2", "no --heads; its options are --attention, --levels, --radix,"),
+        ("cost mine:resnet18 --preset apnet --level 2 --attenton se", "cost has no option --attenton: did you mean"),
+        ("cost mine:resnet18 --preset apnet --levels pixel", "must be a count, such as 2, or the parts .* got 'pixel'"),
+        ("cost mine:resnet18 --preset apnet --levels ,", "--levels of apnet must be a count, .* got ','"),
+        ("cost mine:resnet18 --preset apnet --levels 9", "split into 128 parts by level 8, must be a multiple of 128"),
+        ("cost mine:resnet18 --preset apnet --levels 1,2 --radix 3", "radix makes the parts from a count of levels"),
+        ("cost mine:resnet18 --preset apnet --attention see", "got 'see': did you mean 'se'"),
+        ("cost mine:resnet18 --preset apnet --attention mine:Flatten", "mine has no 'Flatten': did you mean 'Flattens"),
+        ("cost mine:resnet18 --preset apnet --levels 1 --attention mine:Flattens", "Flattens must return a map of its"),
+        ("cost mine:resnet18 --preset mla --levels pixle", "got 'pixle': did you mean 'pixel'"),
+        ("cost mine:resnet18 --preset se --reduction 0", "reduction must be at least 1, got 0"),
+        ("cost mine:resnet18 --preset apnet --last-stride 3", "argument --last-stride: invalid choice: 3"),
+        ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: the model must be a ResNet"),
+        (
+            "cost mine:resnet18 --preset apnet --attention rga_s --levels 3 --input-size 250 128",
+            "every stage's map must have a height that 4 divides, .*; use an input height of 128 or 256",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_in_one_sentence(capsys, mine, arguments, message):
+    (mine / "lacks.py").write_text("import nothing_of_that_name")
+    (mine / "crashes.py").write_text("1 / 0")
+    (mine / "quits.py").write_text("raise SystemExit('bye')")
+    (mine / "slips.py").write_text("def build(:")
+    (mine / "lazy.py").write_text("def __getattr__(name):\n    raise RuntimeError('too heavy')")
+    pattern = message.replace("(", r"\(").replace(")", r"\)")
+    assert re.search(pattern, refused(capsys, *arguments.split()))
+
+
+@pytest.mark.parametrize("factory", ["pretrained", "stubborn", "resnet18"])
+def test_weights_are_never_downloaded(capsys, mine, monkeypatch, factory):
+    monkeypatch.setenv("TORCH_HOME", str(mine / "empty"))
+    download = torch.hub.download_url_to_file
+    options = ("--option", "weights=DEFAULT") if factory == "resnet18" else ()
+    message = refused(capsys, "sites", f"mine:{factory}", *options)
+    assert f"mine:{factory} must build its model without a download" in message
+    assert "https://download.pytorch.org/models/resnet18" in message
+    assert torch.hub.download_url_to_file is download
+
+
+def test_a_missing_torchvision_is_named_with_how_to_install_it(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    class Absent:
+        def find_spec(self, name, *_):
+            if name == "torchvision":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    assert refused(capsys, "sites", RESNET18) == "torchvision is not installed: pip install torchvision"
+
+
+def test_what_is_no_mistake_shows_itself(monkeypatch):
+    monkeypatch.setattr(program, "find_sites", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        main(["sites", RESNET18])
+
+
+def test_ctrl_c(capsys, mine):
+    assert main(["sites", "mine:interrupted"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+# Help
+
+
+def test_version(capsys):
+    assert printed(capsys, "--version") == f"attnreid {attnreid.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [(), ("sites",), ("cost",)])
+def test_help_fits_a_terminal_and_its_examples_run(capsys, mine, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = printed(capsys, *command, "--help")
+    assert max(map(len, text.splitlines())) <= 100
+    examples = re.findall(r"^  python -m attnreid (.*)", text, flags=re.MULTILINE)
+    assert len(examples) >= 2
+    for example in examples:
+        printed(capsys, *example.replace(" models:", " mine:").split())
+
+
+def test_help_names_every_option_of_the_presets_and_its_default(capsys):
+    text = " ".join(printed(capsys, "cost", "--help").split())
+    for preset, attach in program._PRESETS.items():
+        for name, parameter in inspect.signature(attach).parameters.items():
+            if name in program._PRESET_OPTIONS:
+                default = parameter.default
+                shown = ",".join(default) if isinstance(default, tuple) else default
+                assert re.search(rf"--{name}\b.*{preset}: [^)]*\(default: {shown}\)", text), (preset, name)
+
+
+# The program itself
+
+
+def run(*arguments, cwd=ROOT, stdout=subprocess.PIPE):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for name in ("HF_HUB_OFFLINE", "PYTHONUNBUFFERED"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "attnreid", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_module_runs_and_finds_a_factory_in_the_current_folder(tmp_path):
+    (tmp_path / "models.py").write_text(
+        "import os\nfrom torch import nn\n"
+        "def build():\n    assert os.environ['HF_HUB_OFFLINE'] == '1'\n    return nn.Sequential(nn.Conv2d(3, 8, 3))"
+    )
+    ran = run("sites", "models:build", "--input-size", "32", "16", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ["0", "Conv2d", "8", "30 x 14"] in cells(ran.stdout)
+    assert "torchvision" not in ran.stdout
+
+
+def test_the_module_refuses_without_a_traceback(tmp_path):
+    ran = run("sites", "models:build", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "error: there is no module 'models', neither installed nor in this folder\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes close otherwise elsewhere")
+@pytest.mark.parametrize("arguments", [("sites", RESNET18), ("--help",)])
+def test_a_reader_that_leaves_ends_it_quietly(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        ran = run(*arguments, stdout=pipe)
+    assert (ran.returncode, ran.stderr) == (141, "")
