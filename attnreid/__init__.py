@@ -12,6 +12,14 @@ from attnreid.backbones import (
     find_sites,
     set_last_stride,
 )
+from attnreid.checkpoints import (
+    Difference,
+    ReleasedCheckpoint,
+    attach_released,
+    load_checkpoint,
+    read_released,
+    save_checkpoint,
+)
 from attnreid.inference import fold
 from attnreid.layers import (
     DomainLevelAttention,
@@ -31,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Attachment",
     "AttentionPyramid",
+    "Difference",
     "DomainLevelAttention",
     "HeadLevelAttention",
     "LevelPlan",
@@ -38,20 +47,25 @@ __all__ = [
     "PixelLevelAttention",
     "RelationAwareChannelAttention",
     "RelationAwareSpatialAttention",
+    "ReleasedCheckpoint",
     "Site",
     "SplitAttention",
     "SqueezeExcitation",
     "attach",
     "attach_apnet",
     "attach_mla",
+    "attach_released",
     "attach_se",
     "attachments",
     "create_attention",
     "find_sites",
     "fold",
     "list_attention",
+    "load_checkpoint",
     "plan_pyramid",
+    "read_released",
     "record_attention",
     "register_attention",
+    "save_checkpoint",
     "set_last_stride",
 ]

@@ -409,7 +409,7 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         ("sites mine:build mine:needs", "sites takes one MODULE:CALLABLE, got 'mine:needs' too; see python -m"),
         ("cost mine:build", "the following arguments are required: --preset"),
         ("cost mine:build --preset apent", "invalid choice: 'apent' .*apnet.*mla.*se"),
-        ("cost mine:build --preset apnet", "attach_apnet: the model must be one of ResNet with .* got Sequential with the"),
+        ("cost mine:build --preset apnet", "attach_apnet: the model must be one of ResNet .* got Sequential with"),
         ("cost mine:build --preset mla", "attach_mla: the model must be a ResNet, .* got Sequential with the children"),
         ("cost mine:attended --preset apnet", "'layer1' (Sequential) cannot take attention: it already carries"),
         ("cost mine:attended --preset se --levels 2", "the preset se has no --levels; its options are --reduction"),

@@ -116,6 +116,16 @@ def test_a_folded_network_gives_the_same_features(attention, options):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["rga_s", "rga_c", "split", "pyramid"])
+def test_synchronised_norms_fold_too(name):
+    layer, x = build(name), torch.rand(3, 8, *SIZE)
+    wanted = layer(x)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in synchronised.modules())
+    support.assert_close(synchronised(x), wanted.double(), 1e-5)
+    support.assert_close(fold(synchronised)(x), wanted.double(), 1e-5)
+
+
 def test_without_attention_it_is_a_plain_copy():
     model, x = resnet18(num_classes=4).eval(), torch.rand(2, 3, *INPUT)
     copied = fold(model)

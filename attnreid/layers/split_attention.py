@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from attnreid.layers._checks import check_count, check_flag, check_map, check_multiple, check_statistics, describe
@@ -104,7 +105,7 @@ class SplitAttention(GateLayer, Foldable):
     def reset_parameters(self) -> None:
         """Draw both linear maps as torch does by default and start the batch norms anew."""
         for module in (*self.reduce, self.expand):
-            if isinstance(module, nn.Linear | nn.BatchNorm1d):
+            if isinstance(module, nn.Linear | _BatchNorm):
                 module.reset_parameters()
         if self.norm is not None:
             self.norm.reset_running_stats()
@@ -121,7 +122,7 @@ class SplitAttention(GateLayer, Foldable):
         """Take the hidden layer's batch norm into its linear map."""
         linear, norm, relu = self.reduce
         assert isinstance(linear, nn.Linear)
-        assert isinstance(norm, nn.BatchNorm1d)
+        assert isinstance(norm, _BatchNorm)  # torch's own, or the synchronised one in its place
         self.reduce = nn.Sequential(fuse_linear_bn_eval(linear, norm), relu)
         self.folded = True
 

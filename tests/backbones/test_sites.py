@@ -180,7 +180,7 @@ def test_malformed_input_size_is_refused(size: object) -> None:
 
 
 def test_input_that_does_not_run_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must run on an input of shape \(2, 3, 9, 4\); it failed with.*; pass another"):
+    with pytest.raises(ValueError, match=r"input of shape \(2, 3, 9, 4\); it failed with.*; pass another"):
         find_sites(Fixed(), (9, 4))
     with pytest.raises(ValueError, match="it has lazy ones: run it once first"):
         find_sites(nn.Sequential(nn.LazyConv2d(4, 1)), (8, 4))

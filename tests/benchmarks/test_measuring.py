@@ -150,7 +150,7 @@ def test_large_blocks_come_back_without_being_paged_in_anew():
     kept, faults = run.stdout.split()
     if kept == "False":
         pytest.skip("the C library has no mallopt")
-    assert int(faults) < 8 * 16_384 / 2  # all 16,384 pages at every call otherwise
+    assert int(faults) <= 0.75 * 8 * 16_384  # without it: all 16,384 pages at every call
 
 
 def test_what_is_not_asked_for_is_not_measured(clock):

@@ -1,0 +1,221 @@
+"""Readers of the networks that APNet's and RGA's authors released: state dicts, never pickled objects.
+
+APNet's `Baseline` ("Person Re-identification via Attention Pyramid") at levels 0, 1 and 2, and the ResNet-50 of
+"Relation-Aware Global Attention for Person Re-identification" (RGA) with spatial attention, channel attention or
+both. `_layouts.py` has their keys and shapes.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnreid.checkpoints._layouts import (
+    COUNTER,
+    Shapes,
+    apnet_key,
+    apnet_shapes,
+    convert_apnet,
+    convert_rga,
+    layout_difference,
+    resnet50_shapes,
+    rga_shapes,
+)
+
+_READ = "read_released"
+_POSITIONS = (2048, 512, 128, 128)  # RGA's, at the 256x128 of its released networks
+_WRAPPERS = ("model", "state_dict")
+
+
+@dataclass(frozen=True, eq=False)
+class ReleasedCheckpoint:
+    """A released network, read and checked, under the names that it has in a ResNet-50 with attention.
+
+    The tensors are those of the file, in its dtype.
+
+    Args:
+        layout: "apnet" or "rga".
+        classes: rows of the classifier.
+        backbone: the ResNet-50's weights and its attention's.
+        neck: for `nn.BatchNorm1d(2048)`, which makes the matching feature of the pooled one.
+        classifier: for `nn.Linear(2048, classes, bias=False)`.
+        levels: of APNet: 0 (no attention), 1 or 2.
+        spatial: whether RGA's has spatial attention.
+        channel: whether RGA's has channel attention.
+        positions: of RGA: how many positions the map has after each of the four stages.
+    """
+
+    layout: Literal["apnet", "rga"]
+    classes: int
+    backbone: dict[str, Tensor] = field(repr=False)
+    neck: dict[str, Tensor] = field(repr=False)
+    classifier: dict[str, Tensor] = field(repr=False)
+    levels: int = 0
+    spatial: bool = False
+    channel: bool = False
+    positions: tuple[int, ...] = ()
+
+
+def read_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> ReleasedCheckpoint:
+    """Read the state dict of a network released by APNet's or RGA's authors.
+
+    `{"model": ...}` or `{"state_dict": ...}` around it and a leading `module.` are taken off. APNet's file has
+    its backbone twice, cut (`base_1` to `base_5`) and whole (`base`): either will do, and both must agree.
+    `num_batches_tracked`, which old files lack, counts from 0 then.
+
+    Args:
+        source: a file of torch.save, or what such a file holds. A file is read by `torch.load(...,
+            weights_only=True)`, which runs nothing in it.
+
+    Returns:
+        The tensors under the names that they have here, for `attach_released`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file holds more than plain data, or the state dict is of neither layout, or a key is
+            missing, unknown or of another shape.
+
+    Example:
+        >>> read_released({"conv1.weight": torch.zeros(64, 3, 7, 7)})
+        Traceback (most recent call last):
+        ...
+        ValueError: read_released: the keys must be those of APNet's Baseline (base_1.*, ...
+    """
+    what = "the state dict" if isinstance(source, Mapping) else str(source)
+    given = _unwrap(what, source if isinstance(source, Mapping) else _load(Path(source)))
+    if any(key.startswith("backbone.") for key in given):
+        return _read_rga(what, given)
+    if any(key.startswith(("base_", "base.")) for key in given):
+        return _read_apnet(what, given)
+    raise ValueError(
+        f"{_READ}: the keys must be those of APNet's Baseline (base_1.*, ..., classifier.weight) or of RGA's model "
+        f"(backbone.*, feat_bn.*, cls.weight), got {', '.join(map(repr, list(given)[:3])) or 'none'} in {what}; load "
+        "other networks with model.load_state_dict."
+    )
+
+
+def _load(path: Path) -> object:
+    with path.open("rb"):
+        pass  # a file that is not there is reported as Python does
+    try:
+        with torch.serialization.safe_globals(_numpy_numbers()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
+            raise ValueError(
+                f"{_READ}: {path} must hold plain tensors only, got a pickle with {code[1]} in it, which was not run; "
+                "if you trust the file, write its tensors anew: torch.save(torch.load(path, weights_only=False)"
+                "['state_dict'], other_path)."
+            ) from error
+        raise ValueError(
+            f"{_READ}: {path} must be a whole file of torch.save, got one that does not read ({type(error).__name__}); "
+            "copy it again."
+        ) from error
+
+
+def _numpy_numbers() -> list[Any]:
+    """Return what a pickled NumPy number is rebuilt by: training scripts keep their best score as one."""
+    rebuild = np.float64(0).__reduce__()[0]
+    homes = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # NumPy 1 and 2
+    return [*((rebuild, home) for home in homes), np.dtype, *{type(np.dtype(kind)) for kind in "fdilq?"}]
+
+
+def _unwrap(what: str, content: object) -> dict[str, Tensor]:
+    """Return the state dict inside its wrappers."""
+    while isinstance(content, Mapping) and (
+        inside := [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+    ):
+        content = content[inside[0]]
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{_READ}: {what} must hold a state dict, got a {type(content).__name__}; pass the state dict."
+        )
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{_READ}: {what} must hold tensors by name, got a {type(value).__name__} at {key!r}; pass a "
+                "state dict."
+            )
+    prefix = "module." if content and all(key.startswith("module.") for key in content) else ""
+    return {key.removeprefix(prefix): value.detach() for key, value in content.items()}
+
+
+def _read_apnet(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
+    for key in resnet50_shapes():
+        alias = given.pop(f"base.{key}", None)
+        if alias is not None and not torch.equal(given.setdefault(apnet_key(key), alias), alias):
+            raise ValueError(
+                f"{_READ}: 'base.{key}' and {apnet_key(key)!r} must be one tensor, got two different ones in {what}; "
+                "drop the wrong one."
+            )
+    levels = (
+        2 if any(key.startswith(("att_s", "BN")) for key in given) else int(any(key.startswith("att") for key in given))
+    )
+    classes = _rows(given, "classifier.weight")
+    _check(what, f"APNet's Baseline at level {levels}", given, apnet_shapes(levels, classes))
+    for key, value in given.items():
+        if key.endswith("bottleneck2.bias") and value.any():
+            raise ValueError(
+                f"{_READ}: {key!r} must be all zeros, as APNet's code keeps it, got up to {value.abs().max():g} in "
+                f"{what}; the norm after split attention has no shift here."
+            )
+    return ReleasedCheckpoint(
+        "apnet",
+        classes,
+        convert_apnet(given, levels),
+        neck={key.removeprefix("bottleneck."): value for key, value in given.items() if key.startswith("bottleneck.")},
+        classifier={"weight": given["classifier.weight"]},
+        levels=levels,
+    )
+
+
+def _read_rga(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
+    kinds = tuple(kind for kind in ("spatial", "channel") if any(f"_{kind}." in key for key in given))
+    if not kinds:
+        raise ValueError(
+            f"{_READ}: RGA's model must have spatial or channel attention (backbone.rga_att1.*), got none in {what}; "
+            "load a plain ResNet-50 with model.load_state_dict."
+        )
+    classes = _rows(given, "cls.weight")
+    # How many positions a map had, the shapes say.
+    spatial = kinds[0] == "spatial"
+    theirs = "backbone.rga_att{}.gg_spatial.0.weight" if spatial else "backbone.rga_att{}.theta_channel.0.weight"
+    inputs = [given.get(theirs.format(number)) for number in (1, 2, 3, 4)]
+    positions = tuple(
+        default if conv is None or conv.ndim != 4 else conv.shape[1] // (2 if spatial else 1)
+        for conv, default in zip(inputs, _POSITIONS, strict=True)
+    )
+    name = f"RGA's model with {' and '.join(kinds)} attention"
+    _check(what, name, given, rga_shapes(kinds, positions, classes))
+    return ReleasedCheckpoint(
+        "rga",
+        classes,
+        convert_rga(given, kinds),
+        neck={key.removeprefix("feat_bn."): value for key, value in given.items() if key.startswith("feat_bn.")},
+        classifier={"weight": given["cls.weight"]},
+        spatial="spatial" in kinds,
+        channel="channel" in kinds,
+        positions=positions,
+    )
+
+
+def _rows(given: Mapping[str, Tensor], key: str) -> int:
+    return given[key].shape[0] if key in given and given[key].ndim else 0
+
+
+def _check(what: str, layout: str, given: dict[str, Tensor], shapes: Shapes) -> None:
+    """Refuse keys and shapes of another layout; fill in the counters that old files lack."""
+    for key in shapes:
+        if key.endswith(COUNTER):
+            given.setdefault(key, torch.zeros((), dtype=torch.long))
+    difference = layout_difference(given, shapes)
+    if difference:
+        raise ValueError(f"{_READ}: {what} must have the keys of {layout}, got {difference}; use the file as released.")

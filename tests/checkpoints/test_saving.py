@@ -1,0 +1,719 @@
+"""save_checkpoint and load_checkpoint: a model with its attention comes back, and nothing else gets in."""
+
+import copy
+import doctest
+import importlib
+import json
+import os
+import pickle
+import sys
+from functools import partial
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+import attnreid
+from attnreid import (
+    AttentionPyramid,
+    Difference,
+    PixelLevelAttention,
+    RelationAwareSpatialAttention,
+    SqueezeExcitation,
+    attach,
+    attach_apnet,
+    attach_mla,
+    attach_se,
+    attachments,
+    fold,
+    load_checkpoint,
+    register_attention,
+    registry,
+    save_checkpoint,
+    set_last_stride,
+)
+from attnreid.backbones._recipes import describe_call
+
+SIZE = (64, 32)
+
+
+class Backbone(nn.Sequential):
+    """A few maps of 8 channels."""
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+
+
+def resnet(seed: int = 0) -> ResNet:
+    torch.manual_seed(seed)
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3)
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                scale = 0.5 if tensor.ndim < 2 else tensor[0].numel() ** -0.5
+                tensor.copy_((torch.rand(tensor.shape, generator=generator) + 0.5) * scale)
+    return model.eval()
+
+
+def images(channels: int = 3) -> torch.Tensor:
+    return torch.rand(2, channels, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def header_of(path) -> dict:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["attnreid"])
+
+
+def forge(path, header) -> None:
+    """Write the file anew with another header."""
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    text = header if isinstance(header, str) else json.dumps(header)
+    save_file(tensors, path, {"attnreid": text})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+# There and back ------------------------------------------------------------------------------------------------------
+
+PRESETS = {
+    "apnet": lambda model: attach_apnet(model, "se", levels=2, input_size=SIZE),
+    "apnet, strips": lambda model: attach_apnet(model, "rga_s", levels=(1, 2), input_size=SIZE),
+    "apnet, a layer a level": lambda model: attach_apnet(model, ("se", SqueezeExcitation), levels=2, input_size=SIZE),
+    "apnet, options": lambda model: attach_apnet(model, partial(SqueezeExcitation, reduction=8), input_size=[3, *SIZE]),
+    "apnet, identity": lambda model: attach_apnet(model, radix=1, input_size=SIZE, identity_init=True),
+    "apnet, released": lambda model: attach_apnet(model, levels=2, input_size=SIZE, variant="released"),
+    "mla": lambda model: attach_mla(model, levels=["pixel", "domain"], input_size=SIZE, memory=8),
+    "mla, last": lambda model: attach_mla(model, input_size=SIZE, blocks="last", heads=2),
+    "se": lambda model: attach_se(model, reduction=8),
+    "attach": lambda model: attach(model, "se", "layer[23]", input_size=SIZE, identity_init=True),
+    "attach instead": lambda model: attach(
+        model, PixelLevelAttention, "layer1.0.conv2", input_size=SIZE, where="instead"
+    ),
+    "attach, pyramid": lambda model: attach(
+        model,
+        partial(
+            AttentionPyramid, attention=(partial(RelationAwareSpatialAttention, reduction=4), "rga_c"), levels=(1, 1)
+        ),
+        ["layer3", "layer4"],
+        input_size=SIZE,
+        layout="NCHW",
+    ),
+    "two, nested": lambda model: (attach_apnet(model, input_size=SIZE), attach_se(model)),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_fresh_backbone_becomes_the_saved_model(name, path):
+    model, fresh = resnet(), resnet(seed=1)
+    PRESETS[name](model)
+    randomise(model)
+    save_checkpoint(model, path)
+    assert load_checkpoint(fresh, path) == Difference()
+    assert torch.equal(fresh.eval()(images()), model(images()))
+    assert [str(one) for one in attachments(fresh)] == [str(one) for one in attachments(model)]
+    assert [one.recipe for one in attachments(fresh)] == [one.recipe for one in attachments(model)]
+    assert None not in [one.recipe for one in attachments(model)]
+    state = fresh.state_dict()
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    load_checkpoint(fresh, path)  # onto the same attention
+    for one in attachments(fresh):
+        one.remove()
+    assert list(fresh.state_dict()) == list(resnet().state_dict())
+
+
+def test_the_header_describes_the_attachments(path):
+    model = Backbone()
+    attach(model, partial(SqueezeExcitation, reduction=2), "?", input_size=SIZE)
+    save_checkpoint(model, path)
+    header = header_of(path)
+    assert header["format"] == 1
+    assert header["attnreid"] == attnreid.__version__
+    assert header["attachments"] == [
+        {
+            "recipe": {
+                "on": "",
+                "call": "attach",
+                "options": {
+                    "attention": {"name": "se", "options": {"reduction": 2}},
+                    "at": ["0", "1", "2", "3"],
+                    "input_size": [64, 32],
+                    "where": "after",
+                    "identity_init": False,
+                    "layout": None,
+                },
+            },
+            "sites": {name: [8, 64, 32] for name in "0123"},
+        }
+    ]
+
+
+def test_a_plain_model_comes_back_too(path):
+    save_checkpoint(randomise(Backbone()), path)
+    fresh = Backbone(seed=1)
+    load_checkpoint(fresh, path)
+    assert torch.equal(fresh.eval()(images()), randomise(Backbone())(images()))
+
+
+class Wrapper(nn.Module):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.backbone = Backbone(seed)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.backbone(x).mean(dim=(2, 3)))
+
+
+def test_attention_inside_a_larger_model_comes_back_there(path):
+    model, fresh = Wrapper(), Wrapper(seed=1)
+    attach(model.backbone, "pixel", "2", input_size=SIZE)
+    assert attachments(model)[0].recipe["on"] == "backbone"
+    save_checkpoint(randomise(model), path)
+    load_checkpoint(fresh, path)
+    assert torch.equal(fresh.eval()(images()), model(images()))
+    with pytest.raises(
+        ValueError, match=r"describes attention \(number 1\), but it stands in 'backbone', which Backbone"
+    ):
+        load_checkpoint(Backbone(), path)
+
+
+def test_a_part_of_the_model_that_was_attached_to_has_no_recipe(path):
+    model, fresh = Wrapper(), Backbone(seed=1)
+    attach(model, "se", "backbone.2", input_size=SIZE)
+    assert attachments(model.backbone)[0].recipe is None
+    save_checkpoint(randomise(model).backbone, path)
+    attach(fresh, "se", "2", input_size=SIZE)
+    load_checkpoint(fresh, path)
+    assert torch.equal(fresh.eval()(images()), model.backbone(images()))
+
+
+def test_copies_have_the_recipe():
+    model = Backbone()
+    recipe = attach(model, "se", "2", input_size=SIZE).recipe
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert attachments(twin)[0].recipe == recipe
+        assert attachments(twin)[0].recipe is not recipe
+
+
+def test_modes_gradients_and_the_saved_model_stay(path):
+    model, fresh = Backbone(), Backbone(seed=1)
+    attach(model, "se", "2", input_size=SIZE)
+    save_checkpoint(model, path)
+    fresh[0].weight.requires_grad_(False)
+    objects = [id(tensor) for tensor in fresh.parameters()]
+    load_checkpoint(fresh.train(), path)
+    assert not fresh[0].weight.requires_grad
+    assert fresh[2].attention.training
+    assert [id(tensor) for name, tensor in fresh.named_parameters() if "attention" not in name] == objects
+
+
+def test_tied_and_strided_weights_are_written(path):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    model[2].weight = nn.Parameter(torch.rand(4, 4).t())
+    before = copy.deepcopy(model.state_dict())
+    save_checkpoint(model, path)
+    fresh = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    load_checkpoint(fresh, path)
+    for state in (fresh.state_dict(), model.state_dict()):
+        assert all(torch.equal(value, before[key]) for key, value in state.items())
+    assert not model[2].weight.is_contiguous()
+
+
+class Migrating(nn.Module):
+    """Version 2 halves what version 1 stored."""
+
+    _version = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, *rest):
+        if metadata["version"] < self._version:
+            state_dict[prefix + "scale"] = state_dict[prefix + "scale"] / 2
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
+
+
+def test_modules_learn_the_version_that_they_were_saved_from(path, monkeypatch):
+    save_checkpoint(nn.Sequential(Migrating()), path)
+    monkeypatch.setattr(Migrating, "_version", 2)
+    model = nn.Sequential(Migrating())
+    load_checkpoint(model, path)
+    assert model[0].scale == 0.5
+    save_checkpoint(model, path)
+    load_checkpoint(model, path)
+    assert model[0].scale == 0.5
+
+
+# Attention that no file can name -------------------------------------------------------------------------------------
+
+
+def test_registered_names_are_described(path, monkeypatch):
+    monkeypatch.setattr(registry, "_builders", dict(registry._builders))
+
+    @register_attention("checkpoint_test")
+    def mine(channels, width=1):
+        return nn.Sequential(nn.Conv2d(channels, width, 1), nn.Conv2d(width, channels, 1))
+
+    model = Backbone()
+    attach(model, partial(mine, width=2), "2", input_size=SIZE)
+    save_checkpoint(randomise(model), path)
+    fresh = Backbone()
+    load_checkpoint(fresh, path)
+    assert torch.equal(fresh.eval()(images()), model(images()))
+    del registry._builders["checkpoint_test"]
+    with pytest.raises(ValueError, match=r"must be a registered one, got 'checkpoint_test'"):
+        load_checkpoint(Backbone(), path)
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        lambda channels: nn.Conv2d(channels, channels, 1),
+        partial(lambda channels, kernel: nn.Conv2d(channels, channels, kernel), kernel=1),
+        partial(AttentionPyramid, attention=lambda channels: nn.Conv2d(channels, channels, 1), levels=1),
+        partial(SqueezeExcitation, dtype=torch.float32),
+    ],
+)
+def test_attention_without_a_recipe_must_be_there(attention, path, observe):
+    model, fresh = Backbone(), Backbone(seed=1)
+    assert attach(model, attention, "2", input_size=SIZE).recipe is None
+    save_checkpoint(randomise(model), path)
+    before = observe(fresh)
+    match = (
+        r"load_checkpoint: the model must carry attention at '2' before .*model.safetensors is loaded, since the file "
+        r"has no recipe for it; attach it as it was for saving, or give its class a name by register_attention"
+    )
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(fresh, path)
+    assert observe(fresh) == before
+    attach(fresh, attention, "2", input_size=SIZE)
+    load_checkpoint(fresh, path)
+    assert torch.equal(fresh.eval()(images()), model(images()))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), {1: 2}, {"a": {2}}, torch.zeros(1), b"a", 1j])
+def test_what_json_cannot_hold_has_no_recipe(value):
+    assert describe_call("attach", option=(value,)) is None
+    assert describe_call("attach", attention=partial(SqueezeExcitation, reduction=value)) is None
+    assert describe_call("attach", attention=partial(SqueezeExcitation, 8)) is None
+
+
+def test_plain_data_is_copied_as_json_gives_it_back():
+    options = {"a": (1, [2.5, None]), "b": {"c": True}}
+    assert describe_call("attach", **options) == {
+        "call": "attach",
+        "options": {"a": [1, [2.5, None]], "b": {"c": True}},
+    }
+
+
+def test_example_inputs_are_no_plain_data():
+    model = Backbone()
+    assert attach(model, "se", "2", example_inputs=(torch.zeros(2, 3, *SIZE),)).recipe is None
+
+
+# What differs is named, and nothing changes --------------------------------------------------------------------------
+
+
+def saved(path, at="2", **options):
+    model = Backbone()
+    attach(model, partial(SqueezeExcitation, reduction=2), at, **{"input_size": SIZE, **options})
+    save_checkpoint(randomise(model), path)
+    return model
+
+
+def carry(*calls):
+    model = Backbone(seed=1)
+    for attention, at, options in calls:
+        attach(model, attention, at, **{"input_size": SIZE, **options})
+    return model
+
+
+SE2 = partial(SqueezeExcitation, reduction=2)
+
+
+@pytest.mark.parametrize(
+    ("carried", "match"),
+    [
+        (
+            [(SE2, "2", {}), (SE2, "3", {})],
+            r"load_checkpoint: the attention must be the same in .*model.safetensors and on the model, got "
+            r"attachments: 1 in the file and 2 on the model; attach what the file has, at the same input size and",
+        ),
+        ([(SE2, "3", {})], r"for attachment 1 the option 'at', which is \['2'\] in the file and \['3'\] on the model"),
+        (
+            [("pixel", "2", {})],
+            r"option 'attention', which is \{'name': 'se', .*\} in the file and 'pixel' on the model",
+        ),
+        (
+            [(SE2, "2", {"identity_init": True})],
+            r"option 'identity_init', which is False in the file and True on the model",
+        ),
+        (
+            [(lambda channels: SE2(channels), "3", {})],
+            r"the map .* at '2', which is \(8, 64, 32\) in the file and not there on",
+        ),
+    ],
+)
+def test_other_attention_on_the_model_is_named(carried, match, path, observe):
+    saved(path)
+    model = carry(*carried)
+    before = observe(model)
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(model, path)
+    assert observe(model) == before
+
+
+def test_another_stride_is_named(path, observe):
+    model, fresh = resnet(), resnet()
+    set_last_stride(model)
+    attach_apnet(model, input_size=SIZE)
+    save_checkpoint(model, path)
+    before = observe(fresh)
+    match = (
+        r"the map \(channels, height, width\) at 'layer4', which is \(512, 4, 2\) in the file and \(512, 2, 1\) on "
+        r"the model; attach what the file has, at the same input size and strides \(set_last_stride\)"
+    )
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(fresh, path)
+    assert observe(fresh) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            lambda model: model.append(nn.Conv2d(8, 8, 1)),
+            r"load_checkpoint: .*model.safetensors must fit Backbone, got 2 missing \('4.weight', '4.bias'\); build",
+        ),
+        (
+            lambda model: model.pop(3),
+            r"got 2 unexpected \('3.weight', '3.bias'\)|got 2 unexpected \('3.bias', '3.weight'\)",
+        ),
+        (
+            lambda model: setattr(model, "0", nn.Conv2d(3, 8, 5, padding=2)),
+            r"got 1 unlike \('0.weight' is 8x3x3x3 and must be 8x3x5x5\)",
+        ),
+        (lambda model: model.double(), r"'0.weight' is torch.float32 and must be torch.float64, .*, …\); build"),
+    ],
+)
+def test_other_tensors_are_named_and_nothing_changes(change, match, path, observe):
+    saved(path)
+    fresh = Backbone(seed=1)
+    change(fresh)
+    before = observe(fresh)
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(fresh, path)
+    assert observe(fresh) == before
+
+
+def test_a_module_that_refuses_leaves_no_weight_changed(path):
+    class Refusing(nn.Linear):
+        def _load_from_state_dict(self, *arguments):
+            arguments[-1].append("no")
+
+    save_checkpoint(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), path)
+    model = nn.Sequential(nn.Linear(2, 2), Refusing(2, 2))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"load_checkpoint: .*model.safetensors must load into Sequential, got: .*no"):
+        load_checkpoint(model, path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_on_meta_are_refused(path):
+    saved(path)
+    with torch.device("meta"):
+        model = Backbone()
+    with pytest.raises(ValueError, match=r"must have memory, got '0.weight' on the meta device; call model.to_empty"):
+        load_checkpoint(model, path)
+
+
+@pytest.mark.parametrize("where", ["after", "instead"])
+def test_plain_weights_leave_the_attention_as_it_is(where, path):
+    plain, model = randomise(Backbone()), Backbone(seed=1)
+    save_checkpoint(plain, path)
+    attachment = attach(model, "pixel", "3", input_size=SIZE, where=where)
+    before = copy.deepcopy(attachment.state_dict())
+    assert load_checkpoint(model, path) == Difference()
+    assert all(torch.equal(value, before[key]) for key, value in attachment.state_dict().items())
+    assert torch.equal(model[0].weight, plain[0].weight)
+
+
+def test_not_strict_lets_keys_and_dtypes_and_attention_differ(path):
+    model = saved(path)
+    bare = nn.Sequential(*list(Backbone(seed=1))[:3], nn.Identity(), nn.Conv2d(8, 8, 1)).double()
+    difference = load_checkpoint(bare, path, strict=False)
+    assert difference.missing == ("4.weight", "4.bias")
+    assert set(difference.unexpected) == {"3.weight", "3.bias"}
+    assert torch.equal(bare[0].weight, model[0].weight.double())
+    assert torch.equal(bare[2].attention.reduce, model[2].attention.reduce.double())
+    other = carry(("pixel", "3", {}))
+    difference = load_checkpoint(other, path, strict=False)
+    assert set(difference.unexpected) == {"2.attention.reduce", "2.attention.expand"}
+    with pytest.raises(ValueError, match="got 1 unlike"):
+        load_checkpoint(nn.Sequential(nn.Conv2d(3, 8, 1), *list(Backbone())[1:]), path, strict=False)
+
+
+def test_not_strict_leaves_attention_without_a_recipe_out(path):
+    model, fresh = Backbone(), Backbone(seed=1)
+    attach(model, lambda channels: nn.Conv2d(channels, channels, 1), "2", input_size=SIZE)
+    save_checkpoint(model, path)
+    assert set(load_checkpoint(fresh, path, strict=False).unexpected) == {"2.attention.weight", "2.attention.bias"}
+    assert attachments(fresh) == []
+    assert torch.equal(fresh[0].weight, model[0].weight)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(path, monkeypatch):
+    saved(path)
+    before = path.read_bytes()
+
+    def fail(self, target):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "replace", fail)
+        with pytest.raises(OSError, match="the disk is gone"):
+            save_checkpoint(Backbone(), path)
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", lambda tensors, name, header: fail(None, None))
+        with pytest.raises(OSError, match="the disk is gone"):
+            save_checkpoint(Backbone(), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_with_the_usual_rights_and_through_links(path):
+    link = path.with_name("link")
+    link.symlink_to(path)
+    path.with_name("usual").write_text("")
+    for target in (path, link, str(path)):
+        save_checkpoint(Backbone(), target)
+    assert link.is_symlink()
+    assert path.stat().st_mode == path.with_name("usual").stat().st_mode
+    assert load_checkpoint(Backbone(), str(link)) == Difference()
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"save_checkpoint: the folder of .*a.safetensors must exist"):
+        save_checkpoint(Backbone(), tmp_path / "none" / "a.safetensors")
+
+
+class Extra(nn.Module):
+    def get_extra_state(self):
+        return {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (Extra(), r"save_checkpoint: the state dict must hold plain tensors with data, got a dict at '_extra_state'"),
+        (nn.LazyLinear(2), r"got a lazy one without a size; run the model once at 'weight'"),
+        (nn.Linear(2, 2, device="meta"), r"got one on the meta device at 'weight'"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused(model, match, path):
+    with pytest.raises(ValueError, match=match):
+        save_checkpoint(model, path)
+    assert not path.exists()
+
+
+def test_a_folded_model_is_refused(path):
+    model = Backbone().eval()
+    attach(model, "rga_s", "2", input_size=SIZE)
+    with pytest.raises(ValueError, match=r"must not be folded.*got '2.attention' folded; save the model that it was"):
+        save_checkpoint(fold(model), path)
+
+
+@pytest.mark.parametrize("function", [save_checkpoint, load_checkpoint])
+def test_a_missing_safetensors_is_named_with_its_extra(function, path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(
+        ImportError, match=rf"{function.__name__}: .* must be installed.*pip install 'attnreid\[checkpoints\]'"
+    ):
+        function(Backbone(), path)
+
+
+# Files that are none -------------------------------------------------------------------------------------------------
+
+
+def test_empty_cut_and_foreign_files_are_named(path):
+    saved(path)
+    whole = path.read_bytes()
+    who = r"load_checkpoint: .*model.safetensors must be a whole file of save_checkpoint, got "
+    for content, found in (
+        (b"", "an empty file"),
+        (whole[:4], "one that safetensors cannot read"),
+        (whole[:100], "one that safetensors cannot read"),
+        (whole[:-4], "one that safetensors cannot read"),
+        (b"hello, world, this is a text", "one that safetensors cannot read"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=who + found):
+            load_checkpoint(Backbone(), path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(
+        ValueError, match=r"got safetensors without its header; load such weights with model.load_state"
+    ):
+        load_checkpoint(Backbone(), path)
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(Backbone(), path.with_name("none"))
+
+
+class _Payload:
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("write", ["zip", "legacy", "pickle"])
+def test_pickles_are_refused_and_not_run(write, path):
+    payload = _Payload()
+    payload.folder = path.with_name("it ran")
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        torch.save(payload, path, _use_new_zipfile_serialization=write == "zip")
+    match = (
+        r"load_checkpoint: .*model.safetensors must be a file of save_checkpoint, got a pickle \(torch.save\), which "
+        r"can hold code; if you trust it, read it with torch.load\(..., weights_only=True\)"
+    )
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(Backbone(), path)
+    assert not payload.folder.exists()
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(path):
+    model, length = Backbone(), 0x0280  # the first two bytes are then those of a pickle
+    save_checkpoint(model, path)
+    header = header_of(path)
+    forge(path, header | {"attnreid": ""})
+    needed = int.from_bytes(path.read_bytes()[:8], "little")
+    length += -(-(needed - length) // 0x10000) * 0x10000
+    forge(path, header | {"attnreid": "x" * (length - needed)})
+    assert path.read_bytes().startswith(b"\x80\x02")
+    load_checkpoint(model, path)
+
+
+def edit(**changes):
+    return lambda header: header | changes
+
+
+def recipe(**changes):
+    def change(header):
+        [described] = header["attachments"]
+        return header | {"attachments": [described | {"recipe": described["recipe"] | changes}]}
+
+    return change
+
+
+def option(name, value):
+    def change(header):
+        options = header["attachments"][0]["recipe"]["options"]
+        return recipe(options=options | {name: value})(header)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (edit(format=2), r"must have a header of format 1, got format 2; use the attnreid that wrote it"),
+        (lambda header: "{", r"header of format 1, got one that does not read \(JSONDecodeError"),
+        (lambda header: "[" * 100_000, r"header of format 1, got one that does not read \(RecursionError"),
+        (lambda header: "[1]", r"got one that does not read \(TypeError"),
+        (lambda header: {"format": 1}, r"got one that does not read \(KeyError: 'attnreid'\); save it again"),
+        (edit(attachments={}), r"got one that does not read \(TypeError: \{\} is no list\)"),
+        (edit(attachments=[3]), r"got one that does not read \(TypeError"),
+        (edit(attachments=[{"recipe": {"on": ""}, "sites": {}}]), r"got one that does not read \(KeyError: 'call'\)"),
+        (edit(versions={"": "x"}), r"TypeError: 'x' is no int"),
+        (recipe(options=[]), r"TypeError: \[\] is no dict"),
+        (
+            recipe(call="os.system"),
+            r"load_checkpoint: .*model.safetensors describes attention \(number 1\), but the call must be one of "
+            r"attach, attach_apnet, attach_mla, attach_se, got 'os.system'",
+        ),
+        (recipe(call="__import__"), "got '__import__'"),
+        (recipe(on="nowhere"), r"it stands in 'nowhere', which Backbone does not have; pass the model as it was saved"),
+        (
+            recipe(call="attach_apnet", options={"input_size": [64, 32]}),
+            r"but attach_apnet failed with: attach_apnet: the",
+        ),
+        (option("example_inputs", [1]), r"attach has no option 'example_inputs': "),
+        (option("model", "x"), r"attach has no option 'model'"),
+        (option("wher", "after"), r"attach has no option 'wher': did you mean 'where'"),
+        (option("at", ["7"]), r"failed with: attach: '7' must be a module of Backbone and is not"),
+        (option("input_size", "x"), r"failed with: attach: input_size must be"),
+        (option("attention", "os"), r"the name must be a registered one, got 'os'"),
+        (option("attention", {"name": "os.system", "options": {}}), r"must be a registered one, got 'os.system'"),
+        (option("attention", {"name": ["se"], "options": {}}), r"must be a registered one, got "),
+        (
+            option("attention", {"name": "se", "options": {"reducton": 2}}),
+            r"attention 'se' has no option 'reducton': did you",
+        ),
+        (option("attention", {"name": "se", "options": {"channels": 2}}), r"attention 'se' has no option 'channels'"),
+        (
+            option("attention", {"name": "se", "options": {"reduction": {}}}),
+            r"failed with: SqueezeExcitation: reduction must",
+        ),
+        (option("attention", {"pyramid": {"attenton": "se"}}), r"AttentionPyramid has no option 'attenton'"),
+        (
+            option("attention", {"pyramid": {"attention": ["se", 7]}}),
+            r"must be a registered name, with options or without, got 7",
+        ),
+        (
+            option("attention", {"eval": "1"}),
+            r"must be a registered name, with options or without, got \{'eval': '1'\}",
+        ),
+        (option("attention", None), r"must be a registered name, with options or without, got None"),
+        (option("at", None), r"but attach failed with: "),
+    ],
+)
+def test_a_forged_header_is_refused_and_nothing_changes(change, match, path, observe):
+    saved(path)
+    forge(path, change(header_of(path)))
+    model = Backbone(seed=1)
+    before = observe(model)
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(model, path)
+    assert observe(model) == before
+
+
+def test_the_second_attachments_failure_takes_the_first_out(path, observe):
+    model = Backbone()
+    attach(model, "se", "2", input_size=SIZE)
+    attach(model, "se", "3", input_size=SIZE)
+    save_checkpoint(model, path)
+    header = header_of(path)
+    header["attachments"][1]["recipe"]["options"]["at"] = ["7"]
+    forge(path, header)
+    fresh = Backbone(seed=1)
+    before = observe(fresh)
+    with pytest.raises(ValueError, match=r"describes attention \(number 2\), but attach failed with"):
+        load_checkpoint(fresh, path)
+    assert observe(fresh) == before
+
+
+# The library ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["saving", "released", "released_backbone"])
+def test_examples_run(name):
+    result = doctest.testmod(importlib.import_module(f"attnreid.checkpoints.{name}"), optionflags=doctest.ELLIPSIS)
+    assert result.attempted >= 1
+    assert result.failed == 0
