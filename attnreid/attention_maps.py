@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from attnreid import _recording
 from attnreid.backbones.attach import attachments
 
+_INSIDE = (
+    "record_attention: it must be called in eager code, got a call inside a compiled function: "
+    "record around the model itself, outside the function"
+)
+
 
 def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[str, Tensor]]]:
     """Collect the gates that the attention in `model` applies while the context is open.
@@ -32,7 +37,7 @@ def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[
         A context manager that yields `{site: {level: gate}}`. The site is the name that the attention was
         attached at; for a layer that the model has of its own, the layer's dotted name (`""` for the model
         itself). The level is "level1", "level2", ... for a pyramid's merged gates, else the layer's
-        registered name.
+        registered name, behind its name in the attention where it is a part of it: "levels.1.parts.0.domain".
 
     Raises:
         TypeError: `model` is not a module.
@@ -51,10 +56,7 @@ def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[
         torch.Size([2, 16, 1, 1])
     """
     if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "record_attention: it must be called in eager code, got a call inside a compiled function: "
-            "record around the model itself, outside the function"
-        )
+        raise RuntimeError(_INSIDE)
     if not isinstance(model, nn.Module):
         raise TypeError(f"record_attention: the model must be an nn.Module, got {type(model).__name__}: pass the model")
     for name, module in model.named_modules():
@@ -72,18 +74,23 @@ def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[
 
 @contextmanager
 def _recording_of(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]:
-    site_of = {id(module): name for name, module in model.named_modules()}
+    place_of = {id(module): (name, "") for name, module in model.named_modules()}
     for attachment in attachments(model):
-        site_of.update(attachment.sites_by_module())
+        place_of.update(attachment.places_by_module())
     gates: dict[str, dict[str, Tensor]] = {}
 
     def listen(layer: nn.Module, level: str, gate: Tensor) -> None:
-        site = site_of.get(id(layer))
+        site, inside = place_of.get(id(layer), (None, ""))
         if site is not None:
-            gates.setdefault(site, {})[level] = gate.detach()
+            # A layer inside another has its name there, which may be its level's: "pixel", "levels.1.parts.0.domain".
+            name = inside if inside.rpartition(".")[2] == level else f"{inside}.{level}".lstrip(".")
+            gates.setdefault(site, {})[name] = gate.detach()
 
-    # Without dynamo nothing has been compiled, and importing it takes seconds.
-    eagerly = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    try:
+        # Without dynamo nothing has been compiled, and importing it takes seconds.
+        eagerly = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    except RuntimeError:  # a compiled function that dynamo breaks in two comes as far as this
+        raise RuntimeError(_INSIDE) from None
     _recording.listeners.append(listen)
     try:
         with eagerly:

@@ -3,6 +3,7 @@
 import copy
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from attnreid.layers._folding import Foldable
 
@@ -24,8 +25,9 @@ def fold(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: the model, or a layer that can be folded, is in train mode: there, batch norms use the
-            batch's statistics, which no folded weight can hold.
+        ValueError: the model, or anything in a layer that can be folded, is in train mode: there, batch norms
+            use the batch's statistics, which no folded weight can hold. Or such a layer has parametrizations,
+            or norms without statistics.
 
     Example:
         >>> import torch
@@ -37,15 +39,27 @@ def fold(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"fold: the model must be an nn.Module, got {type(model).__name__}: pass the model itself")
-    for name, module in model.named_modules():
-        if module.training and (module is model or isinstance(module, Foldable)):
-            where = repr(name) if name else "the model"
-            raise ValueError(
-                f"fold: the model must be in eval mode, since train mode's batch statistics cannot be folded, got "
-                f"{where} ({type(module).__name__}) in train mode: call eval() first"
-            )
+    _check(model)
     folded = copy.deepcopy(model)
     for module in list(folded.modules()):
         if isinstance(module, Foldable) and not module.folded:
             module.fold_()
     return folded
+
+
+def _check(model: nn.Module) -> None:
+    """Refuse, before anything is copied, what cannot be folded."""
+    foldable = [(name, module) for name, module in model.named_modules() if isinstance(module, Foldable)]
+    inside = [(f"{name}.{part}".strip("."), one) for name, module in foldable for part, one in module.named_modules()]
+    for name, module in [("", model), *inside]:
+        where = f"{name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
+        if module.training:
+            raise ValueError(
+                "fold: the model must be in eval mode, since train mode's batch statistics cannot be folded, got "
+                f"{where} in train mode: call eval() first"
+            )
+        if is_parametrized(module):
+            raise ValueError(
+                f"fold: the attention's weights must be plain parameters, got {where} with parametrizations: "
+                "remove them with torch.nn.utils.parametrize.remove_parametrizations first"
+            )

@@ -1,6 +1,7 @@
 """Recording gates: what is seen, under which name, and that nothing stays behind."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -150,6 +151,17 @@ def _build(name: str, size: tuple[int, int]) -> nn.Module:
     return create_attention(name, 8, **options)
 
 
+def test_parts_of_an_attached_attention_have_their_names_in_it(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1))
+    domain = functools.partial(AttentionPyramid, attention="domain", dim="height")
+    attach(model, domain, "0", input_size=SIZE)
+    with record_attention(model) as gates:
+        model(images)
+    names = ["levels.0.domain", "levels.1.parts.0.domain", "levels.1.parts.1.domain"]
+    assert list(gates["0"]) == names
+    assert [gates["0"][name].shape[2] for name in names] == [64, 32, 32]
+
+
 def test_recording_changes_no_output(model: ResNet, images: Tensor) -> None:
     attach_apnet(model, ("se", "split"), input_size=SIZE)
     wanted = model(images)
@@ -185,6 +197,10 @@ def test_in_a_compiled_function_it_is_refused(images: Tensor) -> None:
 
     with pytest.raises(Exception, match=r"(?s)record_attention: it must be called in eager code.*outside the function"):
         record(images)
+    broken = torch.compile(record.__wrapped__, backend="eager")
+    with pytest.raises(RuntimeError, match=r"record_attention: it must be called in eager code"):
+        broken(images)
+    assert _recording.listeners == []
 
 
 def test_a_compiled_wrapper_runs_eagerly_inside_and_is_not_compiled_anew(images: Tensor) -> None:

@@ -176,9 +176,40 @@ def test_a_model_in_train_mode_is_refused():
         fold(model)
 
 
+@pytest.mark.parametrize(("name", "norm"), [("rga_s", "embed.norm"), ("split", "reduce.1"), ("split", "norm")])
+def test_a_norm_in_train_mode_inside_a_layer_in_eval_mode_is_refused(name, norm):
+    model = nn.Sequential(build(name)).eval()
+    model[0].get_submodule(norm).train()
+    with pytest.raises(ValueError, match=rf"got '0.{norm}' \(BatchNorm.d\) in train mode"):
+        fold(model)
+
+
+def test_what_has_no_eval_form_is_refused():
+    layer = build("rga_s")
+    layer.joint.norm = nn.Identity().eval()
+    with pytest.raises(ValueError, match=r"fold: the norms of RelationAware.* must be batch norms .*, got Identity"):
+        fold(layer)
+    layer = build("split")
+    layer.reduce[1] = nn.BatchNorm1d(32, track_running_stats=False).eval()
+    with pytest.raises(ValueError, match=r"fold: the norms of SplitAttention must be .* running statistics"):
+        fold(layer)
+    layer = build("domain")
+    torch.nn.utils.parametrizations.weight_norm(layer, "key").eval()
+    with pytest.raises(ValueError, match=r"weights must be plain parameters, got the model .*remove_parametrizations"):
+        fold(layer)
+
+
+@pytest.mark.parametrize("name", ["rga_s", "split", "domain"])
+def test_frozen_weights_stay_frozen(name):
+    assert not any(value.requires_grad for value in fold(build(name).requires_grad_(False)).parameters())
+    assert all(value.requires_grad for value in fold(build(name)).parameters())
+
+
 def test_a_folded_layer_refuses_train_mode():
     folded = fold(build("domain"))
-    with pytest.raises(ValueError, match=r"DomainLevelAttention: a folded layer must stay in eval mode, .* fold again"):
+    with pytest.raises(
+        ValueError, match=r"DomainLevelAttention: a folded layer must stay in eval mode, .* eval\(\) on"
+    ):
         folded.train()
     assert not folded.training
     assert folded.train(False) is folded

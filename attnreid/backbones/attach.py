@@ -249,9 +249,13 @@ class Attachment:
         for one in self._inserted:
             one.attention.load_state_dict({key: state_dict[one.prefix + key] for key in one.attention.state_dict()})
 
-    def sites_by_module(self) -> dict[int, str]:
-        """Return the site's name for the id of every module in the attention."""
-        return {id(module): one.site.name for one in self._inserted for module in one.attention.modules()}
+    def places_by_module(self) -> dict[int, tuple[str, str]]:
+        """Return the site's name, and the name inside the site's attention, for the id of every module in it."""
+        places = {}
+        for one in self._inserted:
+            inside = one.attention.layer if isinstance(one.attention, IdentityBlend) else one.attention
+            places.update({id(module): (one.site.name, name) for name, module in inside.named_modules()})
+        return places
 
     def remove(self) -> None:
         """Give the model back as it was: the same module objects, names and outputs. Harmless twice."""

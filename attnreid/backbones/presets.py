@@ -183,7 +183,7 @@ def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: Input
             norm = "bn3" if isinstance(block._modules.get("bn3"), nn.Module) else "bn2"
             names.append(f"{stage}.{name}.{norm}")
     places = [Place(site, "after") for site in select(who, model, survey, names)]
-    recipe = describe_call(who, reduction=reduction)
+    recipe = describe_call(who, reduction=reduction, input_size=input_size)
     return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey, recipe)
 
 
@@ -243,10 +243,7 @@ def _heights_that_work(
     radix: int,
 ) -> str | None:
     """Say which input heights suit a pyramid that splits the height; None where that was not the trouble."""
-    parts = radix ** (levels - 1) if isinstance(levels, int) else math.lcm(*levels)
-    heights = [(survey.sites[stage].size or (0, 0))[0] for stage in family.stages]
-    if parts < 1 or all(height % parts == 0 for height in heights):
-        return None
+    every = radix ** max(0, levels - 1) if isinstance(levels, int) else math.lcm(*levels)
     try:
         # A height that divides: what is refused now was refused for another reason.
         probe = AttentionPyramid(
@@ -254,12 +251,14 @@ def _heights_that_work(
             attention,
             levels=levels,
             radix=radix,
-            size=(parts, 1),
+            size=(every, 1),
             device="meta",
         )
     except (TypeError, ValueError):
         return None
-    if all(level.dim != "height" or level.parts == 1 for level in probe.plan):
+    parts = math.lcm(*(level.parts for level in probe.plan if level.dim == "height"))
+    heights = [(survey.sites[stage].size or (0, 0))[0] for stage in family.stages]
+    if all(height % parts == 0 for height in heights):
         return None
     given = survey.inputs[0].shape[2]
 

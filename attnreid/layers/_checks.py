@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def check_count(who: str, name: str, value: object, *, least: int = 1) -> None:
@@ -64,11 +64,11 @@ def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None =
         raise ValueError(f"{who}: the input must not be empty, got shape {shape}: drop empty batches first")
 
 
-def check_statistics(layer: nn.Module, values: int) -> None:
-    """Refuse to train a batch norm on a single value a channel, which has no variance."""
-    if layer.training and values < 2:
+def check_statistics(who: str, values: int) -> None:
+    """Refuse a batch norm in train mode a single value a channel, which has no variance."""
+    if values < 2:
         raise ValueError(
-            f"{type(layer).__name__}: in train mode its batch norm must see at least 2 values a channel, got 1: "
+            f"{who}: in train mode its batch norm must see at least 2 values a channel, got 1: "
             "pass at least 2 images, or call eval() first"
         )
 

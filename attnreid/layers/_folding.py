@@ -5,7 +5,8 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 
 class Foldable(nn.Module):
@@ -26,9 +27,29 @@ class Foldable(nn.Module):
         if mode and self.folded:
             raise ValueError(
                 f"{type(self).__name__}: a folded layer must stay in eval mode, got train(): "
-                "train the model that it was folded from, and fold again"
+                "train the model that it was folded from, and call eval() on this one again"
             )
         return super().train(mode)
+
+
+def eval_form(who: str, norm: nn.Module | None) -> tuple[Tensor, Tensor, float, Tensor, Tensor]:
+    """Return what a batch norm in eval mode computes with: mean, variance, epsilon, weight, bias.
+
+    Raises:
+        ValueError: there is no batch norm that has all these, or it is in train mode.
+    """
+    if isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None and norm.affine:
+        assert norm.running_var is not None
+        return norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    raise ValueError(
+        f"fold: the norms of {who} must be batch norms in eval mode with running statistics, weight and bias, got "
+        f"{norm}: put those in their place"
+    )
+
+
+def like(old: Tensor, new: Tensor) -> nn.Parameter:
+    """Return `new` as a parameter that is trained or frozen as `old` was."""
+    return nn.Parameter(new.detach(), requires_grad=old.requires_grad)
 
 
 class NormedLinear(nn.Module):
@@ -75,17 +96,12 @@ class NormedLinear(nn.Module):
         # In place on the norm's own output and not on a view of it, for which autograd would keep copies.
         return (F.relu(y, inplace=True) if self.relu else y).view(product.shape)
 
-    def fold_(self) -> None:
-        """Take the batch norm's eval form into the weights and a bias."""
-        assert self.norm is not None
-        norm, (parts, outputs, inputs) = self.norm, self.weight.shape
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        weight, bias = fuse_conv_bn_weights(
-            self.weight.flatten(0, 1), None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        self.weight = nn.Parameter(weight.detach().view(parts, outputs, inputs))
-        self.bias = nn.Parameter(bias.detach().view(parts, outputs, 1))
+    def fold_(self, who: str) -> None:
+        """Take the batch norm's eval form into the weights and a bias; `who` is named in what is raised."""
+        parts, outputs, inputs = self.weight.shape
+        weight, bias = fuse_linear_bn_weights(self.weight.flatten(0, 1), None, *eval_form(who, self.norm))
+        self.weight = like(self.weight, weight.view(parts, outputs, inputs))
+        self.bias = like(self.weight, bias.view(parts, outputs, 1))
         self.norm = None
 
     def extra_repr(self) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid._recording import record
-from attnreid.layers._checks import check_map
+from attnreid.layers._checks import check_map, check_statistics
 from attnreid.layers._pooling import Moments, affine, pool_beside
 
 SplitDim = Literal["channels", "height"]
@@ -30,6 +30,11 @@ class GateLayer(nn.Module):
         super().__init__()
         self.norm: nn.BatchNorm2d | None = None
 
+    def __init_subclass__(cls) -> None:
+        """Let a subclass with a gate of its own make its own promise."""
+        if "gate" in cls.__dict__ and "pooled" not in cls.__dict__:
+            cls.pooled = False
+
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate of the map `x`, of a shape that broadcasts to it; records nothing."""
         raise NotImplementedError
@@ -42,11 +47,15 @@ class GateLayer(nn.Module):
 
     @property
     def joins(self) -> bool:
-        """Whether the layer is `x * factor + offset` of the map's moments: its norm, if any, is torch's own.
+        """Whether the layer is `x * factor + offset` of the map's moments: its norm, if any, is as it was built.
 
         Another in its place, such as one that is synchronised between processes, has to see the map.
         """
-        return self.pooled and (self.norm is None or type(self.norm) is nn.BatchNorm2d)
+        norm = self.norm
+        if norm is None or not self.pooled:
+            return self.pooled
+        plain = type(norm) is nn.BatchNorm2d and norm.weight is not None and norm.bias is None
+        return plain and norm.track_running_stats and not (norm._forward_hooks or norm._forward_pre_hooks)
 
     def apply_gate(self, x: Tensor, gate: Tensor) -> Tensor:
         """Return the gated map, normed where the layer has a norm."""
@@ -58,16 +67,19 @@ class GateLayer(nn.Module):
         norm = self.norm
         if norm is None:
             return gate, None
+        wide = moments.mean.dtype
+        gate = gate.to(wide)
         if norm.training:
+            count = gate.shape[0] * moments.positions
+            check_statistics(type(self).__name__, count)
             mean, variance = _batch_statistics(gate, moments)
-            _update_running(norm, mean, variance, gate.shape[0] * moments.positions)
+            _update_running(norm, mean, variance, count)
         else:
             assert norm.running_mean is not None
             assert norm.running_var is not None
-            mean, variance = norm.running_mean[:, None, None], norm.running_var[:, None, None]
-        scale = norm.weight[:, None, None] * (variance + norm.eps).rsqrt()
-        # The norm may be of a wider type than the map, as it is under autocast.
-        return gate * scale.to(gate.dtype), (-mean * scale).to(gate.dtype)
+            mean, variance = norm.running_mean[:, None, None].to(wide), norm.running_var[:, None, None].to(wide)
+        scale = norm.weight[:, None, None].to(wide) * (variance + norm.eps).rsqrt()
+        return gate * scale, -mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated map."""
@@ -86,17 +98,19 @@ def join_gates(
     over the positions, so that these stand for the map on its way through the layers: the map is pooled once
     and multiplied once, whatever their number.
     """
-    has_batch_norm = any(layer.norm is not None and layer.norm.training for layer, _ in steps)
-    x, first = pool_beside(x, variance=has_batch_norm)
+    dtype = x.dtype
+    x, first = pool_beside(x, variance=any(layer.norm is not None and layer.norm.training for layer, _ in steps))
     factor: Tensor | None = None
     offset: Tensor | None = None
     for layer, gate in steps:
         moments = first if factor is None else first.affine(factor, offset)
-        own_factor, own_offset = layer.affine(gate(moments.mean), moments)
+        own_factor, own_offset = layer.affine(gate(moments.mean.to(dtype)), moments)
         factor = own_factor if factor is None else factor * own_factor
         offset = own_offset if offset is None else affine(offset, own_factor, own_offset)
     assert factor is not None  # for the type checker: there is a step
-    return x, factor, offset
+    if offset is None:
+        return x, factor, None
+    return x, factor.to(dtype), offset.to(dtype)  # computed wider, and applied to a map that stays as narrow
 
 
 def _batch_statistics(gate: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:

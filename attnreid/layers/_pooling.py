@@ -29,11 +29,17 @@ def affine(x: Tensor, factor: Tensor, offset: Tensor | None) -> Tensor:
 
 
 def pool_beside(x: Tensor, *, variance: bool = False) -> tuple[Tensor, Moments]:
-    """Return the map `(N, C, H, W)` itself, to be used from here on, and its moments."""
+    """Return the map `(N, C, H, W)` itself, to be used from here on, and its moments.
+
+    With the variance, a map of half precision has moments of single precision, as in a batch norm.
+    """
     positions = x.shape[2] * x.shape[3]
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
-        mean = x.mean(dim=(2, 3), keepdim=True)  # a compiler fuses the passes itself
-        return x, Moments(mean, _variance(x, mean) if variance else None, positions)
+        if not variance:  # a compiler fuses the passes itself
+            return x, Moments(x.mean(dim=(2, 3), keepdim=True), None, positions)
+        wide = x.to(widened(x.dtype))
+        mean = wide.mean(dim=(2, 3), keepdim=True)
+        return x, Moments(mean, (wide - mean).square().mean(dim=(2, 3), keepdim=True), positions)
     if variance:
         y, mean, second = _MomentsBeside.apply(x)
         return y, Moments(mean, second, positions)
@@ -41,8 +47,9 @@ def pool_beside(x: Tensor, *, variance: bool = False) -> tuple[Tensor, Moments]:
     return y, Moments(mean, None, positions)
 
 
-def _variance(x: Tensor, mean: Tensor) -> Tensor:
-    return (x - mean).square().mean(dim=(2, 3), keepdim=True)
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """Return single precision for half precision: there, squares overflow and small variances vanish."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 class _MeanBeside(torch.autograd.Function):
@@ -72,8 +79,10 @@ class _MomentsBeside(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean = x.mean(dim=(2, 3), keepdim=True)
-        return x.view_as(x), mean, (x - mean).square_().mean(dim=(2, 3), keepdim=True)
+        wide = widened(x.dtype)
+        mean = x.mean(dim=(2, 3), keepdim=True, dtype=wide)
+        root = torch.linalg.vector_norm(x - mean, dim=(2, 3), keepdim=True)
+        return x.view_as(x), mean, root.square() / (x.shape[2] * x.shape[3])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -86,7 +95,7 @@ class _MomentsBeside(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         positions = x.shape[2] * x.shape[3]
         slope = of_variance * (2 / positions)
-        return torch.addcmul(of_map + (of_mean / positions - slope * mean), x, slope)
+        return torch.addcmul(of_map + (of_mean / positions - slope * mean), x, slope).to(x.dtype)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnreid._recording import record
 from attnreid.layers._checks import check_count, check_map, describe
-from attnreid.layers._folding import Foldable
+from attnreid.layers._folding import Foldable, like
 from attnreid.registry import register_attention
 
 
@@ -111,8 +111,7 @@ class DomainLevelAttention(Foldable):
     def fold_(self) -> None:
         """Take query and key together into one conv from C channels to the memory's slots."""
         assert self.query is not None  # for the type checker: a layer is folded once
-        with torch.no_grad():
-            self.key = nn.Parameter(torch.einsum("kc...,ci...->ki...", self.key, self.query))
+        self.key = like(self.key, torch.einsum("kc...,ci...->ki...", self.key, self.query))
         self.query = None
         self.folded = True
 

@@ -73,12 +73,13 @@ class _RelationAware(GateLayer, Foldable):
 
     def reset_parameters(self) -> None:
         """Draw all weights as torch's convs do and start the batch norms anew."""
-        for linear in (self.embed, self.joint, self.hidden, self.score):
+        for linear in self._linears():
             linear.reset_parameters()
 
     def node_scores(self, nodes: Tensor) -> Tensor:
         """Return every node's gate in (0, 1), `(N, parts, 1, P)`, from nodes `(N, parts, features, P)`."""
-        check_statistics(self, nodes.shape[0] * nodes.shape[3])
+        if any(linear.norm is not None and linear.norm.training for linear in self._linears()):
+            check_statistics(type(self).__name__, nodes.shape[0] * nodes.shape[3])
         embedded = self.embed.finish(self._embed(nodes))
         width = embedded.shape[2] // 3
         theta_phi, psi = embedded[:, :, : 2 * width], embedded[:, :, 2 * width :]
@@ -87,6 +88,9 @@ class _RelationAware(GateLayer, Foldable):
         of_unary, of_relations = self.hidden.weight[:, :, :1], self.hidden.weight[:, :, 1:]
         hidden = self.hidden.finish(of_relations @ relations + of_unary * psi.mean(dim=2, keepdim=True))
         return self.score.finish(self.score.weight @ hidden).sigmoid()
+
+    def _linears(self) -> tuple[NormedLinear, ...]:
+        return self.embed, self.joint, self.hidden, self.score
 
     def _embed(self, nodes: Tensor) -> Tensor:
         """Return theta, phi and psi of all nodes, `(N, parts, 3D, P)`, before their batch norm.
@@ -100,8 +104,8 @@ class _RelationAware(GateLayer, Foldable):
 
     def fold_(self) -> None:
         """Take all batch norms into the weights before them."""
-        for linear in (self.embed, self.joint, self.hidden, self.score):
-            linear.fold_()
+        for linear in self._linears():
+            linear.fold_(type(self).__name__)
         self.folded = True
 
     def extra_repr(self) -> str:

@@ -10,10 +10,10 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from attnreid.layers._checks import check_count, check_flag, check_map, check_multiple, check_statistics, describe
-from attnreid.layers._folding import Foldable
+from attnreid.layers._folding import Foldable, eval_form, like
 from attnreid.layers._gate import GateLayer, SplitDim
 from attnreid.registry import register_attention
 
@@ -114,7 +114,8 @@ class SplitAttention(GateLayer, Foldable):
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C, 1, 1)`."""
         check_map("SplitAttention", x, self.channels)
-        check_statistics(self, x.shape[0])
+        if any(isinstance(module, _BatchNorm) and module.training for module in self.reduce):
+            check_statistics("SplitAttention", x.shape[0])
         summed = reduce(x.mean(dim=(2, 3)), "n (parts c) -> n c", "sum", parts=self.parts)
         return split_gate(self.expand(self.reduce(summed)), self.parts)[:, :, None, None]
 
@@ -122,8 +123,9 @@ class SplitAttention(GateLayer, Foldable):
         """Take the hidden layer's batch norm into its linear map."""
         linear, norm, relu = self.reduce
         assert isinstance(linear, nn.Linear)
-        assert isinstance(norm, _BatchNorm)  # torch's own, or the synchronised one in its place
-        self.reduce = nn.Sequential(fuse_linear_bn_eval(linear, norm), relu)
+        weight, bias = fuse_linear_bn_weights(linear.weight, linear.bias, *eval_form("SplitAttention", norm))
+        linear.weight, linear.bias = like(linear.weight, weight), like(linear.weight, bias)
+        self.reduce = nn.Sequential(linear, relu)
         self.folded = True
 
     def extra_repr(self) -> str:

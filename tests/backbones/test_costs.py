@@ -40,7 +40,11 @@ def test_no_level_adds_more_than_the_papers(model: nn.Module, levels: int) -> No
     for used in (levels - 1, levels):
         with attach_apnet(model, levels=used, input_size=(224, 224)):
             totals.append(count(model))
-    assert 0 < totals[1] - totals[0] <= 0.01
+    # Two linear maps of C/parts to C/parts/16 and back, for each part, at each stage.
+    parts = 2 ** (levels - 1)
+    by_hand = sum(2 * channels * (channels // parts // 16) for channels in (256, 512, 1024, 2048))
+    assert round((totals[1] - totals[0]) * 1e9) == by_hand
+    assert totals[1] - totals[0] <= 0.01
     assert totals[1] == pytest.approx(PAPER[levels], rel=0.01)
 
 

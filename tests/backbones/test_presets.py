@@ -202,6 +202,11 @@ def test_rga_names_the_input_heights_of_backbones_without_padding() -> None:
         attach_apnet(model, "rga_s", input_size=(height, 128)).remove()
 
 
+def test_only_levels_that_split_the_height_ask_for_it() -> None:
+    with pytest.raises(ValueError, match=r"a height that 2 divides, .* use an input height of 192 or 256"):
+        attach_apnet(small(), ("rga_s", "rga_s", "se"), levels=3, input_size=(224, 32))
+
+
 # The released variant of APNet ---------------------------------------------------------------------------------------
 
 

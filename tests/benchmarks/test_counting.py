@@ -116,3 +116,15 @@ def test_a_training_step_leaves_no_gradients_behind():
     work()
     (optimizer,) = (held for held in inspect.getclosurevars(work).nonlocals.values() if hasattr(held, "param_groups"))
     assert all(parameter.grad is None for parameter in optimizer.param_groups[0]["params"])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_grouped_convolution_forward_and_backward_by_hand(groups):
+    x = torch.randn(2, 16, 6, 8, requires_grad=True)
+    weight = torch.randn(32, 16 // groups, 3, 3, requires_grad=True)
+
+    def step():
+        y = torch.nn.functional.conv2d(x, weight, groups=groups, padding=1)
+        torch.autograd.grad(y, [x, weight], torch.ones_like(y))
+
+    assert count_multiply_adds(step) == 3 * 2 * 6 * 8 * 32 * (16 // groups) * 9

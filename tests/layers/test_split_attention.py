@@ -134,6 +134,67 @@ def test_a_norm_put_in_the_place_of_torchs_own_sees_the_map():
         torch.testing.assert_close(layer(x), x * layer.gate(x) / 2)
 
 
+def plain_bias(layer):
+    layer.norm = torch.nn.BatchNorm2d(8)
+    torch.nn.init.ones_(layer.norm.bias)
+
+
+def no_weight(layer):
+    layer.norm = torch.nn.BatchNorm2d(8, affine=False)
+
+
+def no_statistics(layer):
+    layer.norm = torch.nn.BatchNorm2d(8, track_running_stats=False)
+
+
+def hooked(layer):
+    layer.norm.register_forward_hook(lambda norm, inputs, y: y + 1)
+
+
+@pytest.mark.parametrize("change", [plain_bias, no_weight, no_statistics, hooked])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_changed_norm_is_called(change, training):
+    layer = build().double()
+    change(layer)
+    layer = layer.double().train(training)
+    x = support.random_map(3, 8, *SIZE)
+    support.assert_close(layer(x), by_the_norm(layer, x), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+def test_half_precision_trains_as_with_a_norm_of_its_own(dtype, scale):
+    torch.manual_seed(0)
+    layer, twin = SplitAttention(8), SplitAttention(8)
+    twin.load_state_dict(layer.state_dict())
+    x = (torch.randn(4, 8, 6, 5) * scale).to(dtype)
+    results = []
+    for one, forward in ((layer, layer), (twin, lambda x: by_the_norm(twin, x))):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=dtype):
+            y = forward(leaf)
+        torch.autograd.backward(y.float().square().mean())
+        gradients = [value.grad for value in one.parameters()]
+        assert all(gradient.isfinite().all() for gradient in [leaf.grad, *gradients])
+        results.append((y, leaf.grad, one.norm.running_var, one.norm.running_mean))
+    for got, wanted in zip(*results, strict=True):
+        assert got.dtype == wanted.dtype
+    support.assert_close(results[0][0], results[1][0].double(), 2**-5)
+    for got, wanted in zip(results[0][2:], results[1][2:], strict=True):
+        support.assert_close(got, wanted.double(), 2**-6, least=scale)
+
+
+def test_one_image_may_pass_frozen_norms_and_one_value_may_not_pass_a_learning_one():
+    layer = build()
+    layer.reduce[1].eval()
+    layer.norm.eval()
+    assert layer(torch.randn(1, 8, *SIZE)).shape == (1, 8, *SIZE)
+    layer.eval().norm.train()
+    assert layer(torch.randn(1, 8, *SIZE)).shape == (1, 8, *SIZE)
+    with pytest.raises(ValueError, match=r"SplitAttention: in train mode .* at least 2 values a channel"):
+        layer(torch.randn(1, 8, 1, 1))
+
+
 def test_shapes_of_the_released_network():
     for channels, hidden in ((64, 32), (256, 128), (2048, 1024)):
         layer = SplitAttention(channels, device="meta")

@@ -122,3 +122,14 @@ def test_refuses_wrong_options(error, options, message):
 def test_refuses_wrong_maps(error, x, message):
     with pytest.raises(error, match=message):
         SqueezeExcitation(12)(x)
+
+
+def test_a_subclass_with_a_gate_of_its_own_sees_the_map():
+    class Loudest(SqueezeExcitation):
+        def gate(self, x):
+            return super().gate(x.amax(dim=(2, 3), keepdim=True))
+
+    layer, x = Loudest(4), torch.randn(2, 4, 3, 2)
+    assert not layer.pooled
+    torch.testing.assert_close(layer(x), x * layer.gate(x))
+    assert SqueezeExcitation.pooled
