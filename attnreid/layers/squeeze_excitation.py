@@ -38,7 +38,9 @@ class SqueezeExcitation(GateLayer):
     APNet's Eq. 5 as it stands. As in both papers' code there is no bias. Where APNet is silent: reduction 16,
     never fewer than one hidden unit a part (a pyramid of radix 32 at 256 channels would otherwise have none).
     APNet's released code instead has 8 hidden units at every stage: `hidden=8`. Initialised as torch's linear
-    layers are, uniform within 1/sqrt(inputs), part by part.
+    layers are, uniform within 1/sqrt(inputs), part by part. (Behind a ReLU the averages are all positive, so that
+    a hidden unit may be off for all images from the start; with very few units all of them may be, and the gate
+    is then 1/2 for good.)
 
     Args:
         channels: the channels C of the map, a multiple of `parts`.

@@ -1,0 +1,138 @@
+"""The published backbones that attaching is held to, and where attention goes in each."""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attnreid import SqueezeExcitation
+from attnreid.backbones import Attachment, attach
+
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+IMAGES = 4
+# Enough hidden units that some are alive whatever the seed: the input is all positive, so a unit is on or off for good.
+CHANNEL_GATE = functools.partial(SqueezeExcitation, hidden=16)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model, and three places for attention that lie in one another.
+
+    `stages` are the ends of its stages; `inner` are parts inside them, of other classes; `replaced` is one part
+    that keeps its map's shape. Between them they meet rows of modules, containers that loop over themselves,
+    modules with a forward of their own, and parents of each of these kinds.
+    """
+
+    make: Callable[[], nn.Module]
+    stages: tuple[str, ...]
+    inner: tuple[str, ...]
+    replaced: str
+    size: tuple[int, int] = (64, 32)
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """Return the model with the statistics of a batch in its norms: untrained, its maps would fade in eval mode."""
+        torch.manual_seed(seed)
+        model = self.make()
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():
+            model.train()(self.images(8, seed=7))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return model
+
+    def images(self, count: int = IMAGES, seed: int = 1) -> Tensor:
+        return torch.randn(count, 3, *self.size, generator=torch.Generator().manual_seed(seed))
+
+    def attach_after(self, model: nn.Module, **options: Any) -> list[Attachment]:
+        """Put a channel gate behind the stages, and a spatial gate behind the parts inside."""
+        ends = attach(model, CHANNEL_GATE, self.stages, input_size=self.size, **options)
+        return [ends, attach(model, "rga_s", self.inner, input_size=self.size, **options)]
+
+    def attach_instead(self, model: nn.Module) -> Attachment:
+        return attach(model, "pixel", self.replaced, where="instead", input_size=self.size)
+
+    def attach(self, model: nn.Module) -> list[Attachment]:
+        return [*self.attach_after(model), self.attach_instead(model)]
+
+
+def _torchvision(name: str, *places: Any, **options: Any) -> Backbone:
+    extra = {key: options.pop(key) for key in list(options) if key != "size"}
+    return Backbone(lambda: getattr(torchvision.models, name)(**extra), *places, **options)
+
+
+def _timm(name: str, *places: Any) -> Backbone:
+    def make() -> nn.Module:
+        return pytest.importorskip("timm", reason="timm's models need timm").create_model(name)
+
+    return Backbone(make, *places)
+
+
+_RESNET = (("layer[1-4]",), ("layer2.1", "layer3.0.conv1"), "layer4.1.conv2")
+_DENSENET = (
+    ("features.denseblock[1-4]",),
+    ("features.transition[12]", "features.denseblock3.denselayer2"),
+    "features.transition2.norm",
+)
+BACKBONES = {
+    "resnet18": _torchvision("resnet18", *_RESNET),
+    "densenet121": _torchvision("densenet121", *_DENSENET),
+    "timm mobilenetv4": _timm(
+        "mobilenetv4_conv_small", ("blocks.*",), ("bn1", "blocks.2.1", "blocks.3.1.pw_exp"), "blocks.2.1.dw_mid"
+    ),
+    "resnet50": _torchvision("resnet50", *_RESNET),
+    "resnext50": _torchvision("resnext50_32x4d", *_RESNET),
+    "wide_resnet50": _torchvision("wide_resnet50_2", *_RESNET),
+    "densenet169": _torchvision("densenet169", *_DENSENET),
+    "inception_v3": _torchvision(
+        "inception_v3",
+        ("Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"),
+        ("Mixed_5c.branch_pool", "Mixed_6b.branch7x7_3.conv"),
+        "Mixed_6c.branch7x7_2",
+        aux_logits=False,
+        init_weights=False,
+        size=(128, 96),
+    ),
+    "convnext_tiny": _torchvision(
+        "convnext_tiny", ("features.[1357]",), ("features.5.0", "features.3.1.block"), "features.5.1.block.0"
+    ),
+    "efficientnet_b0": _torchvision(
+        "efficientnet_b0", ("features.[2-6]",), ("features.4.1", "features.3.1.block"), "features.4.2.block.1"
+    ),
+    "mobilenet_v3_large": _torchvision(
+        "mobilenet_v3_large",
+        ("features.3", "features.6", "features.12", "features.15"),
+        ("features.5", "features.10.block"),
+        "features.11.block.1.0",
+    ),
+    "timm resnetv2": _timm(
+        "resnetv2_50", ("stages.*",), ("stem", "stages.1.blocks.1", "stages.2.blocks.0"), "stages.2.blocks.1.conv2"
+    ),
+    "timm convnextv2": _timm(
+        "convnextv2_atto", ("stages.?",), ("stem", "stages.2.blocks.1"), "stages.2.blocks.2.conv_dw"
+    ),
+}
+# `make test` holds these to every check; `make test-slow` the others, too.
+FAST = ("resnet18", "densenet121", "timm mobilenetv4")
+
+
+def available(names: tuple[str, ...]) -> list[str]:
+    """Return those of `names` whose library is installed."""
+    return [name for name in names if HAS_TIMM or not name.startswith("timm")]
+
+
+def as_parameters(fast: tuple[str, ...] = FAST) -> list[Any]:
+    """Return the backbones as pytest's parameters: those that `make test` leaves out are marked slow."""
+    return [
+        pytest.param(backbone, id=name, marks=() if name in fast else pytest.mark.slow)
+        for name, backbone in BACKBONES.items()
+    ]
