@@ -245,15 +245,8 @@ class AttentionPyramid(nn.Module):
             return x
         gates = [cast(GateLayer, self.levels[index]) for index in self._steps] if self._all_gates else []
         if gates and all(layer.joins for layer in gates):
-            return self._multiply(
-                *join_gates(
-                    x,
-                    [
-                        (layer, partial(self._level_gate, index))
-                        for layer, index in zip(gates, self._steps, strict=True)
-                    ],
-                )
-            )
+            functions = [partial(self._level_gate, index) for index in self._steps]
+            return self._multiply(*join_gates(x, [*zip(gates, functions, strict=True)]))
         if gates and all(layer.norm is None for layer in gates):
             return self._multiply(x, self._merged_gate(x), None)
         y = x

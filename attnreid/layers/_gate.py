@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attnreid._recording import record
 from attnreid.layers._checks import check_map, check_statistics
-from attnreid.layers._pooling import Moments, affine, pool_beside
+from attnreid.layers._pooling import Moments, affine, pool_beside, widened
 
 SplitDim = Literal["channels", "height"]
 
@@ -67,7 +67,7 @@ class GateLayer(nn.Module):
         norm = self.norm
         if norm is None:
             return gate, None
-        wide = moments.mean.dtype
+        wide = widened(moments.mean.dtype)
         gate = gate.to(wide)
         if norm.training:
             count = gate.shape[0] * moments.positions

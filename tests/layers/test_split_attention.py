@@ -184,6 +184,20 @@ def test_half_precision_trains_as_with_a_norm_of_its_own(dtype, scale):
         support.assert_close(got, wanted.double(), 2**-6, least=scale)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-4, 1, 1e3])
+def test_half_precision_in_eval_mode_is_as_with_a_norm_of_its_own(dtype, scale):
+    torch.manual_seed(0)
+    layer = SplitAttention(8).eval()
+    layer.norm.running_mean.fill_(scale / 2)
+    layer.norm.running_var.fill_(scale**2)  # at 1e3 more than float16 can hold, at 1e-4 less
+    x = (torch.randn(4, 8, 6, 5) * scale).to(dtype)
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        got, wanted = layer(x), by_the_norm(layer, x)
+    assert got.dtype == wanted.dtype == dtype
+    support.assert_close(got, wanted.double(), 2**-5)
+
+
 def test_one_image_may_pass_frozen_norms_and_one_value_may_not_pass_a_learning_one():
     layer = build()
     layer.reduce[1].eval()
