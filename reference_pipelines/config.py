@@ -20,16 +20,21 @@ class DataConfig:
     """The images.
 
     Args:
-        root: folder of the data set.
+        root: folder of the data set, or a CSV file.
+        layout: name of its layout; found by content when left out.
         image_size: height and width that images are resized to.
         interpolation: how they are resized.
         workers: processes that decode images; 0 decodes in the main process.
+        skip_corrupt: decode every image before the run and leave out those that do not decode, instead of stopping
+            at the first.
     """
 
     root: str
+    layout: str | None = None
     image_size: tuple[int, int] = (256, 128)
     interpolation: Interpolation = "bilinear"
     workers: int = 4
+    skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
         require(

@@ -3,6 +3,16 @@
 from reference_pipelines.clustering.dbscan import dbscan
 from reference_pipelines.clustering.jaccard import jaccard_graph
 from reference_pipelines.clustering.memory import ClusterMemory, MemoryConfig
+from reference_pipelines.clustering.pseudo_labels import ClusteringConfig, cluster, describe_clusters
 from reference_pipelines.clustering.purity import purity
 
-__all__ = ["ClusterMemory", "MemoryConfig", "dbscan", "jaccard_graph", "purity"]
+__all__ = [
+    "ClusterMemory",
+    "ClusteringConfig",
+    "MemoryConfig",
+    "cluster",
+    "dbscan",
+    "describe_clusters",
+    "jaccard_graph",
+    "purity",
+]

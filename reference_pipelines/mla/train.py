@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
 from attnreid import attach_mla
-from reference_pipelines.clustering import ClusterMemory, MemoryConfig, dbscan, jaccard_graph, purity
+from reference_pipelines.clustering import ClusteringConfig, ClusterMemory, MemoryConfig, cluster, describe_clusters
 from reference_pipelines.config import DataConfig, Device, EvaluationConfig, OptimizerConfig
 from reference_pipelines.data.dataset import load_batches
 from reference_pipelines.data.sampler import ClusterSamplerConfig, cluster_batches
@@ -37,28 +36,6 @@ class AttentionConfig:
     blocks: Literal["all", "last"] = "all"
     heads: int = 4
     memory: int = 64
-
-
-@dataclass(frozen=True)
-class ClusteringConfig:
-    """Pseudo-labels from features; the defaults are MLA's.
-
-    Args:
-        k1: neighbours of the k-reciprocal Jaccard distance.
-        k2: neighbours of its query expansion.
-        eps: DBSCAN's radius.
-        min_samples: DBSCAN's MinPts, the point itself counted.
-    """
-
-    k1: int = 30
-    k2: int = 6
-    eps: float = 0.4
-    min_samples: int = 4
-
-    def __post_init__(self) -> None:
-        require(1 <= self.k2 <= self.k1, "clustering.k2 must be at least 1 and at most clustering.k1", self.k2)
-        require(0 < self.eps < 1, "clustering.eps must be between 0 and 1", self.eps)
-        require(self.min_samples >= 1, "clustering.min_samples must be at least 1", self.min_samples)
 
 
 @dataclass(frozen=True)
@@ -124,26 +101,6 @@ def build_model(config: MlaConfig) -> ReidModel:
     return ReidModel(backbone, width)
 
 
-def cluster(features: torch.Tensor, config: ClusteringConfig) -> np.ndarray:
-    """Return the (N,) pseudo-labels of the features (N, D).
-
-    Raises:
-        UserError: DBSCAN finds fewer than two clusters, so that there is nothing to contrast.
-    """
-    graph = jaccard_graph(features, k1=config.k1, k2=config.k2, max_distance=config.eps)
-    clusters = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
-    found = int(clusters.max()) + 1
-    if found < 2:
-        noise = int((clusters < 0).sum())
-        what = "no cluster" if not found else "one cluster"
-        raise UserError(
-            f"clustering: training needs at least two clusters, DBSCAN found {what} and {noise} of {len(clusters)} "
-            "images are noise; weights saved before are kept; "
-            f"{'raise' if noise else 'lower'} --clustering.eps (now {config.eps}) or start from better weights"
-        )
-    return clusters
-
-
 def train(config: MlaConfig, out: Path) -> dict[str, Any]:
     """Train, evaluate and write the run folder `out`; return what stands in its result.json."""
     with Session("mla", config, out) as session:
@@ -175,13 +132,3 @@ def train(config: MlaConfig, out: Path) -> dict[str, Any]:
             session.end_epoch(model, epoch, loss=loss, learning_rate=schedule.get_last_lr()[0], **measured)
             schedule.step()
         return session.finish(model, clustering=measured)
-
-
-def describe_clusters(clusters: np.ndarray, ids: np.ndarray, cameras: np.ndarray) -> dict[str, Any]:
-    """Return how many clusters there are, the share of noise, and the purity by id and by camera."""
-    return {
-        "clusters": int(clusters.max()) + 1,
-        "noise": float((clusters < 0).mean()),
-        "id_purity": purity(clusters, ids),
-        "camera_purity": purity(clusters, cameras),
-    }

@@ -48,7 +48,7 @@ class Session:
         self.pipeline = pipeline
         self.config = config
         self.device = pick_device(config.device)
-        self.data: ReidData = read(config.data.root)
+        self.data: ReidData = read(config.data.root, config.data.layout)
         self.weights_digest = file_digest(Path(config.model.weights))
         self.run = Run(out, config)
         self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device)

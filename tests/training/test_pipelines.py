@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reference_pipelines.clustering import ClusteringConfig, cluster, describe_clusters
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
 from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
-from reference_pipelines.mla.train import ClusteringConfig, cluster, describe_clusters
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.training import loop
 from reference_pipelines.training.optimizer import rate_factor
@@ -128,8 +128,8 @@ def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch)
     # Other ids for the same files: only the purity, which training does not use, may change.
     original = read
 
-    def relabelled(root):
-        data = original(root)
+    def relabelled(root, layout):
+        data = original(root, layout)
         data.train.ids[:] = np.arange(len(data.train)) + 1
         return data
 
