@@ -1,5 +1,6 @@
-"""Readers of the public layouts, the rendered pedestrians, samplers and transforms."""
+"""Readers of the public layouts, the rendered pedestrians, samplers, transforms, and what is wrong with a folder."""
 
-from reference_pipelines.data.records import ImageList, ReidData, read
+from reference_pipelines.data.layouts import LAYOUTS, read
+from reference_pipelines.data.records import ImageList, ReidData
 
-__all__ = ["ImageList", "ReidData", "read"]
+__all__ = ["LAYOUTS", "ImageList", "ReidData", "read"]

@@ -1,18 +1,18 @@
 """Images from files to batches; the same batches whatever the number of workers."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from reference_pipelines.errors import UserError
-
-Transform = Callable[[Tensor], Tensor]
+from reference_pipelines.data.decoding import load_image
+from reference_pipelines.data.transforms import Box, Transform
+from reference_pipelines.data.workers import AHEAD, map_in_order
 
 
 class Draw(NamedTuple):
@@ -29,74 +29,59 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-def load_image(path: Path) -> Tensor:
-    """Return a file's pixels as (3, H, W) uint8.
+class _Slots:
+    """Places for batches of pixels, in memory that all processes share.
 
-    Raises:
-        UserError: the file is missing or does not decode.
+    They are made once and filled again and again: a worker hands over no file descriptor, and there are never more
+    batches waiting than places.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports broken files by all three
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"data: cannot read the image {path} ({reason}); replace or remove the file") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    def __init__(self, count: int, shape: tuple[int, ...], *, shared: bool) -> None:
+        self.shape = (count, *shape)
+        size = int(np.prod(self.shape))
+        # Unlike torch's own shared memory it takes another place where /dev/shm is small, as it is in containers.
+        self.memory: Any = multiprocessing.RawArray("B", size) if shared else np.empty(size, np.uint8)
+
+    def __getitem__(self, slot: int) -> Tensor:
+        return torch.from_numpy(np.frombuffer(self.memory, np.uint8).reshape(self.shape)[slot])
 
 
-class _Images(Dataset[tuple[Tensor, int] | UserError]):
-    def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
+class _Loader:
+    """Decodes and arranges a batch into a slot; returns what of each image is to be erased."""
+
+    def __init__(self, paths: Sequence[Path], transform: Transform, slots: _Slots) -> None:
         self.paths = paths
         self.transform = transform
+        self.slots = slots
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | UserError:
-        try:
-            image = load_image(self.paths[draw.image])
-        except UserError as error:
-            return error  # an exception raised in a worker would reach the user as a traceback
-        # torch.manual_seed would queue a CUDA seed for every image; transforms draw from the CPU's generator alone.
-        state = torch.get_rng_state()
-        torch.default_generator.manual_seed(draw.seed)
-        try:
-            return self.transform(image), draw.image
-        finally:
-            torch.set_rng_state(state)
-
-
-def _collate(samples: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:
-    images, indices = [], []
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-        images.append(sample[0])
-        indices.append(sample[1])
-    return Batch(torch.stack(images), torch.tensor(indices))
+    def __call__(self, task: tuple[int, list[Draw]]) -> list[Box | None]:
+        slot, draws = task
+        images = [load_image(self.paths[draw.image]) for draw in draws]
+        return self.transform.arrange(images, [draw.seed for draw in draws], self.slots[slot][: len(draws)])
 
 
 def load_batches(
     paths: Sequence[Path], transform: Transform, batches: Iterable[list[Draw]], *, workers: int
 ) -> Iterator[Batch]:
-    """Load the batches in order.
+    """Load the batches in order; the images have the channels last in memory.
+
+    Workers decode and arrange pixels of 8 bits ahead, at most two batches each; this process normalises them.
 
     Args:
         paths: the images that the draws' indices point at.
-        transform: from (3, h, w) uint8 to a float tensor; every image of a batch to the same shape.
+        transform: what is done to each image.
         batches: which images go together, and the seed of each one's augmentation.
         workers: processes that decode ahead; 0 decodes in this one.
 
     Raises:
-        UserError: an image does not decode; the sentence names it.
+        UserError: an image does not decode, the sentence names it; or a worker died or could not be started.
     """
-    loader = DataLoader(
-        _Images(paths, transform),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        # A generator of its own: the loader would draw its base seed from the global one.
-        generator=torch.Generator(),
-    )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    batches = list(batches)
+    largest = max(map(len, batches), default=0)
+    slots = _Slots(max(1, AHEAD * workers), (largest, *transform.size, 3), shared=workers > 0)
+    tasks = list(zip(cycle(range(slots.shape[0])), batches))
+    pin_memory = torch.cuda.is_available()
+    loaded = map_in_order(_Loader(paths, transform, slots), tasks, workers=workers)
+    for (slot, draws), erased in zip(tasks, loaded, strict=True):
+        images = transform.normalise(slots[slot][: len(draws)], erased, pin_memory=pin_memory)
+        yield Batch(images, torch.tensor([draw.image for draw in draws]))

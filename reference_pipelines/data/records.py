@@ -1,14 +1,19 @@
-"""What a re-identification data set is, whatever its layout, and the one way to read it."""
+"""What a re-identification data set is, whatever its layout."""
 
 import hashlib
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from reference_pipelines.data.market1501 import MARKET_FOLDERS, find_market_root, read_market_folder
-from reference_pipelines.data.rendering.market import MANIFEST as RENDERED_MANIFEST
 from reference_pipelines.errors import UserError
+
+Part = Literal["train", "query", "gallery"]
+PARTS: tuple[Part, ...] = ("train", "query", "gallery")
 
 
 @dataclass(frozen=True)
@@ -37,19 +42,27 @@ class ImageList:
         """Return (N,) labels 0 ... K-1, one a person, in the order of the ids."""
         return np.unique(self.ids, return_inverse=True)[1]
 
+    def people(self) -> np.ndarray:
+        """Return the ids of people in order, each once: neither distractors nor junk."""
+        return np.unique(self.ids[self.ids > 0])
+
 
 @dataclass(frozen=True)
 class ReidData:
-    """A data set after the Market-1501 protocol.
+    """A data set after the Market-1501 protocol. A part may be empty: `require` refuses that for who needs it.
 
     Args:
-        root: the folder that holds it.
-        layout: how its files are laid out and named.
+        root: the folder that holds it, or the CSV file that lists it.
+        layout: how its files are laid out and named, and with that which data set and version it is.
         train: images to train on; ids are people, never distractors.
         query: images to search for.
         gallery: images to search in, distractors (id 0) among them.
         junk: images of the gallery with id -1, which are left out.
         rendered: whether these are the rendered pedestrians and no photographs.
+        cameras_known: False where no camera was given, so that every image file has a camera number of its own.
+        id_names: what the person ids stand for where the data set names people otherwise than by these numbers.
+        title: how tables call the data set; its layout where this is empty.
+        notes: rules that were applied in reading, for the printed line.
     """
 
     root: Path
@@ -59,81 +72,83 @@ class ReidData:
     gallery: ImageList
     junk: int
     rendered: bool
+    cameras_known: bool = True
+    id_names: Mapping[int, str] = field(default_factory=dict)
+    title: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How tables call the data set."""
+        return self.title or self.layout
 
     def __str__(self) -> str:
-        def part(name: str, images: ImageList) -> str:
-            return f"{name} {len(images):,} images of {len(np.unique(images.ids[images.ids > 0])):,} ids"
+        def part(name: Part) -> str:
+            images = self.part(name)
+            return f"{name} {len(images):,} images of {len(images.people()):,} ids" if len(images) else f"no {name}"
 
-        parts = (part("train", self.train), part("query", self.query), part("gallery", self.gallery))
-        cameras = len(np.unique(np.concatenate([self.train.cameras, self.gallery.cameras])))
+        cameras = len(np.unique(np.concatenate([self.part(name).cameras for name in PARTS])))
+        seen = f"{cameras} cameras" if self.cameras_known else "no cameras given"
+        said = "".join(f"; {note}" for note in self.notes)
+        parts = ", ".join(part(name) for name in PARTS)
         kind = f"rendered images ({self.layout})" if self.rendered else self.layout
-        return f"{kind} at {self.root}: {', '.join(parts)}, {cameras} cameras, {self.junk:,} junk left out"
+        return f"{kind} at {self.root}: {parts}, {seen}, {self.junk:,} junk left out{said}"
+
+    def part(self, name: Part) -> ImageList:
+        """Return the images of one part."""
+        parts = {"train": self.train, "query": self.query, "gallery": self.gallery}
+        return parts[name]
+
+    def id_name(self, person: int) -> str:
+        """Return how the data set itself names a person."""
+        return self.id_names.get(person) or f"{person:04d}"
+
+    def match_counts(self) -> np.ndarray:
+        """Return for each query (Q,) how many gallery images are of the same person and from another camera."""
+        people = Counter(self.gallery.ids.tolist())
+        views = Counter(zip(self.gallery.ids.tolist(), self.gallery.cameras.tolist(), strict=True))
+        queries = zip(self.query.ids.tolist(), self.query.cameras.tolist(), strict=True)
+        return np.array([people[view[0]] - views[view] if view[0] > 0 else 0 for view in queries], dtype=np.int64)
+
+    def require(self, who: str, *parts: Part) -> "ReidData":
+        """Return this data set if none of `parts` is empty.
+
+        Args:
+            who: complains otherwise.
+            parts: that it needs.
+
+        Raises:
+            UserError: a part has no image.
+        """
+        missing = [name for name in parts if not len(self.part(name))]
+        if missing:
+            needed = " and ".join(parts) if len(parts) < 3 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+            raise UserError(
+                f"{who}: the data set must have {needed} images, {self.name} at {self.root} has no "
+                f"{' and no '.join(missing)}; add them or choose another --data.root"
+            )
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of the data that it was measured on."""
+        return {
+            "name": self.name,
+            "layout": self.layout,
+            "rendered": self.rendered,
+            "summary": str(self),
+            "fingerprint": self.fingerprint(),
+        }
 
     def fingerprint(self) -> str:
-        """Return a digest of every file's name and size: the same folder gives the same digest."""
+        """Return a digest of every image's part, place, size, person and camera: the same data gives the same digest.
+
+        Places count from the root, also where a CSV file lists images outside of its folder.
+        """
+        base = self.root.parent if self.root.is_file() else self.root
         digest = hashlib.sha256()
-        for path in (*self.train.paths, *self.query.paths, *self.gallery.paths):
-            digest.update(f"{path.relative_to(self.root)} {path.stat().st_size}\n".encode())
+        for name in PARTS:
+            images = self.part(name)
+            for path, person, camera in zip(images.paths, images.ids.tolist(), images.cameras.tolist(), strict=True):
+                place = Path(os.path.relpath(path, base)).as_posix()
+                digest.update(f"{name} {place} {path.stat().st_size} {person} {camera}\n".encode())
         return digest.hexdigest()[:16]
-
-
-def read(root: str | Path, layout: str | None = None) -> ReidData:
-    """Read a data set's folder; nothing is decoded yet.
-
-    Args:
-        root: the folder, or one above or around it.
-        layout: "market1501", or None to find it by content.
-
-    Raises:
-        UserError: the folder is missing, is of no known layout, or has a part without people, or no query has a match.
-    """
-    root = Path(root).expanduser()
-    if layout not in (None, "market1501"):
-        raise UserError(f'data: layout must be "market1501" or left out, got {layout!r}')
-    if not root.is_dir():
-        raise UserError(f"data: {root} is not a folder; give the data set's folder with --data.root")
-    base = find_market_root(root)
-    if base is None:
-        raise UserError(
-            f"data: {root} holds no data set in the Market-1501 layout, which has the folders "
-            f"{', '.join(MARKET_FOLDERS)}; point --data.root at the folder that holds them"
-        )
-    parts = {}
-    for folder in MARKET_FOLDERS:
-        parts[folder] = ImageList(*read_market_folder(base / folder))
-        if not len(parts[folder]):
-            raise UserError(
-                f"data: {base / folder} must hold images named like 0002_c1s1_000451_03.jpg, found none; "
-                "is the archive unpacked completely?"
-            )
-    train, query, everything = (parts[folder] for folder in MARKET_FOLDERS)
-    junk = everything.ids == -1
-    if not (train.ids > 0).any() or junk.all():
-        empty = "bounding_box_train" if not (train.ids > 0).any() else "bounding_box_test"
-        raise UserError(
-            f"data: {base / empty} must hold images of people, found only junk and distractors (ids -1 and 0); "
-            "is this the right folder?"
-        )
-    gallery = everything.where(~junk)
-    if not _has_match(query, gallery):
-        raise UserError(
-            f"data: some query in {base / 'query'} must have a gallery image of the same person from another camera, "
-            "none has; are the parts of one data set?"
-        )
-    return ReidData(
-        root=base,
-        layout="market1501",
-        train=train.where(train.ids > 0),
-        query=query,
-        gallery=gallery,
-        junk=int(junk.sum()),
-        rendered=(base / RENDERED_MANIFEST).is_file(),
-    )
-
-
-def _has_match(query: ImageList, gallery: ImageList) -> bool:
-    seen: dict[int, set[int]] = {}
-    for person, camera in zip(gallery.ids.tolist(), gallery.cameras.tolist(), strict=True):
-        seen.setdefault(person, set()).add(camera)
-    pairs = zip(query.ids.tolist(), query.cameras.tolist(), strict=True)
-    return any(person > 0 and seen.get(person, set()) - {camera} for person, camera in pairs)

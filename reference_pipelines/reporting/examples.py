@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid import record_attention
-from reference_pipelines.data.dataset import load_image
+from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import evaluation_transform
 from reference_pipelines.retrieval import RetrievalResult, ranked_matches
 from reference_pipelines.training.evaluation import Evaluator

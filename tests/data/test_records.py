@@ -1,12 +1,15 @@
-"""The Market-1501 reader on a miniature in its exact layout."""
+"""What a data set says of itself, whatever its layout."""
 
-import shutil
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reference_pipelines.data import read
+from reference_pipelines.data import ReidData, read
+from reference_pipelines.data.layouts.reading import make_list
 from reference_pipelines.errors import UserError
+from tests.data import miniatures
 
 
 def test_reads_ids_cameras_and_splits(market):
@@ -27,34 +30,40 @@ def test_labels_are_dense_and_follow_the_ids(market):
     assert (np.unique(train.ids)[labels] == train.ids).all()
 
 
-@pytest.mark.parametrize("depth", ["above", "exact"])
-def test_finds_the_root_by_content(market, depth):
-    assert read(market.parent if depth == "above" else market).root == market
-
-
-def test_foreign_files_are_passed_over(market):
-    for name in ("Thumbs.db", "._0001_c1s1_000000_00.jpg", "readme.txt"):
-        (market / "bounding_box_train" / name).write_bytes(b"x")
-    (market.parent / "__MACOSX" / "query").mkdir(parents=True)
-    assert len(read(market.parent).train) == 36
-
-
-def test_two_digit_cameras_and_other_endings(market):
-    for name in ("0001_c12_000451.jpg", "0001_c10s2_000451_03.JPEG"):
-        shutil.copy(market / "query" / "0007_c1s1_000099_00.jpg", market / "bounding_box_train" / name)
-    assert set(read(market).train.cameras) == {1, 2, 10, 12}
-
-
-def test_junk_and_distractors_are_never_trained_on(market):
-    for name in ("-1_c1s1_000451_03.jpg", "0000_c2s1_000451_03.jpg"):
-        shutil.copy(market / "query" / "0007_c1s1_000099_00.jpg", market / "bounding_box_train" / name)
-    assert sorted(set(read(market).train.ids)) == [1, 2, 3, 4, 5, 6]
-
-
 def test_the_summary_says_what_was_taken(market):
     text = str(read(market))
     assert text.startswith(f"market1501 at {market}: train 36 images of 6 ids, query 6 images of 3 ids")
-    assert text.endswith("2 cameras, 1 junk left out")
+    assert "gallery 19 images of 3 ids, 2 cameras, 1 junk left out" in text
+    assert text.endswith(
+        "these are not the published counts, train 12,936, query 3,368, gallery 15,913: see data verify"
+    )
+
+
+def test_a_missing_part_is_said_and_refused_for_who_needs_it(market):
+    data = dataclasses.replace(read(market), train=make_list([], [], []))
+    assert ": no train, query 6 images of 3 ids" in str(data)
+    assert data.require("evaluate", "query", "gallery") is data
+    message = f"train: the data set must have train, query and gallery images, market1501 at {market} has no train; add"
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(data, title="").require("train", "train", "query", "gallery")
+    with pytest.raises(
+        UserError, match="evaluate: .* must have query and gallery images, .* has no query and no gallery"
+    ):
+        dataclasses.replace(data, query=data.train, gallery=data.train).require("evaluate", "query", "gallery")
+
+
+def test_matches_are_counted_after_the_protocol():
+    data = ReidData(
+        root=Path("somewhere"),
+        layout="folders",
+        train=make_list([], [], []),
+        junk=0,
+        rendered=False,
+        query=make_list(["a", "b", "c", "d", "e"], [5, 5, 6, 7, 0], [1, 2, 1, 1, 1]),
+        gallery=make_list(["f", "g", "h", "i", "j"], [5, 5, 5, 6, 0], [1, 1, 3, 1, 2]),
+    )
+    # Person 5 is seen twice by camera 1 and once by 3; 6 by the query's own camera only; 7 never; 0 is nobody.
+    assert data.match_counts().tolist() == [1, 3, 0, 0, 0]
 
 
 def test_the_fingerprint_changes_with_the_files(market):
@@ -64,47 +73,33 @@ def test_the_fingerprint_changes_with_the_files(market):
     assert read(market).fingerprint() != before
 
 
-def test_refuses_a_missing_folder(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere is not a folder; give the data set's folder with --data\.root"):
-        read(tmp_path / "nowhere")
-
-
-def test_refuses_a_folder_of_another_layout(tmp_path):
-    with pytest.raises(UserError, match="holds no data set in the Market-1501 layout"):
-        read(tmp_path)
-
-
-def test_refuses_an_empty_part(market):
-    for path in (market / "query").iterdir():
-        path.unlink()
-    with pytest.raises(UserError, match="query must hold images named like .* is the archive unpacked completely"):
-        read(market)
-
-
-def test_refuses_an_unknown_layout(market):
-    with pytest.raises(UserError, match="layout must be"):
-        read(market, layout="duke")
-
-
-@pytest.mark.parametrize("folder", ["bounding_box_train", "bounding_box_test"])
-def test_refuses_a_part_without_people(market, folder):
-    for path in (market / folder).iterdir():
-        if path.name[0] != "-":
-            path.rename(path.with_name("-1" + path.name[4:-4] + f"_{path.name[:4]}.jpg"))
-    with pytest.raises(UserError, match=f"{folder} must hold images of people, found only junk and distractors"):
-        read(market)
-
-
-def test_refuses_queries_that_nothing_matches(market):
-    for folder in ("bounding_box_test", "query"):
-        for path in (market / folder).iterdir():
-            if "_c2s" in path.name:
-                path.unlink()
-    with pytest.raises(UserError, match="must have a gallery image of the same person from another camera, none has"):
-        read(market)
+def test_the_fingerprint_moves_with_the_data_and_follows_labels(tmp_path):
+    table = miniatures.own_csv(tmp_path / "here")
+    before = read(table).fingerprint()
+    text = table.read_text()
+    table.write_text(text.replace(",bo,3,train", ",bo,2,train"))
+    assert read(table).fingerprint() != before
+    table.write_text(text.replace(str((tmp_path / "here").resolve()), str((tmp_path / "there").resolve())))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert read(tmp_path / "there" / "people" / "list.csv").fingerprint() == before
 
 
 def test_rendered_images_are_called_so(market):
     assert str(read(market)).startswith("market1501 at")
+    assert read(market).describe()["name"] == "Market-1501"
     (market / "rendered.json").write_text("{}")
     assert str(read(market)).startswith("rendered images (market1501) at")
+    miniatures.rendered_manifest(market)
+    assert read(market).describe() == {
+        "name": "rendered plaza",
+        "layout": "market1501",
+        "rendered": True,
+        "summary": str(read(market)),
+        "fingerprint": read(market).fingerprint(),
+    }
+
+
+def test_ids_are_named_as_the_data_set_names_them(tmp_path, market):
+    assert read(market).id_name(7) == "0007"
+    data = read(miniatures.own_csv(tmp_path))
+    assert sorted(data.id_name(person) for person in data.train.people().tolist()) == ["ada", "bo"]

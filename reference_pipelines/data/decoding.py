@@ -1,0 +1,164 @@
+"""From an image file to pixels, and which files of a data set do not decode."""
+
+import dataclasses
+from collections.abc import Sequence, Set
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from reference_pipelines.data.records import PARTS, ImageList, Part, ReidData
+from reference_pipelines.data.workers import map_in_order
+from reference_pipelines.errors import UserError
+from reference_pipelines.progress import progress_bar
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # torchvision announces from 0.29 on that it will give up decoding; Pillow does it too
+    decode_jpeg = None
+
+_CHECKED_AT_ONCE = 64  # images a worker checks before it reports
+_NAMES_SHOWN = 10
+_ORIENTATION = 0x0112  # of EXIF
+_JPEG = b"\xff\xd8"
+
+
+def load_image(path: Path) -> Tensor:
+    """Return a file's pixels as (3, H, W) uint8 RGB, upright.
+
+    Grey, palette and CMYK images are converted to RGB, 16-bit grey is scaled to 8 bits, transparency is dropped and
+    an EXIF orientation is applied, so that the network sees what a viewer shows.
+
+    Raises:
+        UserError: the file is missing or does not decode.
+    """
+    try:
+        return _decode(path)
+    except Exception as error:  # what Pillow raises on a broken file depends on its format and on where it is broken
+        raise UserError(f"data: cannot read the image {path} ({_reason(error)}); replace or remove the file") from None
+
+
+def _decode(path: Path) -> Tensor:
+    with open(path, "rb", buffering=0) as file:
+        content = bytearray(file.read())
+    if not content:
+        raise ValueError("the file is empty")
+    pixels = _decode_jpeg(content) if content.startswith(_JPEG) else None
+    if pixels is not None:
+        return pixels
+    with Image.open(BytesIO(content)) as image:
+        return torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+
+
+def _decode_jpeg(content: bytearray) -> Tensor | None:
+    """Return a JPEG file's pixels by torchvision, in half of Pillow's time, or None where Pillow is to decide.
+
+    Both stand on libjpeg-turbo: the pixels are the same, and so are the files that are refused.
+    """
+    if decode_jpeg is None:
+        return None
+    try:
+        stored = torch.frombuffer(content, dtype=torch.uint8)
+        pixels: Tensor = decode_jpeg(stored, ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+    except Exception:  # Pillow says why, or knows better
+        return None
+    # Four channels are CMYK, which is stored in more ways than one.
+    return pixels.expand(3, -1, -1) if len(pixels) in (1, 3) else None
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert would clip at 255
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bits, mode {image.mode}, have no common range")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line, without the path, why a file did not decode."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow knows"
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def _why_corrupt(path: Path) -> str:
+    """Return why a file does not decode, or "" if it does."""
+    try:
+        _decode(path)
+    except Exception as error:  # as in load_image
+        return _reason(error)
+    return ""
+
+
+def _check(paths: Sequence[Path]) -> list[str]:
+    return [_why_corrupt(path) for path in paths]
+
+
+def find_corrupt(paths: Sequence[Path], *, workers: int) -> list[tuple[Path, str]]:
+    """Decode every image and return those that do not decode, in the paths' order, each with the reason.
+
+    Args:
+        paths: image files.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        UserError: a worker process died.
+    """
+    chunks = [paths[start : start + _CHECKED_AT_ONCE] for start in range(0, len(paths), _CHECKED_AT_ONCE)]
+    reasons: list[str] = []
+    with progress_bar(None, len(paths), "checking images", unit="image") as bar:
+        for found in map_in_order(_check, chunks, workers=workers):
+            reasons += found
+            bar.update(len(found))
+    return [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+
+
+def without_corrupt(data: ReidData, *, workers: int) -> ReidData:
+    """Decode every image once and return the data set without those that do not decode, which are printed.
+
+    Args:
+        data: as read.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        UserError: nothing is left of a part, or a worker process died.
+    """
+    paths = list(dict.fromkeys(path for name in PARTS for path in data.part(name).paths))
+    corrupt = find_corrupt(paths, workers=workers)
+    if not corrupt:
+        return data
+    bad = {path for path, _ in corrupt}
+    train, query, gallery = (_without(data, name, bad) for name in PARTS)
+    print(_describe(data, corrupt, len(paths)))
+    return dataclasses.replace(data, train=train, query=query, gallery=gallery)
+
+
+def _without(data: ReidData, name: Part, bad: Set[Path]) -> ImageList:
+    """Return a part without the bad files."""
+    images = data.part(name)
+    kept = images.where(np.array([path not in bad for path in images.paths], dtype=bool))
+    if len(images) and not len(kept):
+        raise UserError(
+            f"data: some image of the part {name} must decode, none of the {len(images):,} does, the first is "
+            f"{images.paths[0]}; is {data.root} unpacked completely?"
+        )
+    return kept
+
+
+def _describe(data: ReidData, corrupt: Sequence[tuple[Path, str]], count: int) -> str:
+    """Name and count what is left out."""
+    named = [f"  {path} ({reason})" for path, reason in corrupt[:_NAMES_SHOWN]]
+    lines = [f"data: {len(corrupt):,} of {count:,} images do not decode and are left out:", *named]
+    if len(corrupt) > len(named):
+        lines.append(
+            f"  and {len(corrupt) - len(named):,} more; "
+            f"python -m reference_pipelines data verify {data.root} --json lists them all"
+        )
+    return "\n".join(lines)

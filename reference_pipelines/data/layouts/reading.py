@@ -1,0 +1,117 @@
+"""What a layout's reader hands back, and what all readers share."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from reference_pipelines.data.records import ImageList, ReidData
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+_LITTER_FOLDERS = {"__MACOSX", "@eaDir"}
+_NAMED = 3  # examples in a sentence
+
+
+class Problem(NamedTuple):
+    """Why a data set cannot be used as it lies there.
+
+    Args:
+        kind: a word or two, the same for the same kind of fault.
+        text: a sentence without its full stop: what must hold, what was found, what to do.
+        examples: all files or lines concerned.
+    """
+
+    kind: str
+    text: str
+    examples: tuple[str, ...] = ()
+
+
+class Reading(NamedTuple):
+    """A data set as far as it could be read.
+
+    Args:
+        data: what was read.
+        problems: what is wrong with it; `read` refuses a data set that has one.
+        passed_over: files in its folders that were not taken.
+    """
+
+    data: ReidData
+    problems: tuple[Problem, ...] = ()
+    passed_over: tuple[Path, ...] = ()
+
+
+def is_litter(path: Path) -> bool:
+    """Return whether a file or folder is what systems and archives leave behind: ._*, .DS_Store, __MACOSX."""
+    return path.name.startswith(".") or path.name in _LITTER_FOLDERS
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a name is that of an image that the readers take."""
+    return path.suffix.lower() in IMAGE_ENDINGS and not is_litter(path)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder by name, without litter; none where it cannot be listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_litter(path))
+    except OSError:
+        return []
+
+
+def make_list(paths: Sequence[Path], ids: Sequence[int], cameras: Sequence[int]) -> ImageList:
+    """Return the image list of N paths, ids and cameras."""
+    return ImageList(tuple(paths), np.array(ids, dtype=np.int64), np.array(cameras, dtype=np.int64))
+
+
+def number_names(names: Iterable[str]) -> dict[str, int]:
+    """Return a number from 1 on for each different name, in the names' order.
+
+    The names 0 and -1, and only these spellings, keep their meaning: distractor and junk.
+    """
+    people = sorted(set(names) - {"0", "-1"})
+    return {"0": 0, "-1": -1, **{name: number for number, name in enumerate(people, start=1)}}
+
+
+def named(items: Sequence[object]) -> str:
+    """Return the first few items for a sentence, with how many there are besides."""
+    shown = ", ".join(str(item) for item in items[:_NAMED])
+    return f"{shown} and {len(items) - _NAMED:,} more" if len(items) > _NAMED else shown
+
+
+def separate_ids(train: ImageList, *tests: ImageList) -> tuple[list[ImageList], dict[int, str]]:
+    """Number MSMT17's people from 1 on, those of train and of test apart: both are counted from 0, and 0 is a person.
+
+    Returns:
+        The lists with new ids, junk (-1) left as it is, and the number that each new id stands for.
+    """
+    parts = [(0, train), *((1, test) for test in tests)]
+    keys = sorted({(space, person) for space, part in parts for person in part.ids.tolist() if person >= 0})
+    numbers = {key: number for number, key in enumerate(keys, start=1)}
+    renumbered = [
+        make_list(
+            part.paths, [numbers.get((space, person), person) for person in part.ids.tolist()], part.cameras.tolist()
+        )
+        for space, part in parts
+    ]
+    return renumbered, {number: f"{person:04d}" for (_, person), number in numbers.items()}
+
+
+def people_problems(root: Path, train: ImageList, query: ImageList, gallery: ImageList) -> list[Problem]:
+    """Return what is wrong with the parts as they were found: junk and distractors where people are needed."""
+    problems = []
+    for name, part in (("train", train), ("gallery", gallery)):
+        if len(part) and not len(part.people()):
+            text = (
+                f"the {name} part of {root} must hold images of people, found only junk and distractors "
+                "(ids -1 and 0); is this the right folder?"
+            )
+            problems.append(Problem("no people", text))
+    nobody = tuple(str(path) for path in query.where(query.ids <= 0).paths)
+    if nobody:
+        text = (
+            f"queries of {root} must be images of people, {len(nobody):,} are junk or distractors (ids -1 and 0): "
+            f"{named(nobody)}; remove them"
+        )
+        problems.append(Problem("no people", text, nobody))
+    return problems

@@ -1,0 +1,501 @@
+"""Every reader on miniatures in the exact public layouts, the wrong ones too."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from reference_pipelines.data import LAYOUTS, read
+from reference_pipelines.data.layouts import PUBLISHED, find
+from reference_pipelines.data.layouts.three_folders import by_counts
+from reference_pipelines.errors import UserError
+from tests.data import miniatures
+from tests.data.miniatures import COUNTS, MAKERS
+
+
+def refused(root, layout=None):
+    with pytest.raises(UserError) as caught:
+        read(root, layout)
+    message = str(caught.value)
+    assert message.startswith("data: ")
+    assert "\n" not in message
+    return message
+
+
+def edit(path, change):
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize("layout", MAKERS)
+def test_a_data_set_is_recognised_and_read_whole(tmp_path, layout):
+    root = MAKERS[layout](tmp_path)
+    data = read(root)
+    assert (data.layout, data.root) == (layout, root)
+    if layout in COUNTS:
+        counts = COUNTS[layout]
+        for part in ("train", "query", "gallery"):
+            images = data.part(part)
+            assert len(images) == getattr(counts, part)
+            assert len(images.people()) == getattr(counts, f"{part}_ids")
+            assert (images.ids >= (1 if part != "gallery" else 0)).all()
+        assert data.junk == (counts.junk or 0)
+        assert f"{counts.cameras} cameras" in str(data)
+    own = {"csv": "list.csv", "folders": "mine"}
+    assert data.name == (own[layout] if layout in own else PUBLISHED[layout].title)
+    assert data.match_counts().all()
+
+
+@pytest.mark.parametrize("layout", MAKERS)
+def test_a_layout_may_be_named(tmp_path, layout):
+    assert read(MAKERS[layout](tmp_path), layout).layout == layout
+
+
+@pytest.mark.parametrize("layout", ["market1501", "msmt17_v1", "personx", "folders"])
+@pytest.mark.parametrize("nesting", [("again",), ("data", "again")])
+def test_a_data_set_is_found_below_other_names(tmp_path, layout, nesting):
+    outer = miniatures.nest(MAKERS[layout](tmp_path), *nesting)
+    data = read(outer)
+    assert (data.layout, data.root) == (layout, outer.joinpath(*nesting))
+
+
+@pytest.mark.parametrize(
+    ("layout", "part"),
+    [("dukemtmc", "query"), ("msmt17_v2", "mask_train_v2"), ("folders", "gallery"), ("cuhk03_np_labeled", "query")],
+)
+def test_a_data_set_is_found_from_one_of_its_own_folders(tmp_path, layout, part):
+    root = MAKERS[layout](tmp_path)
+    assert read(root / part).root == root
+
+
+@pytest.mark.parametrize("folder", ["bounding_box_train", "query"])
+def test_litter_is_passed_over(tmp_path, folder):
+    root = miniatures.dukemtmc(tmp_path)
+    miniatures.litter(root, root / folder)
+    (root / folder / "subfolder").mkdir()
+    data = read(tmp_path)
+    assert data.root == root
+    assert (len(data.train), len(data.query)) == (COUNTS["dukemtmc"].train, COUNTS["dukemtmc"].query)
+
+
+def test_two_digit_cameras_and_other_endings(market):
+    for name in ("0001_c12_000451.jpg", "0001_C10s2_000451_03.JPEG"):
+        shutil.copy(market / "query" / "0007_c1s1_000099_00.jpg", market / "bounding_box_train" / name)
+    data = read(market)
+    assert data.layout == "market1501"
+    assert set(data.train.cameras) == {1, 2, 10, 12}
+
+
+def test_junk_and_distractors_are_never_trained_on(market):
+    for name in ("-1_c1s1_000451_03.jpg", "0000_c2s1_000451_03.jpg"):
+        shutil.copy(market / "query" / "0007_c1s1_000099_00.jpg", market / "bounding_box_train" / name)
+    assert sorted(set(read(market).train.ids)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_any_other_set_in_the_three_folders_is_read_as_such(tmp_path):
+    root = miniatures.three_folders(
+        tmp_path / "ours", lambda i, c, f: f"{i}_c{c}_{f}.jpg", train=(5, 6), test=(7, 8), cameras=(1, 2, 30)
+    )
+    data = read(root)
+    assert data.layout == "three_folders"
+    assert set(data.gallery.cameras) == {1, 2, 30}
+    assert "no public data set that is known here" in str(data)
+    assert read(miniatures.market1501(tmp_path), "three_folders").layout == "three_folders"
+
+
+# What tells sets with the same names apart.
+
+
+def test_the_published_counts_tell_duke_from_occluded_duke(tmp_path, monkeypatch):
+    dukes = ("dukemtmc", "occluded_duke")
+    assert by_counts(dukes, 16_522, 0, 17_661) == by_counts(dukes, 9, 2228, 17_661) == "dukemtmc"
+    assert by_counts(dukes, 15_618, 0, 17_661) == by_counts(dukes, 9, 2210, 17_661) == "occluded_duke"
+    assert by_counts(dukes, 9, 9, 17_661) is None  # both have this gallery
+    root = miniatures.occluded_duke(tmp_path).rename(tmp_path / "renamed")
+    assert "DukeMTMC-reID and Occluded-Duke have the same names, taken for the former" in str(read(root))
+    assert read(root, "occluded_duke").layout == "occluded_duke"
+    monkeypatch.setattr("reference_pipelines.data.layouts.three_folders.PUBLISHED", {**PUBLISHED, **COUNTS})
+    assert read(root).layout == "occluded_duke"
+    assert f"{root} is not dukemtmc: it is occluded_duke; leave --data.layout out" in refused(root, "dukemtmc")
+
+
+def test_occluded_duke_is_also_told_by_its_folder_and_says_so(tmp_path):
+    assert "taken for Occluded-Duke by the folder's name Occluded_Duke" in str(read(miniatures.occluded_duke(tmp_path)))
+
+
+def test_the_halves_of_cuhk03_are_told_apart_or_asked_for(tmp_path, monkeypatch):
+    root = miniatures.cuhk03_np(tmp_path)
+    message = refused(root)
+    assert "holds 2 data sets: detected (cuhk03_np_detected), labeled (cuhk03_np_labeled)" in message
+    assert "choose with --data.layout cuhk03_np_detected or cuhk03_np_labeled" in message
+    for half in ("detected", "labeled"):
+        assert read(root, f"cuhk03_np_{half}").root == read(tmp_path, f"cuhk03_np_{half}").root == root / half
+    assert "is not cuhk03_np_labeled: it is cuhk03_np_detected" in refused(root / "detected", "cuhk03_np_labeled")
+
+    renamed = (root / "labeled").rename(root / "half")
+    assert "neither its name nor its counts tell which" in refused(renamed)
+    assert read(renamed, "cuhk03_np_labeled").layout == "cuhk03_np_labeled"
+    monkeypatch.setattr("reference_pipelines.data.layouts.three_folders.PUBLISHED", {**PUBLISHED, **COUNTS})
+    assert read(renamed).layout == "cuhk03_np_labeled"
+
+
+def test_raw_cuhk03_is_refused_with_advice(tmp_path):
+    root = miniatures.raw_cuhk03(tmp_path)
+    for given in (tmp_path, root, root / "cuhk-03.mat"):
+        assert "is the raw release of CUHK03, which is not read here: get the CUHK03-NP folders" in refused(given)
+
+
+def test_the_versions_of_msmt17_are_told_apart(tmp_path):
+    first, second = (miniatures.msmt17(tmp_path / name, version) for name, version in (("a", 1), ("b", 2)))
+    message = refused(first, "msmt17_v2")
+    assert f"{first} is not msmt17_v2: it holds train and test, which is msmt17_v1" in message
+    assert "it holds mask_train_v2 and mask_test_v2, which is msmt17_v2" in refused(second, "msmt17_v1_list_train")
+    for name in ("mask_train_v2", "mask_test_v2"):
+        shutil.copytree(second / name, first / name)
+    assert "holds both versions of MSMT17; choose with --data.layout msmt17_v1 or msmt17_v2" in refused(first)
+    assert read(first, "msmt17_v2").train.paths[0].parts[-3] == "mask_train_v2"
+
+
+def test_msmt17_counts_people_of_train_and_test_apart_and_takes_the_third_field_for_the_camera(tmp_path):
+    data = read(miniatures.msmt17(tmp_path, 1))
+    assert sorted(set(data.train.ids)) == [1, 2, 3]
+    assert sorted(set(data.query.ids)) == sorted(set(data.gallery.ids)) == [4, 5, 6]
+    assert [data.id_name(person) for person in (1, 3, 4, 6)] == ["0000", "0002", "0000", "0002"]
+    for images in (data.train, data.query, data.gallery):
+        assert set(images.cameras) == set(range(1, 16))
+        for path, camera in zip(images.paths, images.cameras, strict=True):
+            assert path.name[9:11] == f"{camera:02d}"
+    assert any(path.name.endswith("_ex.jpg") for path in data.train.paths)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_msmt17_trains_on_both_lists_or_on_list_train_alone(tmp_path, version):
+    root = miniatures.msmt17(tmp_path, version)
+    both, alone = read(root), read(root, f"msmt17_v{version}_list_train")
+    assert (len(both.train), len(alone.train)) == (135, 90)
+    assert set(alone.train.paths) < set(both.train.paths)
+    assert alone.layout == f"msmt17_v{version}_list_train"
+    assert alone.query.paths == both.query.paths
+    assert alone.fingerprint() != both.fingerprint()
+
+
+def test_repacked_msmt17_does_not_tell_its_version(tmp_path):
+    root = miniatures.msmt17_repacked(tmp_path)
+    data = read(root)
+    assert "its content does not tell version 1 from 2" in str(data)
+    assert sorted(set(data.train.ids)) == [1, 2]  # 0 is a person here, not a distractor
+    assert sorted(set(data.gallery.ids)) == [3, 4]
+    assert set(data.query.cameras) == set(range(1, 16))
+    said = read(root, "msmt17_v2")
+    assert said.layout == "msmt17_v2"
+    assert "the version is taken as given" in str(said)
+    assert (said.train.ids == data.train.ids).all()
+
+
+def test_every_layout_has_a_miniature_or_is_a_reading_of_one():
+    assert set(LAYOUTS) == set(MAKERS) | set(COUNTS) | {"three_folders"}
+    assert set(PUBLISHED) == set(COUNTS)
+
+
+# The published counts as printed in the papers, once more and by another hand.
+
+
+def test_the_published_counts():
+    market = PUBLISHED["market1501"]
+    assert market.gallery == 13_115 + 2798
+    assert market.gallery + (market.junk or 0) == 19_732
+    assert PUBLISHED["msmt17_v1"].train == PUBLISHED["msmt17_v1_list_train"].train + 2373
+    assert PUBLISHED["personx"].query == 856 * 6
+    assert PUBLISHED["dukemtmc"].gallery_ids == 702 + 408
+
+
+# Wrong folders.
+
+
+def test_refuses_a_missing_folder_and_a_file(tmp_path):
+    assert "nowhere is not a folder; give the data set's folder with --data.root" in refused(tmp_path / "nowhere")
+    (tmp_path / "market.zip").write_bytes(b"PK")
+    assert "must be a folder or a .csv file, it is a file of another kind" in refused(tmp_path / "market.zip")
+    assert "must be a folder for the layout dukemtmc" in refused(tmp_path / "market.zip", "dukemtmc")
+
+
+def test_refuses_an_empty_folder_and_one_without_a_data_set(tmp_path):
+    assert f"{tmp_path} must hold a data set, it is empty" in refused(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "people.csv").write_text("x")
+    message = refused(tmp_path)
+    assert "found notes.txt, people.csv" in message
+    assert f"to read its CSV file, give {tmp_path / 'people.csv'}" in message
+
+
+def test_refuses_several_data_sets(tmp_path):
+    miniatures.market1501(tmp_path)
+    duke = miniatures.dukemtmc(tmp_path)
+    message = refused(tmp_path)
+    assert "holds 2 data sets: DukeMTMC-reID (dukemtmc), Market-1501-v15.09.15 (market1501)" in message
+    assert read(tmp_path, "dukemtmc").root == duke
+
+
+def test_refuses_an_unknown_layout_with_the_closest(market):
+    message = refused(market, "duke")
+    assert "there is no layout 'duke'; leave it out to find it by content" in message
+    assert message.endswith("; did you mean dukemtmc?")
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "message"),
+    [
+        ("market1501", "dukemtmc", "is not dukemtmc: its files are named like 0002_c1s1_000000_00.jpg"),
+        ("dukemtmc", "market1501", "is not market1501: its files are named like 0001_c1_f0046182.jpg"),
+        ("market1501", "folders", "is not folders: it looks like market1501"),
+        ("folders", "market1501", "is not market1501: it looks like folders"),
+        ("msmt17_v1", "personx", "is not personx: it looks like msmt17_v1"),
+        ("csv", "market1501", "must be a folder for the layout market1501"),
+        ("folders", "csv", "the layout csv needs a CSV file"),
+    ],
+)
+def test_refuses_a_wrong_layout(tmp_path, made, given, message):
+    assert message in refused(MAKERS[made](tmp_path), given)
+
+
+@pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test"])
+def test_refuses_a_half_extracted_market(market, folder):
+    shutil.rmtree(market / folder)
+    assert f"{folder} missing; unpack it completely" in refused(market)
+
+
+@pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test"])
+def test_refuses_an_empty_part(market, folder):
+    for path in (market / folder).iterdir():
+        path.unlink()
+    message = refused(market)
+    assert f"{folder} must hold images named like 0002_c1s1_000451_03.jpg, found none" in message
+    assert "is the archive unpacked completely?" in message
+
+
+def test_refuses_images_whose_names_do_not_parse(market):
+    for name in ("portrait.jpg", "0002-c1.PNG"):
+        miniatures.draw(market / "query" / name)
+    message = refused(market)
+    assert (
+        "must be named with person and camera like 0002_c1s1_000451_03.jpg, 2 are not: 0002-c1.PNG, portrait.jpg"
+        in message
+    )
+
+
+@pytest.mark.parametrize(("folder", "part"), [("bounding_box_train", "train"), ("bounding_box_test", "gallery")])
+def test_refuses_a_part_without_people(market, folder, part):
+    for path in (market / folder).iterdir():
+        if path.name[0] != "-":
+            path.rename(path.with_name("-1" + path.name[4:-4] + f"_{path.name[:4]}.jpg"))
+    assert f"the {part} part of {market} must hold images of people, found only junk and distractors" in refused(market)
+
+
+def test_refuses_queries_of_nobody(market):
+    miniatures.draw(market / "query" / "0000_c1s1_000001_00.jpg")
+    assert "must be images of people, 1 are junk or distractors (ids -1 and 0)" in refused(market)
+
+
+def test_refuses_queries_that_nothing_matches(market):
+    for folder in ("bounding_box_test", "query"):
+        for path in (market / folder).iterdir():
+            if "_c2s" in path.name:
+                path.unlink()
+    assert "must have a gallery image of the same person from another camera, none has" in refused(market)
+
+
+def test_several_problems_are_counted(market):
+    miniatures.draw(market / "query" / "portrait.jpg")
+    shutil.rmtree(market / "bounding_box_train")
+    assert f"(1 more: python -m reference_pipelines data verify {market})" in refused(market)
+
+
+# Wrong lists of MSMT17.
+
+
+def msmt17(tmp_path):
+    root = miniatures.msmt17(tmp_path, 1)
+    return root, root / "list_query.txt"
+
+
+@pytest.mark.parametrize("missing", ["list_val.txt", "list_gallery.txt", "train", "test"])
+def test_refuses_a_half_extracted_msmt17(tmp_path, missing):
+    root, _ = msmt17(tmp_path)
+    (shutil.rmtree if (root / missing).is_dir() else type(root).unlink)(root / missing)
+    message = refused(root)
+    assert (
+        "must hold train/, test/, list_train.txt, list_val.txt, list_query.txt, list_gallery.txt (MSMT17 v1)" in message
+    )
+    assert f"{missing}{'/' * ('list' not in missing)} missing; unpack it completely" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(".jpg 0", ".jpg", 1), "1 do not parse: list_query.txt line 1: 0000/0000_"),
+        (lambda text: text.replace(".jpg 0", ".jpg 1", 1), "1 contradict the name: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000_", "0000/0007_", 1), "1 contradict the name: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000", "0001/0000", 1), "1 contradict the name: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000_001", "0000/0000_999", 1), "1 name a file that is missing: list_query"),
+        (lambda text: text + text.splitlines()[0], "1 repeat an image: list_query.txt line 46: 0000/0000_001_01_"),
+        (lambda text: "", "list_query.txt must list images, it lists none"),
+        (lambda text: "0000/portrait.jpg 0", "1 do not parse: list_query.txt line 1: 0000/portrait.jpg 0"),
+    ],
+)
+def test_refuses_lists_that_contradict_the_files(tmp_path, change, message):
+    root, path = msmt17(tmp_path)
+    edit(path, change)
+    assert message in refused(root)
+
+
+def test_empty_lines_in_a_list_do_no_harm(tmp_path):
+    root, path = msmt17(tmp_path)
+    edit(path, lambda text: text.replace("\n", "\r\n") + "\n\n")
+    assert len(read(root).query) == 45
+
+
+# The user's own data.
+
+
+def table(tmp_path, *lines, header="image,id,camera,split"):
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        miniatures.draw(tmp_path / name)
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join([header, *lines]), encoding="utf-8")
+    return path
+
+
+def test_a_csv_says_everything(tmp_path):
+    path = table(
+        tmp_path,
+        'a.jpg,"Ärmel, Jo",7,train',
+        "",
+        " b.jpg , -7 , 0 , query ",
+        "c.jpg,-7,12,gallery",
+        "d.jpg,0000,12,gallery",
+        f"{tmp_path / 'a.jpg'},0,3,gallery",
+        "b.jpg,-1,3,gallery",
+    )
+    data = read(path)
+    assert [path.name for path in data.gallery.paths] == ["c.jpg", "d.jpg", "a.jpg"]
+    # Only 0 and -1, spelt so, are distractors and junk: 0000 and -7 are people.
+    assert data.gallery.ids.tolist() == [data.query.ids[0], data.gallery.people()[1], 0]
+    assert data.junk == 1
+    assert [data.id_name(person) for person in data.gallery.people().tolist()] == ["-7", "0000"]
+    assert data.id_name(int(data.train.ids[0])) == "Ärmel, Jo"
+    assert (data.train.cameras.tolist(), data.query.cameras.tolist()) == ([7], [0])
+    assert data.cameras_known
+
+
+def test_a_csv_of_train_images_alone_can_be_read(tmp_path):
+    data = read(table(tmp_path, "a.jpg,x,1,train", "b.jpg,y,2,train"))
+    assert "train 2 images of 2 ids, no query, no gallery" in str(data)
+
+
+def test_other_columns_are_passed_over_and_named(tmp_path):
+    data = read(table(tmp_path, "x,a.jpg,p,train", header="\ufeffcam,image,id,split"))
+    assert "columns passed over: cam" in str(data)
+    assert not data.cameras_known
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.jpg,x,1", "line 3: 4 values are needed, got 3"),
+        (",x,1,train", "line 3: the image is missing"),
+        ("b.jpg,,1,train", "line 3: the id is missing"),
+        ("b.jpg,x,1,test", "line 3: split must be train, query or gallery, got 'test'"),
+        ("b.jpg,x,door,train", "line 3: camera must be a whole number from 0 on, got 'door'"),
+        ("e.jpg,x,1,train", "line 3: there is no image "),
+        ("a.jpg,x,1,train", "line 3: the image a.jpg is in train already, by line 2"),
+    ],
+)
+def test_a_wrong_line_of_a_csv_is_named(tmp_path, line, message):
+    path = table(tmp_path, "a.jpg,x,1,train", line)
+    text = refused(path)
+    assert f"{path} has 1 wrong line: {message}" in text
+    assert text.endswith("; correct them")
+
+
+def test_a_csv_that_is_none(tmp_path):
+    path = table(tmp_path)
+    assert "must list images below its header, it lists none" in refused(path)
+    path.write_text("image,person,split\n")
+    assert "line 1 must name the columns image,id,camera,split (camera may be left out)" in refused(path)
+    path.write_text("image;id;split\n")
+    assert "got image;id;split: image and id and split missing" in refused(path)
+    path.write_text("image,id,split,id\n")
+    assert "a column comes twice" in refused(path)
+    path.write_text("")
+    assert "got nothing" in refused(path)
+    path.write_bytes(b"image,id,split\n\xff\xfe\n")
+    assert "must be a CSV file in UTF-8" in refused(path)
+    path.write_text('image,id,split\n"a.jpg,x,train\n')
+    assert "it does not parse" in refused(path)
+
+
+def test_cameras_are_given_for_all_images_or_for_none(tmp_path):
+    path = table(tmp_path, "a.jpg,x,1,train", "b.jpg,x,,train")
+    assert "must give a camera for every image or for none, 1 of 2 have none: line 3" in refused(path)
+    root = miniatures.own_folders(tmp_path)
+    (root / "query" / "cy" / "c1_000.JPEG").rename(root / "query" / "cy" / "portrait.jpg")
+    assert "have none: query/cy/portrait.jpg" in refused(root)
+
+
+def test_query_and_gallery_need_each_other(tmp_path):
+    assert "it has query and no gallery; add them" in refused(table(tmp_path, "a.jpg,x,1,train", "b.jpg,x,2,query"))
+    root = miniatures.own_folders(tmp_path)
+    shutil.rmtree(root / "query")
+    assert "it has gallery and no query; add them" in refused(root)
+
+
+@pytest.mark.parametrize("make", [miniatures.own_csv, miniatures.own_folders])
+def test_without_cameras_nothing_of_a_person_is_dropped_and_the_rule_is_printed(tmp_path, make):
+    data = read(make(tmp_path, cameras=False))
+    assert not data.cameras_known
+    assert "no cameras given" in str(data)
+    assert "a ranking leaves out nothing but the query's very own file, sampling prefers no camera" in str(data)
+    same_person = (data.query.ids[:, None] == data.gallery.ids).sum(axis=1)
+    assert data.match_counts().tolist() == same_person.tolist() == [2, 1]
+    cameras = np.concatenate([part.cameras for part in (data.train, data.query, data.gallery)])
+    assert len(set(cameras)) == len(cameras)
+
+
+def test_without_cameras_the_very_same_file_is_dropped(tmp_path):
+    path = table(
+        tmp_path,
+        "a.jpg,x,query",
+        "sub/../a.jpg,x,gallery",
+        "b.jpg,x,gallery",
+        "c.jpg,y,gallery",
+        header="image,id,split",
+    )
+    (tmp_path / "sub").mkdir()
+    data = read(path)
+    assert data.query.cameras[0] == data.gallery.cameras[0]
+    assert data.match_counts().tolist() == [1]
+
+
+def test_folders_need_a_folder_a_person(tmp_path):
+    root = miniatures.own_folders(tmp_path)
+    miniatures.draw(root / "query" / "c1_000.jpg")
+    assert "must hold its images as train/PERSON/*.jpg" in refused(root)
+    assert "1 lie beside: query/c1_000.jpg; move them" in refused(root)
+    shutil.rmtree(root / "query")
+    (root / "query").mkdir()
+    assert "query must hold one folder a person with images (.jpg, .jpeg, .png), found none" in refused(root)
+
+
+def test_folders_take_any_names_and_cameras_of_many_digits(tmp_path):
+    names = {"Jo Ärmel": "0001_c12_17.jpg", "-7": "c3s1_000.PNG", "0000": "x_c104.JPG"}
+    for person, name in names.items():
+        miniatures.draw(tmp_path / "train" / person / name)
+    data = read(tmp_path)
+    assert sorted(data.train.cameras) == [3, 12, 104]
+    assert {data.id_name(person) for person in data.train.ids.tolist()} == set(names)
+
+
+def test_a_parent_is_searched_only_for_a_part(tmp_path):
+    miniatures.market1501(tmp_path)
+    (tmp_path / "Market-1501-v15.09.15" / "other").mkdir()
+    assert "it is empty" in refused(tmp_path / "Market-1501-v15.09.15" / "other")
+    assert find._candidates(tmp_path / "Market-1501-v15.09.15" / "other") == []
