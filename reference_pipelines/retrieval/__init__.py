@@ -1,5 +1,17 @@
 """Ranking a gallery for each query, and how good the ranking is."""
 
+from reference_pipelines.retrieval.distances import Distances, feature_distances
 from reference_pipelines.retrieval.evaluate import RetrievalResult, chance_level, evaluate, ranked_matches
+from reference_pipelines.retrieval.rerank import rerank
+from reference_pipelines.retrieval.scores import CameraPair
 
-__all__ = ["RetrievalResult", "chance_level", "evaluate", "ranked_matches"]
+__all__ = [
+    "CameraPair",
+    "Distances",
+    "RetrievalResult",
+    "chance_level",
+    "evaluate",
+    "feature_distances",
+    "ranked_matches",
+    "rerank",
+]

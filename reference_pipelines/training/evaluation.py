@@ -1,5 +1,6 @@
 """Extraction and scoring of a network on a data set's query and gallery."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,17 @@ class Evaluator:
 
 
 def as_numbers(result: RetrievalResult) -> dict[str, Any]:
-    """Return a result as it is written to result.json."""
+    """Return a result as it is written to result.json; "single_shot" only where it was asked for."""
+    single = result.single_shot_cmc
     return {
         "mAP": result.mAP,
         "interval": list(result.interval),
         **{f"rank{k}": value for k, value in result.cmc.items()},
+        "mINP": result.mINP,
+        "mAP_market": result.mAP_market,
+        **({} if single is None else {"single_shot": {f"rank{k}": value for k, value in single.items()}}),
         "queries": len(result.queries),
         "skipped": result.skipped,
         "average_precision": np.round(result.average_precision, 5).tolist(),
+        "camera_pairs": [asdict(pair) for pair in result.camera_pairs],
     }
