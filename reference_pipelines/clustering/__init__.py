@@ -1,18 +1,29 @@
 """Pseudo-labels from features, and the memory of clusters that training compares with."""
 
+from reference_pipelines.clustering.agglomerative import merge
 from reference_pipelines.clustering.dbscan import dbscan
 from reference_pipelines.clustering.jaccard import jaccard_graph
+from reference_pipelines.clustering.kmeans import kmeans
 from reference_pipelines.clustering.memory import ClusterMemory, MemoryConfig
-from reference_pipelines.clustering.pseudo_labels import ClusteringConfig, cluster, describe_clusters
-from reference_pipelines.clustering.purity import purity
+from reference_pipelines.clustering.pseudo_labels import (
+    ClusteringConfig,
+    MergingConfig,
+    cluster,
+    describe_clusters,
+)
+from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 
 __all__ = [
     "ClusterMemory",
     "ClusteringConfig",
     "MemoryConfig",
+    "MergingConfig",
     "cluster",
     "dbscan",
     "describe_clusters",
     "jaccard_graph",
+    "kmeans",
+    "merge",
+    "normalised_mutual_information",
     "purity",
 ]

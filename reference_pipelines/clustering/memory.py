@@ -1,10 +1,11 @@
 """One vector a cluster, and the loss that pulls features towards theirs (Dai et al., cluster contrast; MLA Eq. 1)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional
 
 from reference_pipelines.errors import require
@@ -35,9 +36,16 @@ class MemoryConfig:
 class ClusterMemory(nn.Module):
     """Unit vectors of the clusters: forward gives ClusterNCE, `update` moves the vectors after the optimiser's step.
 
+    The vectors are a buffer without gradient, in single precision at least. A loss keeps its features' gradient and
+    not the vectors, so that they may move before it is gone back through. Nothing here depends on which process
+    computes it: the same features in the same order give the same memory.
+
     Args:
         centers: (K, D) first vectors; they are L2-normalised here.
         config: momentum, temperature and the kind of update.
+
+    Raises:
+        ValueError: there is no vector.
     """
 
     centers: Tensor
@@ -47,36 +55,102 @@ class ClusterMemory(nn.Module):
         if centers.ndim != 2 or not len(centers):
             raise ValueError(f"ClusterMemory: centers must be (K, D) with K > 0, got {tuple(centers.shape)}")
         self.config = config
-        self.register_buffer("centers", functional.normalize(centers, dim=1))
+        self.register_buffer("centers", functional.normalize(_single_at_least(centers), dim=1))
 
     @classmethod
     def from_clusters(
         cls, features: Tensor, clusters: Tensor, config: MemoryConfig, generator: torch.Generator
     ) -> "ClusterMemory":
-        """Return a memory of (N, D) `features` in (N,) `clusters`, where -1 is noise and left out."""
-        centers = []
-        for cluster in range(int(clusters.max()) + 1):
-            members = features[clusters == cluster]
-            if config.initial == "centroid":
-                centers.append(members.mean(dim=0))
-            else:
-                centers.append(members[int(torch.randint(len(members), (), generator=generator))])
-        return cls(torch.stack(centers), config)
+        """Return a memory of (N, D) `features` in (N,) `clusters` 0 ... K-1, where -1 is noise and left out.
+
+        Args:
+            features: the training images' features.
+            clusters: their pseudo-labels.
+            config: says what a first vector is.
+            generator: on the CPU; draws the random members.
+
+        Raises:
+            ValueError: one of the clusters 0 ... K-1 has no member.
+        """
+        members = torch.sort(clusters, stable=True).indices[int((clusters < 0).sum()) :]
+        counts = torch.bincount(clusters[members])
+        if not len(counts) or not counts.all():
+            raise ValueError(
+                "ClusterMemory: clusters must be 0 ... K-1, each with a member, and K > 0, got counts "
+                f"{counts.tolist()[:20]}"
+            )
+        if config.initial == "centroid":
+            ordered = _single_at_least(features)[members]
+            return cls(torch.segment_reduce(ordered, "mean", lengths=counts, axis=0), config)
+        drawn = torch.rand(len(counts), generator=generator, dtype=torch.float64).to(counts.device)
+        return cls(features[members[counts.cumsum(0) - counts + (drawn * counts).long()]], config)
 
     def forward(self, features: Tensor, clusters: Tensor) -> Tensor:
         """Return the mean ClusterNCE (MLA Eq. 1) of unit features (B, D) that belong to clusters (B,)."""
-        logits = features @ self.centers.T / self.config.temperature
-        return functional.cross_entropy(logits, clusters)
+        # A temperature of 0.05 makes 20 of a similarity of 1, of which half precision keeps two decimals.
+        with torch.autocast(features.device.type, enabled=False):
+            wide = features.to(self.centers.dtype)
+            loss: Tensor = _ClusterNce.apply(wide, self.centers, clusters, self.config.temperature)
+            return loss
 
     @torch.no_grad()
     def update(self, features: Tensor, clusters: Tensor) -> None:
-        """Move the batch's clusters towards its unit features (B, D): c <- m c + (1 - m) f, then c <- c / |c|."""
-        for cluster in clusters.unique().tolist():
-            members = features[clusters == cluster].to(self.centers.dtype)
-            if self.config.update == "hard":
-                # argmin takes the first of equals on the CPU only, and the first is meant.
-                similarity = members @ self.centers[cluster]
-                members = members[(similarity == similarity.min()).nonzero()[0]]
-            for member in members:
-                moved = self.config.momentum * self.centers[cluster] + (1 - self.config.momentum) * member
-                self.centers[cluster] = functional.normalize(moved, dim=0)
+        """Move the batch's clusters towards its unit features (B, D): c <- m c + (1 - m) f, then c <- c / |c|.
+
+        Args:
+            features: of the whole batch, of all processes together, in its order.
+            clusters: (B,) theirs.
+        """
+        features = features.to(self.centers.dtype)
+        move = self._towards_hardest if self.config.update == "hard" else self._towards_every
+        # Members of one cluster bring the same row, so it does not matter which of them is copied last.
+        self.centers.index_copy_(0, clusters, move(features, clusters))
+
+    def _towards_hardest(self, features: Tensor, clusters: Tensor) -> Tensor:
+        """Return each member's cluster, moved once towards its least similar member, the first of equals."""
+        old = self.centers[clusters]
+        similarity = (features * old).sum(dim=1)
+        together = clusters[:, None] == clusters
+        least = torch.where(together, similarity, torch.inf).amin(dim=1, keepdim=True)
+        return self._moved(old, features[_first(together & (similarity == least))])
+
+    def _towards_every(self, features: Tensor, clusters: Tensor) -> Tensor:
+        """Return each member's cluster, moved towards all its members in the order of the batch."""
+        first = _first(clusters[:, None] == clusters)
+        rows = self.centers[clusters]  # a cluster moves in its first member's row
+        for member in range(len(features)):
+            row = first[member : member + 1]
+            rows.index_copy_(0, row, self._moved(rows[row], features[member : member + 1]))
+        return rows[first]
+
+    def _moved(self, old: Tensor, features: Tensor) -> Tensor:
+        return functional.normalize(self.config.momentum * old + (1 - self.config.momentum) * features, dim=1)
+
+
+class _ClusterNce(Function):
+    """Eq. 1, whose gradient is found at once: going back needs no clusters x D vectors as they were."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, centers: Tensor, clusters: Tensor, temperature: float) -> Tensor:
+        logits = functional.linear(features, centers) / temperature
+        if ctx.needs_input_grad[0]:
+            of_logits = logits.softmax(dim=1)
+            of_logits.scatter_add_(1, clusters[:, None], of_logits.new_full((len(features), 1), -1.0))
+            ctx.save_for_backward(of_logits @ centers / (temperature * len(features)))
+        return functional.cross_entropy(logits, clusters)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError("ClusterMemory: its loss has no second derivative; go back without create_graph")
+        return gradient * ctx.saved_tensors[0], None, None, None
+
+
+def _first(marked: Tensor) -> Tensor:
+    """Return the first marked column of each row of (B, B) marks; argmax promises no order among equals."""
+    columns = torch.arange(len(marked), device=marked.device)
+    return torch.where(marked, columns, len(marked)).amin(dim=1)
+
+
+def _single_at_least(features: Tensor) -> Tensor:
+    return features.to(torch.promote_types(features.dtype, torch.float32))

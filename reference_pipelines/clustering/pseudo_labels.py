@@ -1,15 +1,45 @@
 """Pseudo-labels: from features to clusters, and what can be said of the clusters."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy import sparse
 from torch import Tensor
 
+from reference_pipelines.clustering.agglomerative import merge
 from reference_pipelines.clustering.dbscan import dbscan
 from reference_pipelines.clustering.jaccard import jaccard_graph
-from reference_pipelines.clustering.purity import purity
+from reference_pipelines.clustering.kmeans import kmeans
+from reference_pipelines.clustering.neighbours import Search
+from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 from reference_pipelines.errors import UserError, require
+
+
+@dataclass(frozen=True)
+class MergingConfig:
+    """Bottom-up merging over the epochs, from one cluster an image; the defaults are those of Lin et al.'s code.
+
+    Args:
+        first: epochs before the first step, in which each image is a cluster of its own.
+        every: epochs from one step to the next.
+        share: merges a step, as a part of the number of images, rounded down.
+        size_weight: what each image in two clusters adds to their distance, which is between 0 and 4.
+        least: clusters below which nothing is merged any more.
+    """
+
+    first: int = 20
+    every: int = 2
+    share: float = 0.05
+    size_weight: float = 0.005
+    least: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.first >= 0, "clustering.merging.first must be at least 0", self.first)
+        require(self.every >= 1, "clustering.merging.every must be at least 1", self.every)
+        require(0 < self.share < 1, "clustering.merging.share must be between 0 and 1", self.share)
+        require(self.size_weight >= 0, "clustering.merging.size_weight must be at least 0", self.size_weight)
+        require(self.least >= 2, "clustering.merging.least must be at least 2", self.least)
 
 
 @dataclass(frozen=True)
@@ -17,48 +47,159 @@ class ClusteringConfig:
     """Pseudo-labels from features; the defaults are MLA's.
 
     Args:
+        method: "dbscan" on k-reciprocal Jaccard distances, "agglomerative" merging, or "kmeans".
         k1: neighbours of the k-reciprocal Jaccard distance.
         k2: neighbours of its query expansion.
+        search: of the neighbours: "exact", or "approximate" for more than 50,000 images.
         eps: DBSCAN's radius.
         min_samples: DBSCAN's MinPts, the point itself counted.
+        relax_eps: by how much eps changes for an epoch, again and again, where DBSCAN finds fewer than two clusters:
+            it rises, or falls where all images are one cluster. 0 stops the training instead.
+        relax_limit: eps does not rise beyond this.
+        merging: the steps of "agglomerative".
+        kmeans: clusters of "kmeans".
     """
 
+    method: Literal["dbscan", "agglomerative", "kmeans"] = "dbscan"
     k1: int = 30
     k2: int = 6
+    search: Search = "exact"
     eps: float = 0.4
     min_samples: int = 4
+    relax_eps: float = 0.0
+    relax_limit: float = 0.8
+    merging: MergingConfig = MergingConfig()
+    kmeans: int = 500
 
     def __post_init__(self) -> None:
         require(1 <= self.k2 <= self.k1, "clustering.k2 must be at least 1 and at most clustering.k1", self.k2)
         require(0 < self.eps < 1, "clustering.eps must be between 0 and 1", self.eps)
         require(self.min_samples >= 1, "clustering.min_samples must be at least 1", self.min_samples)
+        require(0 <= self.relax_eps < 1, "clustering.relax_eps must be at least 0 and below 1", self.relax_eps)
+        require(0 < self.relax_limit < 1, "clustering.relax_limit must be between 0 and 1", self.relax_limit)
+        require(self.kmeans >= 2, "clustering.kmeans must be at least 2", self.kmeans)
 
 
-def cluster(features: Tensor, config: ClusteringConfig) -> np.ndarray:
-    """Return the (N,) pseudo-labels of the features (N, D).
+def cluster(
+    features: Tensor,
+    config: ClusteringConfig,
+    *,
+    previous: np.ndarray | None = None,
+    epoch: int = 1,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the (N,) pseudo-labels of the features (N, D) for one epoch: 0 ... clusters-1, -1 for noise.
+
+    Args:
+        features: of the training images.
+        config: the method and its options.
+        previous: the labels of the epoch before, which "agglomerative" goes on from and is all that a resumed run
+            needs to keep; None before the first epoch.
+        epoch: 1, 2, ...; says when "agglomerative" merges.
+        seed: of "kmeans".
 
     Raises:
-        UserError: DBSCAN finds fewer than two clusters, so that there is nothing to contrast.
+        UserError: there are fewer than two clusters, so that there is nothing to contrast, or fewer images than
+            k-means is to find clusters.
+        ValueError: `previous` does not belong to these features.
     """
-    graph = jaccard_graph(features, k1=config.k1, k2=config.k2, max_distance=config.eps)
-    clusters = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
-    found = int(clusters.max()) + 1
-    if found < 2:
-        noise = int((clusters < 0).sum())
-        what = "no cluster" if not found else "one cluster"
+    if config.method == "agglomerative":
+        return _merged(features, config.merging, previous, epoch)
+    if config.method == "dbscan":
+        return _by_density(features, config)
+    if config.kmeans > len(features):
         raise UserError(
-            f"clustering: training needs at least two clusters, DBSCAN found {what} and {noise} of {len(clusters)} "
-            "images are noise; weights saved before are kept; "
-            f"{'raise' if noise else 'lower'} --clustering.eps (now {config.eps}) or start from better weights"
+            f"clustering: k-means must have at least as many images as clusters, got {len(features)} images; "
+            f"set --clustering.kmeans (now {config.kmeans}) to less"
         )
+    clusters = kmeans(features, clusters=config.kmeans, seed=seed)
+    if not clusters.any():
+        raise _too_few("k-means", clusters, "start from better weights")
     return clusters
 
 
-def describe_clusters(clusters: np.ndarray, ids: np.ndarray, cameras: np.ndarray) -> dict[str, Any]:
-    """Return how many clusters there are, the share of noise, and the purity by id and by camera."""
+def _merged(features: Tensor, config: MergingConfig, previous: np.ndarray | None, epoch: int) -> np.ndarray:
+    clusters = np.arange(len(features)) if previous is None else previous
+    since = epoch - 1 - config.first
+    merges = int(config.share * len(features)) if since >= 0 and since % config.every == 0 else 0
+    left = len(np.unique(clusters)) - config.least
+    return merge(features, clusters, merges=min(merges, max(left, 0)), size_weight=config.size_weight)
+
+
+def _by_density(features: Tensor, config: ClusteringConfig) -> np.ndarray:
+    graph = _graph(features, config, config.eps)
+    clusters = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
+    if clusters.max() > 0:
+        return clusters
+    raised = bool((clusters < 0).any())
+    others = _relaxed(config, raised)
+    if others and raised:
+        graph = _graph(features, config, others[-1])
+    for eps in others:
+        relaxed = dbscan(graph, eps=eps, min_samples=config.min_samples)
+        if relaxed.max() > 0:
+            print(
+                f"clustering: DBSCAN found {_how_many(clusters)} at eps {config.eps:g}; "
+                f"this epoch has {relaxed.max() + 1} clusters, at eps {eps:g}",
+                flush=True,
+            )
+            return relaxed
+    tried = f", relaxed to {others[-1]:g} in vain" if others else ""
+    advice = (
+        f"{'raise' if raised else 'lower'} --clustering.eps (now {config.eps:g}{tried}) or start from better weights"
+    )
+    raise _too_few("DBSCAN", clusters, advice)
+
+
+def _graph(features: Tensor, config: ClusteringConfig, max_distance: float) -> sparse.csr_array:
+    return jaccard_graph(features, k1=config.k1, k2=config.k2, max_distance=max_distance, search=config.search)
+
+
+def _relaxed(config: ClusteringConfig, raised: bool) -> list[float]:
+    """Return the radii to try after `eps`, one after another."""
+    step = config.relax_eps if raised else -config.relax_eps
+    radii: list[float] = []
+    radius = round(config.eps + step, 9)  # steps of 0.1 that reach 0.8, as the user writes them
+    while step and 0 < radius <= max(config.eps, config.relax_limit):
+        radii.append(radius)
+        radius = round(radius + step, 9)
+    return radii
+
+
+def _how_many(clusters: np.ndarray) -> str:
+    return "no cluster" if clusters.max() < 0 else "one cluster"
+
+
+def _too_few(method: str, clusters: np.ndarray, advice: str) -> UserError:
+    return UserError(
+        f"clustering: training needs at least two clusters, {method} found {_how_many(clusters)} and "
+        f"{int((clusters < 0).sum())} of {len(clusters)} images are noise; weights saved before are kept; {advice}"
+    )
+
+
+def describe_clusters(
+    clusters: np.ndarray, ids: np.ndarray | None = None, cameras: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return how many clusters there are, their sizes, the share of noise, and what ids and cameras say of them.
+
+    Args:
+        clusters: (N,) pseudo-labels, -1 for noise.
+        ids: (N,) true ids; None where they are not known.
+        cameras: (N,) cameras; None where they are not known.
+
+    Returns:
+        `clusters`, `noise`, the sizes `smallest`, `median` and `largest`, `id_purity`, `camera_purity`, and `id_nmi`,
+        the normalised mutual information with the ids. The last three leave noise out, and are None where they
+        cannot be known.
+    """
+    sizes = np.bincount(clusters[clusters >= 0])
     return {
-        "clusters": int(clusters.max()) + 1,
+        "clusters": len(sizes),
         "noise": float((clusters < 0).mean()),
-        "id_purity": purity(clusters, ids),
-        "camera_purity": purity(clusters, cameras),
+        "smallest": int(sizes.min(initial=len(clusters))) if len(sizes) else 0,
+        "median": float(np.median(sizes)) if len(sizes) else 0.0,
+        "largest": int(sizes.max(initial=0)),
+        "id_purity": None if ids is None else purity(clusters, ids),
+        "id_nmi": None if ids is None else normalised_mutual_information(clusters, ids),
+        "camera_purity": None if cameras is None else purity(clusters, cameras),
     }

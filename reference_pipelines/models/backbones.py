@@ -27,14 +27,18 @@ class ModelConfig:
         weights: "imagenet" (torchvision's), "none" (random), or a file: a .safetensors checkpoint of these
             pipelines, or a state dict saved with torch.save.
         last_stride: stride of the last stage; both papers use 1.
+        bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
+            many devices; 1 takes them over the whole batch, and a number of processes must divide any other.
     """
 
     backbone: str = "resnet50"
     weights: str = "imagenet"
     last_stride: int = 1
+    bn_chunks: int = 1
 
     def __post_init__(self) -> None:
         require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
+        require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
 
 
 class NarrowBottleneck(Bottleneck):

@@ -98,6 +98,27 @@ def test_other_cameras_are_preferred_and_can_be_ignored():
     assert any(len(seen) == 1 for seen in cameras)
 
 
+def test_clusters_that_fill_no_batch_wait_for_the_next_pass():
+    order = [CLUSTERS[group[0]] for group in drawn_by_cluster(ClusterSamplerConfig(ids=3, images=2), iterations=60)]
+    passes = [order[start : start + 3] for start in range(0, len(order), 3)]
+    assert all(len(set(together)) == 3 for together in passes)
+    left_out = Counter(({0, 1, 2, 3} - set(together)).pop() for together in passes)
+    assert set(left_out) == {0, 1, 2, 3}
+
+
+def test_any_image_of_a_cluster_may_be_its_first():
+    firsts = {group[0] for group in drawn_by_cluster(ClusterSamplerConfig(ids=4, images=2), iterations=200)}
+    assert firsts == set(np.flatnonzero(CLUSTERS >= 0))
+
+
+def test_one_image_a_cluster_is_the_first_one_alone():
+    alone = np.arange(6)
+    config = ClusterSamplerConfig(ids=6, images=1)
+    batches = cluster_batches(alone, np.ones(6), config, 3, (0,))
+    assert [sorted(indices(batch)) for batch in batches] == [list(range(6))] * 3
+    assert all(len(group) == 1 for group in drawn_by_cluster(config))
+
+
 def test_fewer_clusters_than_p_make_smaller_batches():
     batches = cluster_batches(CLUSTERS, CAMERAS, ClusterSamplerConfig(ids=8, images=2), 3, (0,))
     assert [len(batch) for batch in batches] == [8, 8, 8]

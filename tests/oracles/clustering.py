@@ -6,7 +6,8 @@ import numpy as np
 def jaccard(features, k1, k2):
     """Return the dense (N, N) distances after the published formula."""
     points = features / np.linalg.norm(features, axis=1, keepdims=True)
-    squared = 2 - 2 * points @ points.T
+    # Two points at a time, so that duplicates have equal distances.
+    squared = np.array([[2 - 2 * (a * b).sum() for b in points] for a in points])
     count = len(points)
     order = np.argsort(squared, axis=1, kind="stable")[:, :k1]
 
@@ -73,3 +74,21 @@ def cluster_nce(features, clusters, centers, temperature):
         terms = [np.exp(feature @ center / temperature) for center in centers]
         total += -np.log(terms[cluster] / sum(terms))
     return total / len(features)
+
+
+def single_linkage(features, clusters, merges, size_weight):
+    """Return the clusters as a list of sets after the merges, each looked for among all pairs of images."""
+    points = features / np.linalg.norm(features, axis=1, keepdims=True)
+    groups = {cluster: {i for i in range(len(points)) if clusters[i] == cluster} for cluster in set(clusters)}
+    sizes = {i: len(groups[clusters[i]]) for i in range(len(points))}
+    for _ in range(merges):
+        best = (np.inf, None, None)
+        for one in groups:
+            for other in groups:
+                if one < other:
+                    for i in groups[one]:
+                        for j in groups[other]:
+                            distance = ((points[i] - points[j]) ** 2).sum()
+                            best = min(best, (distance + size_weight * (sizes[i] + sizes[j]), one, other))
+        groups[best[1]] |= groups.pop(best[2])
+    return list(groups.values())

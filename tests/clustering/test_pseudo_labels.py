@@ -1,0 +1,199 @@
+"""The three ways to clusters, what happens where there are too few, and what is said of the clusters."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import mutual_info_score
+
+from reference_pipelines.clustering import (
+    ClusteringConfig,
+    MergingConfig,
+    cluster,
+    dbscan,
+    describe_clusters,
+    jaccard_graph,
+    kmeans,
+    merge,
+    normalised_mutual_information,
+    purity,
+)
+from reference_pipelines.errors import UserError
+
+SMALL = ClusteringConfig(k1=8, k2=3)
+
+
+def people(count, images, spread=0.15, seed=0):
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(count, 16))
+    return torch.as_tensor(np.repeat(centers, images, axis=0) + spread * rng.normal(size=(count * images, 16)))
+
+
+def test_dbscan_runs_on_the_jaccard_graph():
+    features = people(6, 10)
+    found = cluster(features, SMALL)
+    graph = jaccard_graph(features, k1=8, k2=3, max_distance=0.4)
+    assert found.tolist() == dbscan(graph, eps=0.4, min_samples=4).tolist()
+    assert found.max() >= 2
+
+
+def test_kmeans_finds_the_groups_and_its_seed_fixes_it():
+    features = people(5, 12)
+    config = dataclasses.replace(SMALL, method="kmeans", kmeans=5)
+    found = cluster(features, config, seed=3)
+    assert found.tolist() == cluster(features, config, seed=3).tolist()
+    pairs = {(group, int(label)) for group, label in zip(np.repeat(np.arange(5), 12).tolist(), found, strict=True)}
+    assert len(pairs) == len(set(found)) == 5
+    assert len(set(kmeans(features, clusters=4, seed=3))) == 4
+
+
+def test_kmeans_over_fewer_distinct_points_than_clusters_numbers_what_it_finds():
+    with pytest.warns(UserWarning, match="distinct clusters"):
+        found = kmeans(np.repeat(np.eye(3), 4, axis=0), clusters=5, seed=0)
+    assert sorted(set(found)) == [0, 1, 2]
+
+
+def test_kmeans_closes_the_gap_that_an_empty_cluster_leaves(monkeypatch):
+    monkeypatch.setattr("sklearn.cluster.KMeans.fit_predict", lambda self, points: np.array([2, 0, 2]))
+    assert kmeans(np.eye(3), clusters=3, seed=0).tolist() == [1, 0, 1]
+
+
+def test_merging_goes_on_from_the_epoch_before_at_its_steps():
+    features = people(10, 4)
+    steps = MergingConfig(first=2, every=3, share=0.25, size_weight=0.01, least=15)
+    config = dataclasses.replace(SMALL, method="agglomerative", merging=steps)
+    labels, counts = None, []
+    for epoch in range(1, 13):
+        before, labels = labels, cluster(features, config, previous=labels, epoch=epoch)
+        counts.append(labels.max() + 1)
+        if epoch == 6:
+            assert labels.tolist() == merge(features, before, merges=10, size_weight=0.01).tolist()
+    assert counts == [40, 40, 30, 30, 30, 20, 20, 20, 15, 15, 15, 15]
+
+
+def test_too_few_clusters_stop_with_one_sentence():
+    features = people(6, 10)
+    alone = dataclasses.replace(SMALL, min_samples=60)
+    with pytest.raises(
+        UserError,
+        match=r"at least two clusters, DBSCAN found no cluster and 60 of 60 images are noise; weights saved before "
+        r"are kept; raise --clustering\.eps \(now 0\.4\) or start from better weights",
+    ):
+        cluster(features, alone)
+    same = torch.ones(20, 4) + 0.001 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r"found one cluster and 0 of 20 images are noise; .*lower --clustering\.eps"):
+        cluster(same, dataclasses.replace(SMALL, eps=0.9))
+    with pytest.raises(UserError, match="k-means found one cluster and 0 of 20 images"), pytest.warns(match="distinct"):
+        cluster(torch.ones(20, 4), dataclasses.replace(SMALL, method="kmeans", kmeans=3))
+    with pytest.raises(UserError, match=r"got 20 images; set --clustering\.kmeans \(now 21\) to less"):
+        cluster(same, dataclasses.replace(SMALL, method="kmeans", kmeans=21))
+
+
+def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
+    features = people(3, 10, spread=1.0)
+    config = ClusteringConfig(k1=20, k2=1, eps=0.05, relax_eps=0.1, relax_limit=0.75)
+    with pytest.raises(UserError, match=r"found no cluster .*\(now 0\.05\)"):
+        cluster(features, dataclasses.replace(config, relax_eps=0.0))
+    found = cluster(features, config)
+    said = capsys.readouterr().out
+    eps = float(said.rpartition(" ")[2])
+    assert said == (
+        f"clustering: DBSCAN found no cluster at eps 0.05; this epoch has {found.max() + 1} clusters, at eps {eps:g}\n"
+    )
+
+    def at(radius):
+        graph = jaccard_graph(features, k1=20, k2=1, max_distance=radius)
+        return dbscan(graph, eps=radius, min_samples=config.min_samples)
+
+    assert found.tolist() == at(eps).tolist()
+    assert at(round(eps - 0.1, 9)).max() < 1
+
+
+def test_eps_is_lowered_where_all_are_one_cluster(capsys):
+    features = people(3, 10, spread=1.0)
+    found = cluster(features, ClusteringConfig(k1=20, k2=1, eps=0.9, relax_eps=0.1))
+    graph = jaccard_graph(features, k1=20, k2=1, max_distance=0.6)
+    assert found.tolist() == dbscan(graph, eps=0.6, min_samples=4).tolist()
+    said = "clustering: DBSCAN found one cluster at eps 0.9; this epoch has 2 clusters, at eps 0.6\n"
+    assert capsys.readouterr().out == said
+
+
+def test_relaxing_in_vain_says_how_far_it_went():
+    config = dataclasses.replace(SMALL, min_samples=60, relax_eps=0.1, relax_limit=0.75)
+    with pytest.raises(UserError, match=r"raise --clustering\.eps \(now 0\.4, relaxed to 0\.7 in vain\)"):
+        cluster(people(6, 10), config)
+
+
+def test_describe_clusters_by_hand():
+    clusters = np.array([0, 0, 1, -1])
+    found = describe_clusters(clusters, np.array([5, 6, 7, 7]), np.array([1, 1, 2, 2]))
+    sizes = {"clusters": 2, "noise": 0.25, "smallest": 1, "median": 1.5, "largest": 2}
+    # Of three images: H(clusters) = 0.6365, H(ids) = 1.0986, I = H(clusters).
+    nmi = pytest.approx(2 * 0.63651 / (0.63651 + 1.09861), abs=1e-4)
+    assert found == {**sizes, "id_purity": pytest.approx(2 / 3), "id_nmi": nmi, "camera_purity": 1.0}
+    unknown = {"id_purity": None, "id_nmi": None, "camera_purity": None}
+    assert describe_clusters(clusters) == {**sizes, **unknown}
+    none = {"clusters": 0, "noise": 1.0, "smallest": 0, "median": 0.0, "largest": 0}
+    assert describe_clusters(np.array([-1, -1])) == {**none, **unknown}
+
+
+def test_purity_by_hand():
+    clusters = np.array([0, 0, 0, 1, 1, -1])
+    assert purity(clusters, np.array([7, 7, 8, 9, 9, 7])) == pytest.approx(4 / 5)
+    assert purity(clusters, np.array([1, 2, 3, 1, 2, 1])) == pytest.approx(2 / 5)
+    assert purity(np.array([-1, -1]), np.array([1, 2])) == 0.0
+
+
+def test_purity_equals_the_loop_over_clusters():
+    rng = np.random.default_rng(0)
+    clusters, ids = rng.integers(-1, 12, size=200), rng.integers(100, 109, size=200)
+    most = sum(np.bincount(ids[clusters == cluster]).max() for cluster in range(12))
+    assert purity(clusters, ids) == pytest.approx(most / (clusters >= 0).sum())
+
+
+def test_mutual_information_leaves_noise_out():
+    clusters, ids = np.array([0, 0, 1, 1, 2, -1]), np.array([4, 4, 4, 9, 9, 9])
+    kept_clusters, kept_ids = clusters[:5], ids[:5]
+    entropies = mutual_info_score(kept_clusters, kept_clusters) + mutual_info_score(kept_ids, kept_ids)
+    expected = 2 * mutual_info_score(kept_clusters, kept_ids) / entropies
+    assert normalised_mutual_information(clusters, ids) == pytest.approx(expected)
+    assert normalised_mutual_information(np.array([-1]), np.array([1])) == 0.0
+    assert normalised_mutual_information(np.array([1, 0]), np.array([8, 9])) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k2": 31}, r"clustering\.k2 must be at least 1 and at most clustering\.k1, got 31"),
+        ({"eps": 1.0}, r"clustering\.eps must be between 0 and 1, got 1\.0"),
+        ({"min_samples": 0}, r"clustering\.min_samples must be at least 1, got 0"),
+        ({"relax_eps": -0.1}, r"clustering\.relax_eps must be at least 0 and below 1, got -0\.1"),
+        ({"relax_limit": 1.0}, r"clustering\.relax_limit must be between 0 and 1, got 1\.0"),
+        ({"kmeans": 1}, r"clustering\.kmeans must be at least 2, got 1"),
+    ],
+)
+def test_config_refusals(options, message):
+    with pytest.raises(UserError, match=message):
+        ClusteringConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first": -1}, "first must be at least 0, got -1"),
+        ({"every": 0}, "every must be at least 1, got 0"),
+        ({"share": 1.0}, r"share must be between 0 and 1, got 1\.0"),
+        ({"size_weight": -1.0}, r"size_weight must be at least 0, got -1\.0"),
+        ({"least": 1}, "least must be at least 2, got 1"),
+    ],
+)
+def test_merging_config_refusals(options, message):
+    with pytest.raises(UserError, match=rf"clustering\.merging\.{message}"):
+        MergingConfig(**options)
+
+
+@pytest.mark.parametrize("clusters", [0, 4])
+def test_kmeans_refusals(clusters):
+    with pytest.raises(ValueError, match=f"at least 1 and at most the 3 points, got {clusters}"):
+        kmeans(np.eye(3), clusters=clusters, seed=0)
