@@ -1,15 +1,29 @@
 """What each command does with its options."""
 
+import dataclasses
+import json
 from argparse import Namespace
 from collections.abc import Sequence
 
 from reference_pipelines.config import config_parser, load_config
+from reference_pipelines.data import read
 from reference_pipelines.data.rendering import render_market
+from reference_pipelines.data.verification import format_verification, verify
 from reference_pipelines.errors import UserError
+from reference_pipelines.evaluation import EvaluationOptions, evaluate_run
 from reference_pipelines.experiments.demo import run_demo
+from reference_pipelines.experiments.difficulty import format_difficulty, measure_difficulty
+from reference_pipelines.machine import available_cores
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.report import write_report
-from reference_pipelines.reporting.table import format_table, table_rows
+from reference_pipelines.reporting.table import (
+    format_camera_pairs,
+    format_evaluations,
+    format_single_shot,
+    format_table,
+    table_rows,
+)
+from reference_pipelines.training.device import pick_device
 
 
 def demo(options: Namespace) -> None:
@@ -38,6 +52,18 @@ def train(options: Namespace, rest: Sequence[str]) -> None:
     print("\n" + format_table(table_rows([result])))
 
 
+def evaluate(options: Namespace) -> None:
+    """Test a trained network."""
+    names = [field.name for field in dataclasses.fields(EvaluationOptions)]
+    chosen = EvaluationOptions(**{name: getattr(options, name) for name in names})
+    numbers = evaluate_run(options.checkpoint, chosen, options.out)
+    print(format_evaluations([numbers]))
+    if options.single_shot:
+        print("\n" + format_single_shot(numbers))
+    if options.camera_pairs:
+        print("\n" + format_camera_pairs(numbers))
+
+
 def report(options: Namespace) -> None:
     """Write a report."""
     print(write_report(options.runs, options.out))
@@ -58,3 +84,30 @@ def data_render(options: Namespace) -> None:
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     print(summary)
+
+
+def data_verify(options: Namespace) -> int:
+    """Look through a data set; return 1 if training or evaluation on it would be wrong."""
+    workers = available_cores() if options.workers is None else options.workers
+    if workers < 0:
+        raise UserError(f"data verify: --workers must be at least 0, got {workers}")
+    try:
+        result = verify(options.root, options.layout, workers=workers)
+    except UserError as error:  # the readers' sentences name the options of `train`
+        message = str(error).replace("--data.layout", "--layout").replace("with --data.root", "as DIR")
+        raise UserError(message) from None
+    print(json.dumps(result.to_plain(), indent=2) if options.json else format_verification(result))
+    return int(result.errors > 0)
+
+
+def data_difficulty(options: Namespace) -> None:
+    """Score chance, colours, untrained and trained networks on a data set."""
+    if options.workers < 0:
+        raise UserError(f"data difficulty: --workers must be at least 0, got {options.workers}")
+    data = read(options.root, options.layout)
+    device = pick_device(options.device)
+    rows = measure_difficulty(data, options.runs, workers=options.workers, device=device)
+    if options.json:
+        print(json.dumps({"data": data.describe(), "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+    else:
+        print(f"{data}\n\n{format_difficulty(rows)}")

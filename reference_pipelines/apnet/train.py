@@ -71,8 +71,8 @@ class ApnetConfig:
         require(self.seed >= 0, "seed must be at least 0", self.seed)
 
 
-def build_model(config: ApnetConfig, classes: int) -> ReidModel:
-    """Return the network with its attention.
+def build_model(config: ApnetConfig, classes: int | None = None) -> ReidModel:
+    """Return the network with its attention, and with a classifier if there are `classes`.
 
     Raises:
         UserError: the attention does not fit the backbone at this image size.

@@ -24,8 +24,8 @@ from reference_pipelines.reporting.figures import (
     legend_sample,
     line_chart,
 )
-from reference_pipelines.reporting.table import HEADINGS, table_rows
-from reference_pipelines.training.run import RESULT, write_text
+from reference_pipelines.reporting.table import EVALUATION_HEADINGS, HEADINGS, evaluation_rows, table_rows
+from reference_pipelines.training.run import EVALUATIONS, RESULT, write_text
 
 PEOPLE = 8
 _PIPELINES = {"apnet": "APNet: supervised", "mla": "MLA: unsupervised"}
@@ -44,6 +44,7 @@ class FinishedRun:
         folder: where it lies.
         result: result.json.
         log: the lines of log.jsonl.
+        evaluations: what `evaluate` wrote about it later.
         lists: the ranked lists of examples.json.
         attention: its gates, drawn.
         attention_images: what they are drawn over.
@@ -53,6 +54,7 @@ class FinishedRun:
     folder: Path
     result: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]]
     lists: Sequence[Mapping[str, Any]]
     attention: Sequence[AttentionRow]
     attention_images: Sequence[str]
@@ -137,6 +139,8 @@ def read_run(folder: Path, key: str) -> FinishedRun:
         with np.load(folder / "attention.npz", allow_pickle=False) as gates:
             attention = attention_rows(dict(gates), examples["attention_images"])
         log = [json.loads(line) for line in lines if line.strip()]
+        later = sorted((folder / EVALUATIONS).glob("*.json"))
+        evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in later]
         lacking = [name for name in _NEEDED if name not in result]
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise UserError(
@@ -146,7 +150,8 @@ def read_run(folder: Path, key: str) -> FinishedRun:
         raise UserError(
             f"report: {folder / RESULT} must come from `train`, and it lacks {', '.join(lacking)}; train it again"
         )
-    return FinishedRun(key, folder, result, log, examples["lists"], attention, examples["attention_images"])
+    images = examples["attention_images"]
+    return FinishedRun(key, folder, result, log, evaluations, examples["lists"], attention, images)
 
 
 def _reason(error: Exception) -> str:
@@ -174,6 +179,8 @@ def render_page(runs: Sequence[FinishedRun], title: str) -> str:
         runs=runs,
         groups=[_group(name, members) for name, members in zip(names, by_pipeline, strict=True)],
         headings=HEADINGS,
+        evaluations=evaluation_rows([numbers for run in runs for numbers in run.evaluations]),
+        evaluation_headings=EVALUATION_HEADINGS,
         data=_distinct(run.result["data"]["summary"] for run in runs),
         settings=_distinct(run.setting for run in runs),
         seeds=_distinct(run.result["config"].get("seed") for run in runs),

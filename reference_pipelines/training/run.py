@@ -22,7 +22,9 @@ import attnreid
 from reference_pipelines.config import to_plain
 from reference_pipelines.errors import UserError
 
+CONFIG = "config.yaml"
 RESULT = "result.json"
+EVALUATIONS = "evaluations"
 WEIGHTS = "model.safetensors"
 
 
@@ -44,7 +46,7 @@ class Run:
         self.folder = folder
         self.started = time.perf_counter()
         self.config = to_plain(config)
-        write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        write_text(folder / CONFIG, yaml.safe_dump(self.config, sort_keys=False))
 
     def log(self, **entry: Any) -> None:
         """Append one line to the log and show it."""
@@ -68,7 +70,7 @@ class Run:
     def discard_unless_saved(self) -> None:
         """Remove what a run that failed before its first weights has written."""
         if not (self.folder / WEIGHTS).exists():
-            for name in ("config.yaml", "log.jsonl"):
+            for name in (CONFIG, "log.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()

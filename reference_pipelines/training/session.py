@@ -48,7 +48,7 @@ class Session:
         self.pipeline = pipeline
         self.config = config
         self.device = pick_device(config.device)
-        self.data: ReidData = read(config.data.root, config.data.layout)
+        self.data: ReidData = read(config.data.root, config.data.layout).require("train", "train", "query", "gallery")
         self.weights_digest = file_digest(Path(config.model.weights))
         self.run = Run(out, config)
         self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device)
@@ -99,7 +99,7 @@ class Session:
             {
                 "pipeline": self.pipeline,
                 "title": self.config.title,
-                "data": {"summary": str(self.data), "fingerprint": self.data.fingerprint()},
+                "data": self.data.describe(),
                 "weights": self.config.model.weights,
                 "weights_digest": self.weights_digest,
                 "chance": self.evaluator.chance(),

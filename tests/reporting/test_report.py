@@ -16,7 +16,7 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.reporting import report
 from reference_pipelines.reporting.figures import STRONGEST_SLOTS, attention_rows
 from reference_pipelines.reporting.report import find_people, write_report
-from reference_pipelines.reporting.table import HEADINGS, table_rows
+from reference_pipelines.reporting.table import EVALUATION_HEADINGS, HEADINGS, table_rows
 
 QUERIES, LENGTH, EPOCHS = 3, 10, 4
 
@@ -122,7 +122,11 @@ def make_run(folder, images, pipeline="apnet", *, title="APNet-C2", kind="channe
     result = {
         "pipeline": pipeline,
         "title": title,
-        "data": {"summary": "market1501 at somewhere: train 40 images of 4 ids", "fingerprint": "f1n9e2p21n7"},
+        "data": {
+            "name": "market1501",
+            "summary": "market1501 at somewhere: train 40 images of 4 ids",
+            "fingerprint": "f1n9e2p21n7",
+        },
         "weights": "none" if pipeline == "apnet" else "runs/source/model.safetensors",
         "chance": 0.0312,
         "start": score(0.05),
@@ -190,6 +194,32 @@ def test_the_table_is_the_tables_cells_grouped_by_pipeline(page, runs):
     assert rows[3 * width].startswith("MLA: unsupervised")
     assert "starting weights: runs/source/model.safetensors" in rows[3 * width]
     assert tuple(rows[3 * width + 1 : 4 * width + 1]) == mla
+
+
+def test_what_evaluate_wrote_later_is_a_table_of_its_own(tmp_path, images, text):
+    assert "Evaluated later" not in text
+    run = make_run(tmp_path / "run", images)
+    (run / "evaluations").mkdir()
+    for name, mean in (("b", 0.222), ("a", 0.111)):
+        numbers = {
+            "title": "APNet-C2",
+            "trained_on": {"name": "market1501"},
+            "tested_on": {"name": f"dukemtmc {name}"},
+            "flip": True,
+            "reranked": name == "b",
+            "chance": 0.01,
+            "scores": {**score(mean), "rank5": 0.6, "mINP": 0.05, "mAP_market": 0.3},
+        }
+        (run / "evaluations" / f"{name}.json").write_text(json.dumps(numbers))
+    page = Page(write_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+    start = page.cells.index("tested on") - 2
+    width = len(EVALUATION_HEADINGS)
+    assert page.cells[start : start + width] == list(EVALUATION_HEADINGS)
+    assert page.cells[start + width : start + 3 * width] == [
+        *("APNet-C2", "market1501", "dukemtmc a", "flip", "11.1 [8.0, 14.0]", "21.1", "60.0", "5.0", "30.0", "1.0"),
+        *("APNet-C2", "market1501", "dukemtmc b", "flip + re-ranked", "22.2 [19.1, 25.1]", "32.2", "60.0", "5.0"),
+        *("30.0", "1.0"),
+    ]
 
 
 def test_the_sections_come_in_their_order(page):

@@ -2,10 +2,19 @@
 
 import pytest
 
-from reference_pipelines.reporting.table import HEADINGS, format_table, table_rows
+from reference_pipelines.reporting.table import (
+    EVALUATION_HEADINGS,
+    HEADINGS,
+    evaluation_rows,
+    format_camera_pairs,
+    format_single_shot,
+    format_table,
+    table_rows,
+)
 
 RESULT = {
     "title": "APNet-C2",
+    "data": {"name": "market1501"},
     "final": {"mAP": 0.5432, "interval": [0.5, 0.58765], "rank1": 0.75},
     "start": {"mAP": 0.0461, "interval": [0.04, 0.052], "rank1": 0.01},
     "chance": 0.0213,
@@ -15,7 +24,7 @@ RESULT = {
 
 def test_a_supervised_row_has_no_clusters():
     assert table_rows([RESULT]) == [
-        ("APNet-C2", "54.3 [50.0, 58.8]", "75.0", "4.6 [4.0, 5.2]", "2.1", "", "", "", "92")
+        ("APNet-C2", "market1501", "54.3 [50.0, 58.8]", "75.0", "4.6 [4.0, 5.2]", "2.1", "", "", "", "92")
     ]
 
 
@@ -37,8 +46,45 @@ def test_a_result_without_a_score_is_no_row(field):
         table_rows([{name: value for name, value in RESULT.items() if name != field}])
 
 
+def test_an_evaluation_says_where_from_where_to_and_how():
+    numbers = {
+        "title": "MLA",
+        "trained_on": {"name": "market1501"},
+        "tested_on": {"name": "dukemtmc"},
+        "flip": False,
+        "reranked": True,
+        "chance": 0.0213,
+        "scores": RESULT["final"] | {"rank5": 0.8, "mINP": 0.1, "mAP_market": 0.56},
+    }
+    (row,) = evaluation_rows([numbers])
+    assert row[:5] == ("MLA", "market1501", "dukemtmc", "re-ranked", "54.3 [50.0, 58.8]")
+    assert row[5:] == ("75.0", "80.0", "10.0", "56.0", "2.1")
+    (plain,) = evaluation_rows([numbers | {"reranked": False}])
+    assert plain[3] == "plain"
+    assert len(row) == len(EVALUATION_HEADINGS)
+
+
+def test_camera_pairs_are_a_matrix_with_holes():
+    pairs = [
+        {"query_camera": 1, "gallery_camera": 2, "queries": 3, "mAP": 0.5, "rank1": 1.0},
+        {"query_camera": 3, "gallery_camera": 1, "queries": 3, "mAP": 0.25, "rank1": 1.0},
+    ]
+    assert format_camera_pairs({"scores": {"camera_pairs": pairs}}).splitlines() == [
+        "mAP of queries from  in 1  in 2",
+        "-------------------  ----  ----",
+        "camera 1                   50.0",
+        "camera 3             25.0",
+    ]
+
+
+def test_single_shot_is_a_line_of_its_own():
+    printed = format_single_shot({"scores": {"single_shot": {"rank1": 0.5, "rank10": 0.75}}})
+    assert printed.splitlines()[0].split()[-2:] == ["rank-1", "rank-10"]
+    assert printed.splitlines()[-1].endswith("50.0     75.0")
+
+
 def test_the_printed_table_aligns_names_left_and_numbers_right():
-    table = format_table([("a", "1.0"), ("longer", "10.0")], ("name", "mAP"))
+    table = format_table([("a", "1.0"), ("longer", "10.0")], ("name", "mAP"), words=1)
     assert table.splitlines() == ["name     mAP", "------  ----", "a        1.0", "longer  10.0"]
 
 

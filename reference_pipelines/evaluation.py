@@ -1,0 +1,125 @@
+"""A trained network on any data set, its own or another, without training: what `evaluate` does."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reference_pipelines.config import Device, EvaluationConfig
+from reference_pipelines.data import ReidData, read
+from reference_pipelines.data.decoding import without_corrupt
+from reference_pipelines.errors import UserError, require
+from reference_pipelines.retrieval import evaluate, rerank
+from reference_pipelines.trained import TrainedRun, open_run
+from reference_pipelines.training.device import describe_hardware, pick_device
+from reference_pipelines.training.evaluation import Evaluator, as_numbers
+from reference_pipelines.training.run import EVALUATIONS, file_digest, provenance, write_text
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What may differ from the run's own evaluation.
+
+    Args:
+        data: folder or CSV of the data set to test on; None for the one that the run was trained on.
+        layout: name of its layout; found by content when None.
+        flip: add the features of each image and of its mirror; None for what the run's config says.
+        rerank: re-rank by k-reciprocal encoding.
+        single_shot: galleries of one image a person drawn for CUHK03's single-gallery-shot CMC; 0 leaves it out.
+        workers: processes that decode images; None for what the run's config says.
+        batch_size: images a batch; None for what the run's config says.
+        skip_corrupt: leave out images that do not decode, instead of stopping at the first.
+        device: where to compute.
+    """
+
+    data: str | None = None
+    layout: str | None = None
+    flip: bool | None = None
+    rerank: bool = False
+    single_shot: int = 0
+    workers: int | None = None
+    batch_size: int | None = None
+    skip_corrupt: bool = False
+    device: Device = "auto"
+
+
+def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None = None) -> dict[str, Any]:
+    """Test a trained network and write the result; return what is written.
+
+    Args:
+        checkpoint: a run folder, or a weights file in it.
+        options: the data, and how to test.
+        out: the JSON file; None puts it among the run's evaluations, where `report` finds it.
+
+    Raises:
+        UserError: no finished run, no data to test on, or a file that cannot be written.
+    """
+    require(options.single_shot >= 0, "--single-shot must be at least 0", options.single_shot)
+    device = pick_device(options.device)
+    run = open_run(checkpoint)
+    data = _read(run, options)
+    evaluator = Evaluator(data, _data_config(run, options), _evaluation_config(run, options), device)
+    query, gallery = evaluator.features(run.model.to(device))
+    result = evaluate(
+        query,
+        data.query.ids,
+        data.query.cameras,
+        gallery,
+        data.gallery.ids,
+        data.gallery.cameras,
+        distances=rerank(query, gallery) if options.rerank else None,
+        single_shot=options.single_shot,
+        seed=run.config.seed,
+    )
+    numbers = {
+        "pipeline": run.pipeline,
+        "title": run.result["title"],
+        "trained_on": run.result["data"],
+        "tested_on": data.describe(),
+        "flip": evaluator.config.flip,
+        "reranked": options.rerank,
+        "image_size": list(run.config.data.image_size),
+        "chance": evaluator.chance(),
+        "scores": as_numbers(result),
+        "weights": {"file": str(run.weights), "digest": file_digest(run.weights)},
+        "hardware": describe_hardware(device),
+        **provenance(),
+    }
+    _write(out or run.folder / EVALUATIONS / _file_name(numbers), numbers)
+    return numbers
+
+
+def _read(run: TrainedRun, options: EvaluationOptions) -> ReidData:
+    own = run.config.data
+    root, layout = (own.root, own.layout) if options.data is None else (options.data, options.layout)
+    data = read(root, options.layout or layout).require("evaluate", "query", "gallery")
+    return without_corrupt(data, workers=options.workers or own.workers) if options.skip_corrupt else data
+
+
+def _data_config(run: TrainedRun, options: EvaluationOptions) -> Any:
+    own = run.config.data
+    return own if options.workers is None else replace(own, workers=options.workers)
+
+
+def _evaluation_config(run: TrainedRun, options: EvaluationOptions) -> EvaluationConfig:
+    own: EvaluationConfig = run.config.evaluation
+    flip = own.flip if options.flip is None else options.flip
+    size = own.batch_size if options.batch_size is None else options.batch_size
+    return replace(own, flip=flip, batch_size=size)
+
+
+def _file_name(numbers: Mapping[str, Any]) -> str:
+    target = numbers["tested_on"]
+    words = [target["name"], target["fingerprint"], "flip" if numbers["flip"] else "plain"]
+    if numbers["reranked"]:
+        words.append("reranked")
+    return "-".join(words).replace(" ", "_").replace("/", "_") + ".json"
+
+
+def _write(path: Path, numbers: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(numbers, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"evaluate: cannot write {path} ({error.strerror}); name another file with --out") from None

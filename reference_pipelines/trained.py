@@ -1,0 +1,72 @@
+"""A trained network back from its run folder: what it was trained on, its config and its weights."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reference_pipelines.config import load_config
+from reference_pipelines.errors import UserError
+from reference_pipelines.models.backbones import read_state_dict
+from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.training.run import CONFIG, RESULT, WEIGHTS
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run, ready to be used.
+
+    Args:
+        folder: where it lies.
+        weights: the file that its weights were read from.
+        pipeline: "apnet" or "mla".
+        config: the config that it was trained with.
+        result: what stands in its result.json.
+        model: the network without classifier, on the CPU, in eval mode.
+    """
+
+    folder: Path
+    weights: Path
+    pipeline: str
+    config: Any
+    result: dict[str, Any]
+    model: nn.Module
+
+
+def open_run(checkpoint: Path) -> TrainedRun:
+    """Return the trained network of a run.
+
+    Args:
+        checkpoint: a run folder, or a weights file in it.
+
+    Raises:
+        UserError: it is no finished run, or its files do not fit one another.
+    """
+    folder, weights = (checkpoint, checkpoint / WEIGHTS) if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
+    if not checkpoint.exists():
+        raise UserError(f"evaluate: there is no {checkpoint}; name a run folder or the weights file in it")
+    for needed in (CONFIG, RESULT, weights.name):
+        if not (folder / needed).is_file():
+            raise UserError(
+                f"evaluate: {folder} must be a finished run, with its {CONFIG}, {RESULT} and weights, and it has no "
+                f"{needed}; let its training finish or name another"
+            )
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        pipeline = PIPELINES[result["pipeline"]]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"evaluate: {folder / RESULT} was not written by `train`; name a run folder") from None
+    config: Any = load_config(pipeline.config, [f"--config={folder / CONFIG}"], prog="evaluate")
+    # The weights of the run replace whatever it started from, which need not be there any more.
+    model = pipeline.build(replace(config, model=replace(config.model, weights="none")))
+    state = {key: value for key, value in read_state_dict(weights).items() if not key.startswith("classifier.")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"evaluate: the weights {weights} do not fit {folder / CONFIG}: {reason}") from None
+    model = model.to(memory_format=torch.channels_last).eval()  # as in training: the same features, bit for bit
+    return TrainedRun(folder, weights, result["pipeline"], config, result, model)
