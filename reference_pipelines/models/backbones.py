@@ -27,14 +27,18 @@ class ModelConfig:
         weights: "imagenet" (torchvision's), "none" (random), or a file: a .safetensors checkpoint of these
             pipelines, or a state dict saved with torch.save.
         last_stride: stride of the last stage; both papers use 1.
+        bn_chunks: contiguous chunks of the batch that batch norm takes its statistics over, one by one; n chunks
+            reproduce a data-parallel run on n devices, 1 takes the whole batch, whatever the number of devices.
     """
 
     backbone: str = "resnet50"
     weights: str = "imagenet"
     last_stride: int = 1
+    bn_chunks: int = 1
 
     def __post_init__(self) -> None:
         require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
+        require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
 
 
 class NarrowBottleneck(Bottleneck):

@@ -10,6 +10,7 @@ from reference_pipelines.config import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.retrieval import RetrievalResult, chance_level, evaluate
 from reference_pipelines.training.loop import extract_features
+from reference_pipelines.training.processes import Processes
 
 
 class Evaluator:
@@ -20,16 +21,25 @@ class Evaluator:
         data_config: image size, interpolation and workers.
         config: flip averaging and batch size.
         device: where the networks are.
+        processes: who shares the extraction.
     """
 
-    def __init__(self, data: ReidData, data_config: DataConfig, config: EvaluationConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        data: ReidData,
+        data_config: DataConfig,
+        config: EvaluationConfig,
+        device: torch.device,
+        processes: Processes | None = None,
+    ) -> None:
         self.data = data
         self.data_config = data_config
         self.config = config
         self.device = device
+        self.processes = processes or Processes()
 
     def features(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return the features (Q, D) of the queries and (G, D) of the gallery."""
+        """Return the features (Q, D) of the queries and (G, D) of the gallery; only the first process has them."""
         model.eval()
 
         def extract(images: Any, title: str) -> Tensor:
@@ -41,6 +51,7 @@ class Evaluator:
                 flip=self.config.flip,
                 device=self.device,
                 title=title,
+                processes=self.processes,
             )
 
         return extract(self.data.query, "query"), extract(self.data.gallery, "gallery")
@@ -50,9 +61,11 @@ class Evaluator:
         return self.score(*self.features(model))
 
     def score(self, query: Tensor, gallery: Tensor) -> RetrievalResult:
-        """Return the retrieval result of the features (Q, D) and (G, D)."""
+        """Return the retrieval result of the features (Q, D) and (G, D), on every process."""
         queries, images = self.data.query, self.data.gallery
-        return evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras)
+        return self.processes.once(
+            lambda: evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras)
+        )
 
     def chance(self) -> float:
         """Return the mAP of random rankings under the same protocol."""
