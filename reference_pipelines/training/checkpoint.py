@@ -81,7 +81,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             }
             digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
             document = {"format": _FORMAT, "epoch": checkpoint.epoch, **checkpoint.state, "digests": digests}
-            files[_STATE] = json.dumps(document, indent=1, allow_nan=False).encode()
+            files[_STATE] = json.dumps(document, indent=1).encode()
             for name, content in files.items():
                 write_synchronised(partial / name, content)
             synchronise_folder(partial)

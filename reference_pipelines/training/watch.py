@@ -164,10 +164,11 @@ class Watch:
 
     def _hear(self, selector: selectors.BaseSelector) -> dict[int, tuple[str, str]]:
         """Return what each process says, this one's signals among it; silence without a farewell is a death."""
-        heard = {}
+        heard: dict[int, tuple[str, str]] = {}
         for key, _ in selector.select(timeout=0):
             if key.data == self.rank:
-                heard[self.rank] = (_SIGNAL, str(self._wake.recv(64)[-1]))
+                asked = [number for number in self._wake.recv(1024) if number in _SIGNALS]  # SIGCHLD comes here too
+                heard |= {self.rank: (_SIGNAL, str(asked[-1]))} if asked else {}
                 continue
             try:
                 line = self._peers[key.data].recv(65536).decode().partition("\n")[0]
@@ -214,12 +215,13 @@ class Watch:
             self._close(f"{_END} 2")
             return
         if error is not None:
+            _sleep(_NOTICING_SECONDS)  # most mistakes are every process's, and then the first one tells it
             self._tell(f"{_ERROR} {json.dumps(error)}")
-        time.sleep(_LEAVING_SECONDS)  # the first process ends this one
+        _sleep(_LEAVING_SECONDS)  # the first process ends this one
 
     def wait_for_the_end(self) -> None:
         """Give the watch time to notice that another process died, which ends this one; return where none did."""
-        time.sleep(_NOTICING_SECONDS)
+        _sleep(_NOTICING_SECONDS)
 
     def close(self) -> None:
         """Stop watching, without the others taking it for a death."""
@@ -269,6 +271,14 @@ def _probe(peer: socket.socket) -> None:
     for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _sleep(seconds: float) -> None:
+    """Wait, whatever is raised meanwhile: torchrun ends a process's workers too, and their ends may raise here."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(Exception):
+            time.sleep(0.05)
 
 
 def _say(sentence: str) -> None:

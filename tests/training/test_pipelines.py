@@ -10,49 +10,11 @@ from safetensors.torch import load_file
 from reference_pipelines.clustering import ClusteringConfig, cluster, describe_clusters
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
-from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.training import loop
 from reference_pipelines.training.optimizer import rate_factor
-
-SMALL = {
-    "data.image_size": "[32, 16]",
-    "optimizer.epochs": "2",
-    "optimizer.milestones": "[1]",
-    "evaluation.every": "1",
-    "augment.pad": "2",
-}
-SPECIFIC = {
-    "apnet": {"sampler.ids": "4", "attention.levels": "2"},
-    "mla": {
-        "sampler.ids": "3",
-        "sampler.images": "4",
-        "iterations": "3",
-        "clustering.k1": "6",
-        "clustering.k2": "2",
-        "clustering.min_samples": "2",
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    root = tmp_path_factory.mktemp("rendered") / "images"
-    counts = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
-    render_market(root, **counts, image_size=(64, 32), workers=1, progress=False)
-    return root
-
-
-def configured(pipeline, root, **changes):
-    recipe = PIPELINES[pipeline].recipes / "demo.yaml"
-    values = {**SMALL, **SPECIFIC[pipeline], "data.root": str(root), **changes}
-    arguments = [f"--{key}={value}" for key, value in values.items()]
-    return load_config(PIPELINES[pipeline].config, ["--config", str(recipe), *arguments])
-
-
-def trained(pipeline, root, out, **changes):
-    return PIPELINES[pipeline].train(configured(pipeline, root, **changes), out)
+from tests.training.runs import configured, trained
 
 
 @pytest.fixture(scope="module")
