@@ -27,8 +27,8 @@ class ModelConfig:
         weights: "imagenet" (torchvision's), "none" (random), or a file: a .safetensors checkpoint of these
             pipelines, or a state dict saved with torch.save.
         last_stride: stride of the last stage; both papers use 1.
-        bn_chunks: contiguous chunks of the batch that batch norm takes its statistics over, one by one; n chunks
-            reproduce a data-parallel run on n devices, 1 takes the whole batch, whatever the number of devices.
+        bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
+            many devices; 1 takes them over the whole batch, and a number of processes must divide any other.
     """
 
     backbone: str = "resnet50"
