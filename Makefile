@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/pyproject.installed
 
-.PHONY: demo test test-slow lint env clean
+.PHONY: demo test test-slow test-faults lint env clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -14,6 +14,10 @@ test: lint
 
 test-slow: env
 	$(PY) -m pytest -m slow
+
+# FAULTS=100 kills each program's run that many times as often as one.
+test-faults: env
+	$(PY) -m pytest -m faults
 
 lint: env
 	$(PY) -m ruff check .

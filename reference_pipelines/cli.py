@@ -1,12 +1,14 @@
 """The commands. A user's mistake ends in one sentence and exit status 2; anything else is a bug and shows itself."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reference_pipelines.errors import UserError
+from reference_pipelines.errors import Stopped, UserError
 
+_TRAINING = ("train", "resume")  # these take a config's keys, and run as many processes
 _DESCRIPTION = "The two papers of attnreid as programs: APNet (supervised) and MLA (unsupervised)."
 
 
@@ -14,15 +16,22 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    if rest and options.command not in _TRAINING:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    # Of several processes that torchrun started the first one speaks.
+    speaks = os.environ.get("RANK", "0") == "0"
     try:
+        if options.command not in _TRAINING and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError(
+                f"{options.command}: only train and resume run as many processes; start it without torchrun"
+            )
         # Imported late, so that --help and a mistyped command answer at once.
         from reference_pipelines import commands
 
         runs: dict[str, Callable[[argparse.Namespace], int | None]] = {
             "demo": commands.demo,
             "train": lambda chosen: commands.train(chosen, rest),
+            "resume": lambda chosen: commands.resume(chosen, rest),
             "evaluate": commands.evaluate,
             "report": commands.report,
             "data render": commands.data_render,
@@ -32,13 +41,17 @@ def main(arguments: Sequence[str]) -> int:
         status = runs[f"data {options.kind}" if options.command == "data" else options.command](options)
     except UserError as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        if speaks:
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("attnreid", "reference_pipelines"):
             raise
         print(f"error: the package {error.name} is missing; pip install 'attnreid[pipelines]'", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -57,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("pipeline", nargs="?", choices=("apnet", "mla"))
     train.add_argument("--out", type=Path, help="run folder, new or empty")
 
+    resume = commands.add_parser(
+        "resume",
+        help="go on with a run from its last checkpoint",
+        description="Go on with a run; keys that do not change results may be given anew, e.g. --data.workers 8.",
+        usage="%(prog)s [-h] RUN_DIR [--any.key VALUE]",
+    )
+    resume.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a run that was interrupted")
     evaluate = commands.add_parser("evaluate", help="test a trained network on any data set, without training")
     evaluate.add_argument("checkpoint", type=Path, help="run folder, or a weights file in it")
     evaluate.add_argument("--data", metavar="DIR", help="data set to test on; the run's own when left out")

@@ -2,10 +2,15 @@
 
 import dataclasses
 import json
+import os
+import shlex
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from reference_pipelines.config import config_parser, load_config
+from reference_pipelines.config import config_parser, load_config, to_plain
 from reference_pipelines.data import read
 from reference_pipelines.data.rendering import render_market
 from reference_pipelines.data.verification import format_verification, verify
@@ -24,6 +29,9 @@ from reference_pipelines.reporting.table import (
     table_rows,
 )
 from reference_pipelines.training.device import pick_device
+from reference_pipelines.training.processes import join_processes
+from reference_pipelines.training.resume import changed_keys, find_checkpoint, finished
+from reference_pipelines.training.run import CONFIG
 
 
 def demo(options: Namespace) -> None:
@@ -48,8 +56,44 @@ def train(options: Namespace, rest: Sequence[str]) -> None:
         return
     if options.out is None:
         raise UserError("train: --out is missing; name a new folder for the run")
-    result = pipeline.train(load_config(pipeline.config, rest, recipes=pipeline.recipes), options.out)
-    print("\n" + format_table(table_rows([result])))
+    with join_processes(_how_to_go_on(options.out)) as processes:
+        config: Any = processes.together(lambda: load_config(pipeline.config, rest, recipes=pipeline.recipes))
+        result = pipeline.train(config, options.out, processes=processes)
+        if processes.first:
+            print("\n" + format_table(table_rows([result])))
+
+
+def resume(options: Namespace, rest: Sequence[str]) -> None:
+    """Go on with a run from its newest whole checkpoint; `rest` are the config's arguments."""
+    folder: Path = options.run
+    with join_processes(_how_to_go_on(folder)) as processes:
+        found = processes.once(lambda: find_checkpoint(folder))
+        state = found.checkpoint.state
+        pipeline = PIPELINES[state["pipeline"]]
+        arguments = [f"--config={folder / CONFIG}", *rest]
+        config: Any = processes.once(lambda: load_config(pipeline.config, arguments, prog="resume"))
+        changed = processes.once(lambda: changed_keys(folder, found.checkpoint, to_plain(config)))
+        epochs = config.optimizer.epochs
+        done = processes.once(lambda: finished(folder, epochs))
+        if processes.first:
+            for note in found.notes:
+                print(note, file=sys.stderr, flush=True)
+            for key, (old, new) in changed.items():
+                print(f"{key}: {old} -> {new}", flush=True)
+            if done:
+                print(f"{folder} is finished, {epochs} epochs; for more, resume it with a larger --optimizer.epochs")
+            else:
+                print(f"{folder}: going on after epoch {found.checkpoint.epoch} of {epochs}", flush=True)
+        if not done:
+            result = pipeline.train(config, folder, processes=processes, checkpoint=found.checkpoint, changed=changed)
+            if processes.first:
+                print("\n" + format_table(table_rows([result])))
+
+
+def _how_to_go_on(folder: Path) -> str:
+    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = "python" if together == "1" else f"torchrun --nproc_per_node={together}"
+    return f"go on with: {launcher} -m reference_pipelines resume {shlex.quote(str(folder))}"
 
 
 def evaluate(options: Namespace) -> None:
@@ -61,7 +105,8 @@ def evaluate(options: Namespace) -> None:
     if options.single_shot:
         print("\n" + format_single_shot(numbers))
     if options.camera_pairs:
-        print("\n" + format_camera_pairs(numbers))
+        pairs = numbers["scores"]["camera_pairs"]
+        print("\n" + (format_camera_pairs(numbers) if pairs else "no camera pairs: the data set gives no cameras"))
 
 
 def report(options: Namespace) -> None:

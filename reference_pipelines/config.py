@@ -97,6 +97,9 @@ class EvaluationConfig:
 
 Device = Literal["auto", "cpu", "cuda"]
 
+# What the forward pass of training computes in; "none" is single precision. (YAML reads a bare "off" as false.)
+Amp = Literal["none", "float16", "bfloat16"]
+
 
 def config_parser(schema: type, prog: str) -> ArgumentParser:
     """Return the parser of `schema`'s keys, with --config for a recipe."""

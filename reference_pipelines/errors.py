@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's: the command line prints its sentence and stops."""
+"""The exceptions that end a command with one sentence: a mistake of the user's, or a signal."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,19 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """Who complains, what must hold, what was found and what to do, in one sentence."""
+
+
+class Stopped(BaseException):
+    """A signal has stopped the command; the sentence says how to go on.
+
+    Args:
+        sentence: for the user.
+        status: exit status.
+    """
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 def require(holds: bool, rule: str, got: object) -> None:

@@ -10,7 +10,7 @@ from reference_pipelines.config import Device, EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
 from reference_pipelines.errors import UserError, require
-from reference_pipelines.retrieval import evaluate, rerank
+from reference_pipelines.retrieval import rerank
 from reference_pipelines.trained import TrainedRun, open_run
 from reference_pipelines.training.device import describe_hardware, pick_device
 from reference_pipelines.training.evaluation import Evaluator, as_numbers
@@ -61,17 +61,8 @@ def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None 
     data = _read(run, options)
     evaluator = Evaluator(data, _data_config(run, options), _evaluation_config(run, options), device)
     query, gallery = evaluator.features(run.model.to(device))
-    result = evaluate(
-        query,
-        data.query.ids,
-        data.query.cameras,
-        gallery,
-        data.gallery.ids,
-        data.gallery.cameras,
-        distances=rerank(query, gallery) if options.rerank else None,
-        single_shot=options.single_shot,
-        seed=run.config.seed,
-    )
+    distances = rerank(query, gallery) if options.rerank else None
+    result = evaluator.score(query, gallery, distances=distances, single_shot=options.single_shot, seed=run.config.seed)
     numbers = {
         "pipeline": run.pipeline,
         "title": run.result["title"],

@@ -15,13 +15,13 @@ class Pipeline(NamedTuple):
 
     Args:
         config: the dataclass that its recipes fill.
-        train: trains a config into a run folder and returns its result.
+        train: trains a config into a run folder and returns its result; takes the options of `Session`.
         build: returns a config's network with its attention and without a classifier.
         recipes: the folder of its recipes.
     """
 
     config: type
-    train: Callable[[Any, Path], dict[str, Any]]
+    train: Callable[..., dict[str, Any]]
     build: Callable[[Any], nn.Module]
     recipes: Path
 

@@ -30,7 +30,7 @@ def test_every_recipe_builds_and_survives_a_round_trip(pipeline, recipe, tmp_pat
 PAPERS = {
     "apnet_c2_market": {
         "data.image_size": [384, 192],
-        "model": {"backbone": "resnet50", "weights": "imagenet", "last_stride": 1},
+        "model": {"backbone": "resnet50", "weights": "imagenet", "last_stride": 1, "bn_chunks": 2},
         "attention": {"kind": "se", "levels": 2, "radix": 2},
         "sampler": {"ids": 20, "images": 4, "epoch": "chunks"},
         "loss": {"margin": 0.3, "smoothing": 0.1, "triplet_weight": 1.0},
@@ -50,6 +50,7 @@ PAPERS = {
     },
     "apnet_s2_market": {
         "data.image_size": [256, 128],
+        "model.bn_chunks": 2,
         "attention": {"kind": "rga_s", "levels": 2, "radix": 2},
         "sampler": {"ids": 20, "images": 4, "epoch": "ids"},
         "augment.pad": 0,
@@ -68,7 +69,12 @@ PAPERS = {
         "data.image_size": [256, 128],
         "data.interpolation": "bicubic",
         "attention": {"levels": ["pixel", "head", "domain"], "blocks": "all", "heads": 4, "memory": 64},
-        "clustering": {"k1": 30, "k2": 6, "eps": 0.4, "min_samples": 4},
+        "model.bn_chunks": 2,
+        "clustering.method": "dbscan",
+        "clustering.k1": 30,
+        "clustering.k2": 6,
+        "clustering.eps": 0.4,
+        "clustering.min_samples": 4,
         "memory": {"initial": "random", "update": "hard", "momentum": 0.1, "temperature": 0.05},
         "sampler": {"ids": 8, "images": 8, "other_cameras": True},
         "iterations": 400,

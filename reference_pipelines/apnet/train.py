@@ -1,22 +1,19 @@
 """APNet's experiment: P x K batches, triplet and cross-entropy, BN neck, step schedule, flip-averaged test."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from attnreid import attach_apnet
 from reference_pipelines.apnet.losses import LossConfig, SupervisedObjective
-from reference_pipelines.config import DataConfig, Device, EvaluationConfig, OptimizerConfig
-from reference_pipelines.data.dataset import load_batches
+from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig
 from reference_pipelines.data.sampler import SamplerConfig, identity_batches
-from reference_pipelines.data.transforms import AugmentConfig, train_transform
+from reference_pipelines.data.transforms import AugmentConfig
 from reference_pipelines.errors import UserError, require
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
-from reference_pipelines.training.loop import train_epoch
-from reference_pipelines.training.optimizer import build_optimizer
+from reference_pipelines.models.batch_statistics import set_batch_statistics
 from reference_pipelines.training.session import Session
 
 
@@ -51,6 +48,7 @@ class ApnetConfig:
         evaluation: how the features are tested.
         seed: of everything random.
         device: where to compute.
+        amp: what the forward pass of training computes in.
     """
 
     title: str
@@ -64,10 +62,12 @@ class ApnetConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = 1
     device: Device = "auto"
+    amp: Amp = "none"
 
     def __post_init__(self) -> None:
         require(self.title.strip() != "", "title must not be empty", repr(self.title))
         require(self.sampler.ids >= 2, "sampler.ids must be at least 2, for the triplet", self.sampler.ids)
+        self.model.check_batch(self.sampler.ids * self.sampler.images)
         require(self.seed >= 0, "seed must be at least 0", self.seed)
 
 
@@ -90,23 +90,21 @@ def build_model(config: ApnetConfig, classes: int | None = None) -> ReidModel:
             )
         except ValueError as error:
             raise UserError(str(error)) from None
-    return ReidModel(backbone, width, classes=classes)
+    return set_batch_statistics(ReidModel(backbone, width, classes=classes), config.model.bn_chunks)
 
 
-def train(config: ApnetConfig, out: Path) -> dict[str, Any]:
-    """Train, evaluate and write the run folder `out`; return what stands in its result.json."""
-    with Session("apnet", config, out) as session:
-        images = session.data.train
-        labels = images.labels()
-        model: nn.Module = session.place(build_model(config, classes=int(labels.max()) + 1))
-        optimizer, schedule = build_optimizer(model, config.optimizer)
+def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:
+    """Train, evaluate and write the run folder `out`; return what stands in its result.json.
+
+    Args:
+        config: the recipe.
+        out: the run folder.
+        options: of `Session`: with which processes, and from which checkpoint.
+    """
+    with Session("apnet", config, out, **options) as session:
+        labels = session.data.train.labels()
+        session.place(build_model(replace(config, model=session.model_config), classes=int(labels.max()) + 1))
         objective = SupervisedObjective(torch.as_tensor(labels, device=session.device), config.loss)
-        transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
-        for epoch in range(1, config.optimizer.epochs + 1):
-            batches = identity_batches(labels, config.sampler, (config.seed, epoch))
-            loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
-            title = f"epoch {epoch}/{config.optimizer.epochs}"
-            loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
-            session.end_epoch(model, epoch, loss=loss, learning_rate=schedule.get_last_lr()[0])
-            schedule.step()
-        return session.finish(model)
+        for epoch in session.epochs():
+            session.train_epoch(identity_batches(labels, config.sampler, (config.seed, epoch)), objective)
+        return session.finish()

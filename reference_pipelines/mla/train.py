@@ -1,23 +1,24 @@
 """MLA's experiment: cluster the features, train against the clusters, again each epoch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from attnreid import attach_mla
 from reference_pipelines.clustering import ClusteringConfig, ClusterMemory, MemoryConfig, cluster, describe_clusters
-from reference_pipelines.config import DataConfig, Device, EvaluationConfig, OptimizerConfig
-from reference_pipelines.data.dataset import load_batches
+from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig
+from reference_pipelines.data import ReidData
 from reference_pipelines.data.sampler import ClusterSamplerConfig, cluster_batches
-from reference_pipelines.data.transforms import AugmentConfig, train_transform
+from reference_pipelines.data.transforms import AugmentConfig
 from reference_pipelines.errors import UserError, require
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
-from reference_pipelines.training.loop import extract_features, train_epoch
-from reference_pipelines.training.optimizer import build_optimizer
+from reference_pipelines.models.batch_statistics import set_batch_statistics
 from reference_pipelines.training.session import Session
 
 
@@ -56,6 +57,7 @@ class MlaConfig:
         evaluation: how the features are tested.
         seed: of everything random.
         device: where to compute.
+        amp: what the forward pass of training computes in.
     """
 
     title: str
@@ -71,10 +73,12 @@ class MlaConfig:
     evaluation: EvaluationConfig = EvaluationConfig(flip=False)
     seed: int = 1
     device: Device = "auto"
+    amp: Amp = "none"
 
     def __post_init__(self) -> None:
         require(self.title.strip() != "", "title must not be empty", repr(self.title))
         require(self.iterations >= 1, "iterations must be at least 1", self.iterations)
+        self.model.check_batch(self.sampler.ids * self.sampler.images)
         require(self.seed >= 0, "seed must be at least 0", self.seed)
 
 
@@ -98,37 +102,53 @@ def build_model(config: MlaConfig) -> ReidModel:
             )
         except ValueError as error:
             raise UserError(str(error)) from None
-    return ReidModel(backbone, width)
+    return set_batch_statistics(ReidModel(backbone, width), config.model.bn_chunks)
 
 
-def train(config: MlaConfig, out: Path) -> dict[str, Any]:
-    """Train, evaluate and write the run folder `out`; return what stands in its result.json."""
-    with Session("mla", config, out) as session:
+def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
+    """Train, evaluate and write the run folder `out`; return what stands in its result.json.
+
+    Args:
+        config: the recipe.
+        out: the run folder.
+        options: of `Session`: with which processes, and from which checkpoint.
+    """
+    with Session("mla", config, out, **options) as session:
         images = session.data.train
-        model: nn.Module = session.place(build_model(config))
-        optimizer, schedule = build_optimizer(model, config.optimizer)
-        transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
-        generator = torch.Generator().manual_seed(config.seed)
-        measured: dict[str, Any] = {}
-        for epoch in range(1, config.optimizer.epochs + 1):
-            title = f"epoch {epoch}/{config.optimizer.epochs}"
-            model.eval()
-            features = extract_features(
-                model,
-                images,
-                config.data,
-                batch_size=config.evaluation.batch_size,
-                flip=False,
-                device=session.device,
-                title=f"{title} features",
+        session.place(build_model(replace(config, model=session.model_config)))
+        # Merging goes on from the clusters before; the other methods begin anew each epoch.
+        clusters = session.last_labels() if config.clustering.method == "agglomerative" else None
+        for epoch in session.epochs():
+            features = session.training_features()
+            clusters, memory, measured = session.processes.once(
+                partial(make_pseudo_labels, features, session.data, config, epoch, clusters)
             )
-            clusters = cluster(features, config.clustering)
-            measured = describe_clusters(clusters, images.ids, images.cameras)
-            memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)
-            objective = ClusterObjective(torch.as_tensor(clusters, device=session.device), memory.to(session.device))
-            batches = cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch))
-            loaded = load_batches(images.paths, transform, batches, workers=config.data.workers)
-            loss = train_epoch(model, optimizer, loaded, objective, steps=len(batches), title=title)
-            session.end_epoch(model, epoch, loss=loss, learning_rate=schedule.get_last_lr()[0], **measured)
-            schedule.step()
-        return session.finish(model, clustering=measured)
+            memory.to(session.device)
+            session.train_epoch(
+                cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch)),
+                ClusterObjective(torch.as_tensor(clusters, device=session.device), memory),
+                labels=clusters,
+                tensors={"memory": memory.centers},
+                **measured,
+            )
+        return session.finish(clustering=session.measured)
+
+
+def make_pseudo_labels(
+    features: Tensor, data: ReidData, config: MlaConfig, epoch: int, previous: np.ndarray | None
+) -> tuple[np.ndarray, ClusterMemory, dict[str, Any]]:
+    """Return an epoch's pseudo-labels (N,), their memory, and what can be said of them.
+
+    Args:
+        features: (N, D) of the training images.
+        data: whose training images they are; ids and cameras are used for the last of the three alone.
+        config: the recipe.
+        epoch: of the training; with the seed it says which members the memory begins with.
+        previous: the pseudo-labels of the epoch before, or None.
+    """
+    clusters = cluster(features, config.clustering, previous=previous, epoch=epoch, seed=config.seed)
+    seed = np.random.SeedSequence((config.seed, epoch)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(seed[0]))
+    memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)
+    cameras = data.train.cameras if data.cameras_known else None
+    return clusters, memory, describe_clusters(clusters, data.train.ids, cameras)

@@ -40,6 +40,18 @@ class ModelConfig:
         require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
         require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
 
+    def check_batch(self, images: int) -> None:
+        """Refuse batches of so many images if they leave a chunk less than two, which have no variance.
+
+        Raises:
+            UserError: they do.
+        """
+        require(
+            images >= 2 * self.bn_chunks,
+            f"sampler.ids x sampler.images must be at least 2 for each of the {self.bn_chunks} model.bn_chunks",
+            images,
+        )
+
 
 class NarrowBottleneck(Bottleneck):
     """torchvision's bottleneck that does not widen its output: the demo's block."""

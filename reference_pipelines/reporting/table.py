@@ -41,8 +41,8 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     if clustering:
         clusters = (
             str(clustering["clusters"]),
-            f"{clustering['id_purity']:.2f}",
-            f"{clustering['camera_purity']:.2f}",
+            _purity(clustering["id_purity"]),
+            _purity(clustering["camera_purity"]),
         )
     return (
         str(result["title"]),
@@ -86,6 +86,10 @@ def learning_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{final['mAP'] / start['mAP']:.2f} times its start, intervals {apart}"
         )
     return lines
+
+
+def _purity(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"  # None: not known
 
 
 def _percent(value: float) -> str:

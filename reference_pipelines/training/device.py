@@ -9,11 +9,24 @@ from reference_pipelines.config import Device
 from reference_pipelines.errors import UserError
 
 
-def pick_device(wanted: Device) -> torch.device:
-    """Return the device; "auto" takes CUDA where there is one."""
+def pick_device(wanted: Device, local_rank: int = 0) -> torch.device:
+    """Return the device; "auto" takes CUDA where there is one.
+
+    Args:
+        wanted: what the config asks for.
+        local_rank: this process's number on its machine; each process has a CUDA device to itself.
+    """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda was asked for and torch sees no CUDA device; use --device auto or cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"device: each process must have a CUDA device of its own, and process {local_rank + 1} of this machine "
+            f"finds {torch.cuda.device_count()}; start as many processes as devices, or use --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def describe_hardware(device: torch.device) -> str:

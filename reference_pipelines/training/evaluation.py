@@ -1,6 +1,6 @@
 """Extraction and scoring of a network on a data set's query and gallery."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from reference_pipelines.config import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.retrieval import RetrievalResult, chance_level, evaluate
 from reference_pipelines.training.loop import extract_features
+from reference_pipelines.training.processes import Processes
 
 
 class Evaluator:
@@ -21,16 +22,25 @@ class Evaluator:
         data_config: image size, interpolation and workers.
         config: flip averaging and batch size.
         device: where the networks are.
+        processes: who shares the extraction.
     """
 
-    def __init__(self, data: ReidData, data_config: DataConfig, config: EvaluationConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        data: ReidData,
+        data_config: DataConfig,
+        config: EvaluationConfig,
+        device: torch.device,
+        processes: Processes | None = None,
+    ) -> None:
         self.data = data
         self.data_config = data_config
         self.config = config
         self.device = device
+        self.processes = processes or Processes()
 
     def features(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return the features (Q, D) of the queries and (G, D) of the gallery."""
+        """Return the features (Q, D) of the queries and (G, D) of the gallery; only the first process has them."""
         model.eval()
 
         def extract(images: Any, title: str) -> Tensor:
@@ -42,6 +52,7 @@ class Evaluator:
                 flip=self.config.flip,
                 device=self.device,
                 title=title,
+                processes=self.processes,
             )
 
         return extract(self.data.query, "query"), extract(self.data.gallery, "gallery")
@@ -50,10 +61,22 @@ class Evaluator:
         """Return the retrieval result of `model`."""
         return self.score(*self.features(model))
 
-    def score(self, query: Tensor, gallery: Tensor) -> RetrievalResult:
-        """Return the retrieval result of the features (Q, D) and (G, D)."""
+    def score(self, query: Tensor, gallery: Tensor, **options: Any) -> RetrievalResult:
+        """Return the retrieval result of the features (Q, D) and (G, D), on every process.
+
+        Args:
+            query: features of the queries.
+            gallery: features of the gallery.
+            options: of `retrieval.evaluate`.
+        """
         queries, images = self.data.query, self.data.gallery
-        return evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras)
+
+        def scored() -> RetrievalResult:
+            found = evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras, **options)
+            # Without cameras each image has a number of its own, which makes pairs of images.
+            return found if self.data.cameras_known else replace(found, camera_pairs=())
+
+        return self.processes.once(scored)
 
     def chance(self) -> float:
         """Return the mAP of random rankings under the same protocol."""

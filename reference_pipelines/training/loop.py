@@ -1,20 +1,25 @@
-"""One epoch of training and one pass of extraction: all that both pipelines do with a network."""
+"""Steps of training and one pass of extraction: all that both pipelines do with a network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reference_pipelines.config import DataConfig
+from reference_pipelines.config import Amp, DataConfig, OptimizerConfig
 from reference_pipelines.data.dataset import Batch, load_batches
 from reference_pipelines.data.records import ImageList
-from reference_pipelines.data.sampler import in_order
+from reference_pipelines.data.sampler import Batches, in_order
 from reference_pipelines.data.transforms import evaluation_transform
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import Embedding
+from reference_pipelines.models.batch_statistics import share_running_statistics
 from reference_pipelines.progress import progress_bar
+from reference_pipelines.training.optimizer import build_optimizer
+from reference_pipelines.training.processes import Processes, share_sizes
+
+_HALF = {"none": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Objective(Protocol):
@@ -24,56 +29,116 @@ class Objective(Protocol):
         """Return the scalar loss of a batch; `indices` (B,) are the images' places in the training list."""
 
     def after_step(self, embedding: Embedding, indices: Tensor) -> None:
-        """Update what the optimiser does not own."""
+        """Update what the optimiser does not own; left out where the optimiser leaves a step out."""
 
 
-def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    objective: Objective,
-    *,
-    steps: int,
-    title: str,
-) -> float:
-    """Train on every batch and return the mean loss.
+class Trainer:
+    """A network with its optimiser, trained on global batches of which each process computes its share.
 
-    Raises:
-        UserError: the loss, or the features after the last step, are NaN or Inf; nothing has been saved since the
-            last epoch.
+    Args:
+        model: on its device.
+        config: Adam and its schedule.
+        amp: what the forward pass computes in; the losses are in single precision. float16 scales them, and the
+            optimiser leaves a step out whose gradients overflow.
+        processes: who trains together.
     """
-    device = next(model.parameters()).device
-    model.train()
-    total = torch.zeros((), device=device)
-    with progress_bar(batches, steps, title) as bar:
-        for step, batch in enumerate(bar, start=1):
-            images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-            indices = batch.indices.to(device)
-            embedding = model(images)
-            loss = objective.loss(embedding, indices)
-            if not torch.isfinite(loss):
+
+    def __init__(
+        self, model: nn.Module, config: OptimizerConfig, *, amp: Amp = "none", processes: Processes | None = None
+    ) -> None:
+        self.model = model
+        self.processes = processes or Processes()
+        self.device = next(model.parameters()).device
+        self.optimizer, self.schedule = build_optimizer(model, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "float16")
+        self._half = _HALF[amp]
+        self._network = self.processes.joined(model)
+        self._stepped = False
+        self.optimizer.register_step_post_hook(self._note_step)
+
+    def train_epoch(
+        self, batches: Batches, load: Callable[[Batches], Iterator[Batch]], objective: Objective, *, title: str
+    ) -> float:
+        """Train on every global batch and return the mean loss.
+
+        Args:
+            batches: the draws of each, of all processes.
+            load: loads this process's share of them.
+            objective: the loss.
+            title: what messages and the progress bar call it.
+
+        Raises:
+            UserError: a batch is too small for the processes, an image does not decode, or the loss, or the features
+                after the last step, are NaN or Inf; nothing has been saved since the last epoch.
+        """
+        processes = self.processes
+        self._check_shares(batches)
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        own = [list(processes.share(batch)) for batch in batches]
+        with progress_bar(load(own), len(batches), title, shown=processes.first) as bar:
+            loaded = iter(bar)
+            for step, draws in enumerate(batches, start=1):
+                batch: Batch = processes.together(lambda: next(loaded))
+                images = batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+                indices = torch.tensor([draw.image for draw in draws], device=self.device)
+                total += self._step(images, indices, objective, f"step {step} of {title}")
+            next(loaded, None)  # lets the loader and the bar end
+        share_running_statistics(self.model)
+        processes.together(lambda: self._check_finite(images, title))
+        return float(total / len(batches))
+
+    def _check_shares(self, batches: Batches) -> None:
+        for size in sorted({len(batch) for batch in batches}):
+            shares = share_sizes(size, self.processes.count)
+            if not min(shares):
                 raise UserError(
-                    f"train: the loss is {loss.item()} at step {step} of {title}; weights saved before are kept; "
-                    "lower --optimizer.learning_rate or lengthen the warm-up"
+                    f"train: each of the {len(shares)} processes must have an image of every batch, and a batch of "
+                    f"{size} is cut into {max(shares)} a process, which leaves none for the last; "
+                    "start fewer processes or enlarge --sampler.ids or --sampler.images"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+
+    def _step(self, images: Tensor, indices: Tensor, objective: Objective, where: str) -> Tensor:
+        with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
+            own: Embedding = self._network(images)
+        embedding = self._of_all(own, share_sizes(len(indices), self.processes.count))
+        loss = objective.loss(embedding, indices)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"train: the loss is {loss.item()} at {where}; weights saved before are kept; "
+                "lower --optimizer.learning_rate or lengthen the warm-up"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self._stepped = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self._stepped:
             objective.after_step(embedding, indices)
-            total += loss.detach()
-    _check_finite(model, images, title)
-    return float(total / steps)
+        return loss.detach()
 
+    def _note_step(self, *_: object) -> None:
+        self._stepped = True
 
-@torch.no_grad()
-def _check_finite(model: nn.Module, images: Tensor, title: str) -> None:
-    """Refuse weights that the last step has ruined, before they replace the ones saved."""
-    model.eval()
-    if not torch.isfinite(model(images).features).all():
-        raise UserError(
-            f"train: the features are NaN or Inf after the last step of {title}; weights saved before are kept; "
-            "lower --optimizer.learning_rate or lengthen the warm-up"
-        )
+    def _of_all(self, own: Embedding, sizes: Sequence[int]) -> Embedding:
+        """Return the embedding of the global batch, in single precision at least."""
+        parts = [part if part is None else part.to(torch.promote_types(part.dtype, torch.float32)) for part in own]
+        if self.processes.count == 1:
+            return Embedding(*parts)  # type: ignore[arg-type]
+        present = [part for part in parts if part is not None]
+        rows = self.processes.gather(torch.cat(present, dim=1), sizes)
+        gathered = iter(rows.split([part.shape[1] for part in present], dim=1))
+        return Embedding(*(part if part is None else next(gathered) for part in parts))  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _check_finite(self, images: Tensor, title: str) -> None:
+        """Refuse weights that the last step has ruined, before they replace the ones saved."""
+        self.model.eval()
+        if not torch.isfinite(self.model(images).features).all():
+            raise UserError(
+                f"train: the features are NaN or Inf after the last step of {title}; weights saved before are kept; "
+                "lower --optimizer.learning_rate or lengthen the warm-up"
+            )
 
 
 @torch.no_grad()
@@ -86,8 +151,12 @@ def extract_features(
     flip: bool,
     device: torch.device,
     title: str,
+    processes: Processes | None = None,
 ) -> Tensor:
     """Return L2-normalised features (N, D) of the images in order, on the CPU.
+
+    Several processes take whole batches each, so that the features are those of one process; only the first has
+    them then, and the others (0, D).
 
     Args:
         model: in eval mode.
@@ -97,22 +166,28 @@ def extract_features(
         flip: add the features of the mirrored image before normalising.
         device: where the model is.
         title: names the progress bar.
+        processes: who shares the work.
 
     Raises:
         UserError: an image does not decode, or the features are not finite.
     """
+    processes = processes or Processes()
     transform = evaluation_transform(data.image_size, data.interpolation)
-    batches = in_order(len(images), batch_size)
-    loaded = load_batches(images.paths, transform, batches, workers=data.workers)
-    features = []
-    with progress_bar(loaded, len(batches), title) as bar:
-        for batch in bar:
-            pixels = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-            found = model(pixels).features
-            if flip:
-                found = found + model(pixels.flip(-1)).features
-            features.append(functional.normalize(found.float(), dim=1).cpu())
-    joined = torch.cat(features)
-    if not torch.isfinite(joined).all():
-        raise UserError(f"{title}: the network's features are NaN or Inf; its weights are damaged or have diverged")
-    return joined
+    batches = list(processes.share(in_order(len(images), batch_size)))
+
+    def extract() -> Tensor:
+        features = []
+        loaded = load_batches(images.paths, transform, batches, workers=data.workers)
+        with progress_bar(loaded, len(batches), title, shown=processes.first) as bar:
+            for batch in bar:
+                pixels = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+                found = model(pixels).features
+                if flip:
+                    found = found + model(pixels.flip(-1)).features
+                features.append(functional.normalize(found.float(), dim=1).cpu())
+        joined = torch.cat(features) if features else torch.zeros(0, 0)
+        if not torch.isfinite(joined).all():
+            raise UserError(f"{title}: the network's features are NaN or Inf; its weights are damaged or have diverged")
+        return joined
+
+    return processes.collect(processes.together(extract))

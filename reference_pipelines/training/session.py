@@ -1,19 +1,37 @@
-"""What both papers' programs do around their epochs: read, seed, evaluate at the start, log, save, report."""
+"""What both papers' programs do around their epochs: read, seed, evaluate at the start, log, save, resume, report."""
 
+import dataclasses
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from reference_pipelines.config import DataConfig, Device, EvaluationConfig, OptimizerConfig
+from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig, to_plain
 from reference_pipelines.data import ReidData, read
+from reference_pipelines.data.dataset import Batch, load_batches
+from reference_pipelines.data.decoding import without_corrupt
+from reference_pipelines.data.sampler import Batches
+from reference_pipelines.data.transforms import AugmentConfig, train_transform
+from reference_pipelines.errors import UserError
 from reference_pipelines.models import ModelConfig
 from reference_pipelines.reporting.examples import save_examples
+from reference_pipelines.retrieval import RetrievalResult
+from reference_pipelines.training.checkpoint import Checkpoint, clear_after
 from reference_pipelines.training.device import describe_hardware, pick_device
 from reference_pipelines.training.evaluation import Evaluator, as_numbers
-from reference_pipelines.training.run import Run, file_digest
+from reference_pipelines.training.loop import Objective, Trainer, extract_features
+from reference_pipelines.training.processes import Processes
+from reference_pipelines.training.run import Run, code_digest, file_digest, provenance
+from reference_pipelines.training.state import (
+    generator_state,
+    optimizer_state,
+    restore_generators,
+    restore_optimizer,
+)
 
 
 class PipelineConfig(Protocol):
@@ -32,7 +50,11 @@ class PipelineConfig(Protocol):
     @property
     def optimizer(self) -> OptimizerConfig: ...  # noqa: D102
     @property
+    def augment(self) -> AugmentConfig: ...  # noqa: D102
+    @property
     def evaluation(self) -> EvaluationConfig: ...  # noqa: D102
+    @property
+    def amp(self) -> Amp: ...  # noqa: D102
 
 
 class Session:
@@ -41,72 +63,258 @@ class Session:
     Args:
         pipeline: "apnet" or "mla".
         config: the pipeline's config.
-        out: the run folder, new or empty.
+        out: the run folder; new or empty where there is no checkpoint.
+        processes: who trains together; this one alone when left out.
+        checkpoint: where to go on.
+        changed: keys of the config that are not as they were at the checkpoint.
     """
 
-    def __init__(self, pipeline: str, config: PipelineConfig, out: Path) -> None:
+    def __init__(
+        self,
+        pipeline: str,
+        config: PipelineConfig,
+        out: Path,
+        *,
+        processes: Processes | None = None,
+        checkpoint: Checkpoint | None = None,
+        changed: Mapping[str, Any] | None = None,
+    ) -> None:
         self.pipeline = pipeline
         self.config = config
-        self.device = pick_device(config.device)
-        self.data: ReidData = read(config.data.root, config.data.layout).require("train", "train", "query", "gallery")
+        self.processes = processes or Processes()
+        self.checkpoint = checkpoint
+        self.changed = dict(changed or {})
+        self.device = self.processes.together(lambda: pick_device(config.device, self.processes.local_rank))
+        self.data = self._read()
+        self.fingerprint = self.data.fingerprint()
+        self._check_data()
         self.weights_digest = file_digest(Path(config.model.weights))
         self.run = Run(out, config)
-        self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device)
+        self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device, self.processes)
         self.start: dict[str, Any] = {}
-        self.last: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
+        self.resumed: list[dict[str, Any]] = []
+        self.measured: dict[str, Any] = {}
         self.train_seconds = 0.0
+        self.epoch = 0
         self._began = 0.0
+        self._final: tuple[Tensor, Tensor, RetrievalResult] | None = None
+        self.processes.once(self._open)
         torch.manual_seed(config.seed)
-        print(f"{config.title}: {self.data}", flush=True)
+        if self.processes.first:
+            print(f"{config.title}: {self.data}", flush=True)
 
     def __enter__(self) -> "Session":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Take the folder back if nothing worth keeping was written, so that a corrected command can use it."""
-        if error[0] is not None:
-            self.run.discard_unless_saved()
+        if kind is not None and issubclass(kind, UserError) and self.processes.first:
+            self.run.discard_unless_trained()
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """Move the network to the device, evaluate it untrained, and return it."""
+    def _read(self) -> ReidData:
+        wanted = self.config.data
+
+        def read_whole() -> ReidData:
+            return read(wanted.root, wanted.layout).require("train", "train", "query", "gallery")
+
+        data = self.processes.together(read_whole)
+        if not wanted.skip_corrupt:
+            return data
+        return self.processes.once(lambda: without_corrupt(data, workers=wanted.workers))
+
+    def _check_data(self) -> None:
+        """Refuse other images than those of the other processes, or of the checkpoint."""
+        root = self.config.data.root
+        if not self.processes.agree(self.fingerprint):
+            raise UserError(
+                f"data: {root} must hold the same images for every process, and it does not; "
+                "copy them to every machine alike, or share the folder"
+            )
+        before = self.fingerprint if self.checkpoint is None else self.checkpoint.state["fingerprint"]
+        if before != self.fingerprint:
+            raise UserError(
+                f"resume: the images in {root} must be those that the run was trained on (fingerprint {before}), "
+                f"they are others (fingerprint {self.fingerprint}); give the right folder with --data.root, "
+                "or train anew"
+            )
+
+    def _open(self) -> None:
+        if self.checkpoint is None:
+            self.run.open_new()
+        else:
+            clear_after(self.run.folder, self.checkpoint.epoch)
+            self.run.open_again(self.checkpoint.state["log"], self.checkpoint.state["seconds"])
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The network to build; where a checkpoint replaces its weights, nothing else has to be there."""
+        if self.checkpoint is None:
+            return self.config.model
+        return dataclasses.replace(self.config.model, weights="none")
+
+    def place(self, model: nn.Module) -> None:
+        """Move the network to the device and make it ready to train: evaluated untrained, or as it was saved."""
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        result = self.evaluator(model)
-        self.start = as_numbers(result)
-        self.run.log(epoch=0, mAP=result.mAP, rank1=result.cmc[1])
-        self._began = time.perf_counter()
-        return model
-
-    def end_epoch(self, model: nn.Module, epoch: int, **measured: Any) -> None:
-        """Log one epoch (1-based), with an evaluation where one is due, and save the weights."""
-        self.train_seconds += time.perf_counter() - self._began
-        scores: dict[str, Any] = {}
-        if epoch % self.config.evaluation.every == 0 and epoch < self.config.optimizer.epochs:
+        self.trainer = Trainer(model, self.config.optimizer, amp=self.config.amp, processes=self.processes)
+        if self.checkpoint is None:
             result = self.evaluator(model)
-            scores = {"mAP": result.mAP, "rank1": result.cmc[1]}
-        if epoch < self.config.optimizer.epochs:
-            self.run.log(epoch=epoch, **measured, **scores)
-        self.last = measured
-        self.run.save(model)
+            self.start = as_numbers(result)
+            self._save({"mAP": result.mAP, "rank1": result.cmc[1]}, {})
+        else:
+            self._restore(self.checkpoint)
         self._began = time.perf_counter()
 
-    def finish(self, model: nn.Module, **extra: Any) -> dict[str, Any]:
-        """Evaluate the trained network, keep examples for the report, and write the result."""
-        query, gallery = self.evaluator.features(model)
-        result = self.evaluator.score(query, gallery)
-        self.run.log(epoch=self.config.optimizer.epochs, **self.last, mAP=result.mAP, rank1=result.cmc[1])
-        save_examples(self.run.folder, model, self.evaluator, query, gallery, result)
-        return self.run.finish(
-            {
-                "pipeline": self.pipeline,
-                "title": self.config.title,
-                "data": self.data.describe(),
-                "weights": self.config.model.weights,
-                "weights_digest": self.weights_digest,
-                "chance": self.evaluator.chance(),
-                "start": self.start,
-                "final": as_numbers(result),
-                "train_seconds": round(self.train_seconds, 1),
-                "hardware": describe_hardware(self.device),
-                **extra,
-            }
+    def epochs(self) -> Iterator[int]:
+        """Yield the epochs (1-based) that are to be done."""
+        while self.epoch < self.config.optimizer.epochs:
+            yield self.epoch + 1
+
+    @property
+    def title(self) -> str:
+        """What the epoch under way is called."""
+        return f"epoch {self.epoch + 1}/{self.config.optimizer.epochs}"
+
+    def last_labels(self) -> np.ndarray | None:
+        """Return the pseudo-labels (N,) of the last epoch done, None before the first; only the first process reads."""
+        return self.processes.once(lambda: self.run.load_labels(self.epoch) if self.epoch else None)
+
+    def training_features(self) -> Tensor:
+        """Return the features (N, D) of the training images, without augmentation; only the first process has them."""
+        self.trainer.model.eval()
+        return extract_features(
+            self.trainer.model,
+            self.data.train,
+            self.config.data,
+            batch_size=self.config.evaluation.batch_size,
+            flip=False,
+            device=self.device,
+            title=f"{self.title} features",
+            processes=self.processes,
         )
+
+    def train_epoch(
+        self,
+        batches: Batches,
+        objective: Objective,
+        *,
+        labels: np.ndarray | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        **measured: Any,
+    ) -> None:
+        """Train one epoch, evaluate where that is due, log and save.
+
+        Args:
+            batches: the global batches.
+            objective: the loss.
+            labels: pseudo-labels (N,) to keep.
+            tensors: of the objective, saved as they are after the epoch.
+            measured: goes into the log.
+        """
+        config = self.config
+        transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
+
+        def load(own: Batches) -> Iterator[Batch]:
+            return load_batches(self.data.train.paths, transform, own, workers=config.data.workers)
+
+        rate = self.trainer.schedule.get_last_lr()[0]
+        self.measured = measured
+        loss = self.trainer.train_epoch(batches, load, objective, title=self.title)
+        self.trainer.schedule.step()
+        self.train_seconds += time.perf_counter() - self._began
+        self.epoch += 1
+        scores: dict[str, Any] = {}
+        if self.epoch % config.evaluation.every == 0 or self.epoch == config.optimizer.epochs:
+            result = self._evaluate()
+            scores = {"mAP": result.mAP, "rank1": result.cmc[1]}
+        if labels is not None:
+            self.processes.once(lambda: self.run.save_labels(self.epoch, labels))
+        self._save({"loss": loss, "learning_rate": rate, **measured, **scores}, tensors or {})
+        self._began = time.perf_counter()
+
+    def _evaluate(self) -> RetrievalResult:
+        query, gallery = self.evaluator.features(self.trainer.model)
+        result = self.evaluator.score(query, gallery)
+        if self.epoch == self.config.optimizer.epochs:
+            self._final = (query, gallery, result)
+        return result
+
+    def _save(self, measured: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Log the epoch and save all that the next one depends on; the first process does."""
+        best = measured.get("mAP") is not None and measured["mAP"] > self.best.get("mAP", -1.0)
+        if best:
+            self.best = {"epoch": self.epoch, "mAP": measured["mAP"]}
+
+        def save() -> None:
+            self.run.end_epoch({"epoch": self.epoch, **measured}, self._capture(tensors), best=best)
+
+        self.processes.once(save)
+
+    def _capture(self, tensors: Mapping[str, Tensor]) -> Checkpoint:
+        trainer = self.trainer
+        of_optimizer, groups = optimizer_state(trainer.optimizer)
+        of_generators, generators = generator_state(self.device)
+        state = {
+            "pipeline": self.pipeline,
+            "config": to_plain(self.config),
+            "fingerprint": self.fingerprint,
+            "weights_digest": self.weights_digest,
+            "processes": self.processes.count,
+            "code": code_digest(),
+            "versions": provenance()["versions"],
+            "groups": groups,
+            "schedule": trainer.schedule.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "generators": generators,
+            "start": self.start,
+            "best": self.best,
+            "measured": self.measured,
+            "resumed": self.resumed,
+            "train_seconds": self.train_seconds,
+            "seconds": self.run.seconds(),
+        }
+        return Checkpoint(self.epoch, trainer.model.state_dict(), {**of_optimizer, **of_generators, **tensors}, state)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Put everything back as it was when the checkpoint was saved."""
+        state, trainer = checkpoint.state, self.trainer
+        trainer.model.load_state_dict(checkpoint.model)
+        restore_optimizer(trainer.optimizer, checkpoint.training, state["groups"])
+        trainer.schedule.load_state_dict(state["schedule"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        restore_generators(self.device, checkpoint.training, state["generators"])
+        self.epoch = checkpoint.epoch
+        self.start, self.best, self.measured = state["start"], state["best"], state["measured"]
+        self.train_seconds = state["train_seconds"]
+        self.weights_digest = state["weights_digest"]
+        self.resumed = [*state["resumed"], {"epoch": self.epoch, "code": code_digest(), "changed": self.changed}]
+
+    def finish(self, **extra: Any) -> dict[str, Any]:
+        """Keep examples for the report and write the result."""
+        if self._final is None:
+            self._evaluate()
+        assert self._final is not None
+        query, gallery, result = self._final
+
+        def write() -> dict[str, Any]:
+            save_examples(self.run.folder, self.trainer.model, self.evaluator, query, gallery, result)
+            return self.run.finish(
+                {
+                    "pipeline": self.pipeline,
+                    "title": self.config.title,
+                    "data": self.data.describe(),
+                    "weights": self.config.model.weights,
+                    "weights_digest": self.weights_digest,
+                    "chance": self.evaluator.chance(),
+                    "start": self.start,
+                    "best": self.best,
+                    "final": as_numbers(result),
+                    "train_seconds": round(self.train_seconds, 1),
+                    "hardware": describe_hardware(self.device),
+                    "processes": self.processes.count,
+                    "resumed": self.resumed,
+                    **extra,
+                }
+            )
+
+        return self.processes.once(write)

@@ -1,58 +1,21 @@
 """Both programs from files to result.json, small: everything written, reproducible, nothing lost when they stop."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from reference_pipelines.clustering import ClusteringConfig, cluster, describe_clusters
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
-from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.training import loop
 from reference_pipelines.training.optimizer import rate_factor
-
-SMALL = {
-    "data.image_size": "[32, 16]",
-    "optimizer.epochs": "2",
-    "optimizer.milestones": "[1]",
-    "evaluation.every": "1",
-    "augment.pad": "2",
-}
-SPECIFIC = {
-    "apnet": {"sampler.ids": "4", "attention.levels": "2"},
-    "mla": {
-        "sampler.ids": "3",
-        "sampler.images": "4",
-        "iterations": "3",
-        "clustering.k1": "6",
-        "clustering.k2": "2",
-        "clustering.min_samples": "2",
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    root = tmp_path_factory.mktemp("rendered") / "images"
-    counts = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
-    render_market(root, **counts, image_size=(64, 32), workers=1, progress=False)
-    return root
-
-
-def configured(pipeline, root, **changes):
-    recipe = PIPELINES[pipeline].recipes / "demo.yaml"
-    values = {**SMALL, **SPECIFIC[pipeline], "data.root": str(root), **changes}
-    arguments = [f"--{key}={value}" for key, value in values.items()]
-    return load_config(PIPELINES[pipeline].config, ["--config", str(recipe), *arguments])
-
-
-def trained(pipeline, root, out, **changes):
-    return PIPELINES[pipeline].train(configured(pipeline, root, **changes), out)
+from reference_pipelines.training.resume import find_checkpoint
+from tests.training.runs import configured, trained
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +59,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(runs, images,
 def test_what_is_clustered_is_reported(runs):
     clustering = runs["mla"][1]["clustering"]
     assert clustering["clusters"] >= 2
-    assert set(clustering) == {"clusters", "noise", "id_purity", "camera_purity"}
+    sizes = {"smallest", "median", "largest"}
+    assert set(clustering) == {"clusters", "noise", "id_purity", "id_nmi", "camera_purity", *sizes}
 
 
 def test_the_examples_are_ranked_and_marked_by_identity(runs, images):
@@ -147,17 +111,50 @@ def test_no_cluster_stops_with_one_sentence_and_keeps_the_weights(images, tmp_pa
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_one_cluster_is_refused():
-    features = torch.ones(20, 4) + 0.001 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(
-        UserError, match=r"DBSCAN found one cluster and 0 of 20 images are noise.*lower --clustering\.eps"
-    ):
-        cluster(features, ClusteringConfig(eps=0.9))
+def test_merging_goes_on_from_the_epoch_before_and_from_the_checkpoint(images, tmp_path):
+    merging = {"clustering.method": "agglomerative", "clustering.merging.first": "0", "clustering.merging.every": "1"}
+    whole = trained("mla", images, tmp_path / "whole", **merging)
+    first, second = (np.load(path) for path in sorted((tmp_path / "whole" / "pseudo_labels").iterdir()))
+    joined = {tuple(np.unique(second[first == cluster])) for cluster in np.unique(first)}
+    assert all(len(clusters) == 1 for clusters in joined)  # what was together stays together
+    assert len(np.unique(second)) == len(np.unique(first)) - 3 == 66 - 2 * 3  # 5 % of 66 images a step
+    trained("mla", images, tmp_path / "cut", **merging, **{"optimizer.epochs": "1"})
+    config = configured("mla", images, **merging)
+    checkpoint = find_checkpoint(tmp_path / "cut").checkpoint
+    resumed = PIPELINES["mla"].train(config, tmp_path / "cut", checkpoint=checkpoint)
+    assert (np.load(tmp_path / "cut" / "pseudo_labels" / "epoch-0002.npy") == second).all()
+    assert resumed["final"] == whole["final"]
 
 
-def test_describe_clusters_by_hand():
-    found = describe_clusters(np.array([0, 0, 1, -1]), np.array([5, 6, 7, 7]), np.array([1, 1, 2, 2]))
-    assert found == {"clusters": 2, "noise": 0.25, "id_purity": pytest.approx(2 / 3), "camera_purity": 1.0}
+def test_without_cameras_nothing_is_said_of_them(images, tmp_path):
+    rows = ["image,id,split"]
+    for split, folder in (("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")):
+        files = [path for path in sorted((images / folder).iterdir()) if not path.name.startswith("-1")]
+        rows += [f"{path},{int(path.name[:4])},{split}" for path in files]
+    (tmp_path / "own.csv").write_text("\n".join(rows))
+    # Each image is its own camera, so nothing but the very same file is dropped.
+    result = trained("mla", tmp_path / "own.csv", tmp_path / "run")
+    assert result["clustering"]["camera_purity"] is None
+    assert result["final"]["camera_pairs"] == []
+    assert result["final"]["skipped"] == 0
+
+
+def test_corrupt_images_are_left_out_of_a_run_that_is_told_to(images, tmp_path, capsys):
+    broken = shutil.copytree(images, tmp_path / "images")
+    for folder in ("bounding_box_train", "query"):
+        sorted((broken / folder).iterdir())[0].write_bytes(b"")
+    with pytest.raises(UserError, match="cannot read the image"):
+        trained("apnet", broken, tmp_path / "run")
+    result = trained("apnet", broken, tmp_path / "run", **{"data.skip_corrupt": "true"})
+    assert "2 of" in capsys.readouterr().out
+    assert "train 65 images" in result["data"]["summary"]
+    assert result["final"]["queries"] + result["final"]["skipped"] == 8
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_chunk_of_the_batch_needs_two_images(images, pipeline):
+    with pytest.raises(UserError, match=r"must be at least 2 for each of the 10 model\.bn_chunks, got (12|16)"):
+        configured(pipeline, images, **{"model.bn_chunks": "10"})
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(images, tmp_path):
