@@ -4,7 +4,7 @@ import random
 from functools import partial
 from itertools import cycle, islice
 
-from benchmarks.cases import Case, Problem, Skipped, Variant
+from benchmarks.cases import Case, Problem, Shape, Skipped, Variant
 
 
 def rendering_variant(problem: Problem, *, images: int) -> Variant:
@@ -28,18 +28,24 @@ def rendering_variant(problem: Problem, *, images: int) -> Variant:
     return Variant(draw, items=images, unit="images")
 
 
-CASES = (
-    Case(
-        "rendering",
-        "rendered pedestrians with JPEG encoding, one process",
+def _case(name: str, what: str, *shapes: Shape, least_per_second: float | None = None) -> Case:
+    return Case(
+        name,
+        what,
         partial(rendering_variant, images=32),
         peers=(),
-        shapes=((3, 128, 64),),
+        shapes=shapes,
         batch=1,
         resizable=False,
         counted=False,
         memory=False,
-        least_per_second=150.0,
-    ),
+        least_per_second=least_per_second,
+    )
+
+
+_WHAT = "rendered pedestrians with JPEG encoding, one process"
+CASES = (
+    _case("rendering", _WHAT, (3, 128, 64), least_per_second=150.0),
+    _case("rendering_sizes", f"{_WHAT}, other sizes", (3, 64, 32), (3, 256, 128), (3, 384, 192)),
 )
-"""The row of this file."""
+"""The rows of this file."""

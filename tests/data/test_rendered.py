@@ -1,7 +1,10 @@
 """The rendered pedestrians: layout, counts, determinism, refusals."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +18,14 @@ from reference_pipelines.data.rendering import (
     SIZES,
     Pose,
     RenderSize,
+    market,
     plan_images,
     render_image,
     render_market,
     sample_camera,
     sample_identity,
     sample_pose,
+    samples,
 )
 from reference_pipelines.data.rendering.plan import split_ids
 
@@ -95,12 +100,25 @@ def test_the_real_reader_reads_it(rendered):
     assert len(data.query) == summary.query_images
 
 
-def test_the_bytes_do_not_depend_on_the_run_or_the_workers(rendered, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_bytes_do_not_depend_on_the_run_or_the_workers(rendered, tmp_path, monkeypatch, workers):
     root, summary = rendered
-    again = render(tmp_path / "again")
-    parallel = render(tmp_path / "parallel", workers=2)
-    assert files(root) == files(tmp_path / "again") == files(tmp_path / "parallel")
-    assert summary.fingerprint == again.fingerprint == parallel.fingerprint
+    monkeypatch.setattr(market, "_CHUNK", 7)  # enough pieces for every worker to have some
+    again = render(tmp_path / "again", workers=workers)
+    assert files(root) == files(tmp_path / "again")
+    assert summary.fingerprint == again.fingerprint
+
+
+def test_the_fingerprint_is_the_same_in_a_process_that_hashes_otherwise(rendered, tmp_path):
+    _, summary = rendered
+    code = (
+        "import sys; from reference_pipelines.data.rendering import RenderSize, render_market\n"
+        f"print(render_market(sys.argv[1], size={SMALL!r}, image_size=(64, 32), progress=False).fingerprint)"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    command = [sys.executable, "-c", code, str(tmp_path / "data")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == summary.fingerprint
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"domain": "mall"}, {"occluded": True}])
@@ -111,11 +129,9 @@ def test_another_seed_domain_or_variant_gives_other_images(rendered, tmp_path, c
 
 def test_the_fingerprint_changes_with_one_byte(rendered):
     root, summary = rendered
-    from reference_pipelines.data.rendering.market import _fingerprint
-
     digests = [(name, "0") for name in files(root)]
-    assert _fingerprint(digests) == _fingerprint(digests[::-1])
-    assert _fingerprint(digests) != _fingerprint([(digests[0][0], "1"), *digests[1:]])
+    assert market._fingerprint(digests) == market._fingerprint(digests[::-1])
+    assert market._fingerprint(digests) != market._fingerprint([(digests[0][0], "1"), *digests[1:]])
     assert re.fullmatch(r"[0-9a-f]{64}", summary.fingerprint)
 
 
@@ -226,6 +242,68 @@ def test_every_query_of_the_occluded_variant_is_occluded():
     assert pose.occluder_size >= 0.5
 
 
+def test_the_occluded_variant_changes_the_queries_alone(rendered, tmp_path):
+    root, summary = rendered
+    hidden = render(tmp_path / "hidden", occluded=True)
+    assert hidden.query_images == summary.query_images
+    plain, occluded = files(root), files(tmp_path / "hidden")
+    assert plain.keys() == occluded.keys()
+    changed = {name for name in plain if plain[name] != occluded[name]}
+    assert changed == {name for name in plain if name.startswith("query/")} | {"rendered.json"}
+
+
+def clear(camera):
+    """The camera with a perfect lens and sensor."""
+    return replace(camera, noise=0.0, blur=0.0, resolution=1.0, fade=0.0)
+
+
+@pytest.mark.parametrize("domain", ["plaza", "mall"])
+def test_something_hides_a_part_of_the_person_in_occluded_queries(domain):
+    shares = []
+    for spec in plan_images(replace(SMALL, test_ids=30), domain=domain, occluded=True):
+        if not spec.occluded:
+            continue
+        camera = clear(sample_camera(spec.camera, domain=domain))
+        person = sample_identity(spec.person, domain=domain)
+        pose = sample_pose(spec.person, spec.camera, spec.index, domain=domain, occluded=True)
+        free = replace(pose, occluder="none")
+        size = {"image_size": (64, 32)}
+        alone = render_image(person, camera, free, **size).astype(int)
+        # The background behind the person: the scale of an empty image does not know the person's height.
+        nobody = render_image(None, camera, replace(free, scale=free.scale * person.build.height), **size)
+        seen = np.abs(alone - nobody).sum(2) > 60
+        covered = np.abs(render_image(person, camera, pose, **size) - alone).sum(2) > 24
+        shares.append((covered & seen).sum() / seen.sum())
+    assert len(shares) > 60
+    assert min(shares) > 0.02
+    assert np.quantile(shares, 0.1) > 0.1
+    assert 0.2 < np.mean(shares) < 0.5
+
+
+@pytest.mark.parametrize("size", [(128, 64), (256, 128), (384, 192), (384, 128), (160, 64), (67, 41), (16, 8)])
+def test_any_image_size_shows_the_same_moment(size):
+    camera, pose = clear(sample_camera(3)), sample_pose(4, 3, 1)
+    image = render_image(sample_identity(4), camera, pose, image_size=size)
+    assert image.shape == (*size, 3)
+    if size[0] == 2 * size[1] and size != (16, 8):
+        small = Image.fromarray(image).resize((64, 128), Image.Resampling.BOX)
+        expected = render_image(sample_identity(4), camera, pose, image_size=(128, 64)).astype(int)
+        assert np.abs(np.asarray(small) - expected).mean() < 4
+
+
+def test_a_large_image_is_drawn_and_not_enlarged():
+    camera, pose = clear(sample_camera(3)), sample_pose(4, 3, 1)
+
+    def drawn(size):
+        return render_image(sample_identity(4), camera, pose, image_size=size)
+
+    def sharpest(image):
+        return np.quantile(np.abs(np.diff(image.astype(int), axis=1)), 0.995)
+
+    enlarged = np.asarray(Image.fromarray(drawn((128, 64))).resize((192, 384), Image.Resampling.BICUBIC))
+    assert sharpest(drawn((384, 192))) > 1.5 * sharpest(enlarged)
+
+
 def test_people_cameras_and_poses_are_functions_of_their_arguments():
     assert sample_identity(3) == sample_identity(3)
     assert sample_camera(3) == sample_camera(3)
@@ -295,3 +373,26 @@ def test_two_processes_that_render_the_same_folder_agree(rendered, tmp_path, mon
     found = render(tmp_path / "data")
     assert (found.fingerprint, found.reused) == (summary.fingerprint, True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_pictures_in_the_documentation_are_of_these_drawings():
+    folder = Path(__file__).parents[2] / "docs" / "images"
+    page = (folder.parent / "rendered.md").read_text(encoding="utf-8")
+    sheets = samples.sample_sheets()
+    assert {path.stem for path in folder.glob("rendered*")} == set(sheets)
+    assert sum(path.stat().st_size for path in folder.glob("rendered*")) < 600_000
+    assert f"DRAWING_VERSION` {market.DRAWING_VERSION}" in page
+    for name, sheet in sheets.items():
+        assert f"(images/{name}.jpg)" in page
+        with Image.open(folder / f"{name}.jpg") as stored:
+            assert stored.size == sheet.size
+            difference = np.abs(np.asarray(stored, dtype=int) - np.asarray(sheet, dtype=int)).mean()
+        # JPEG's loss is about 4; another drawing of the same people differs by more than 15.
+        assert difference < 7, f"raise DRAWING_VERSION and make {name} again"
+
+
+def test_the_pictures_are_written_where_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "sample_sheets", lambda: {"rendered_one": Image.new("RGB", (8, 16))})
+    assert samples.write_samples(tmp_path / "new" / "images") == [tmp_path / "new" / "images" / "rendered_one.jpg"]
+    with Image.open(tmp_path / "new" / "images" / "rendered_one.jpg") as image:
+        assert image.size == (8, 16)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reference_pipelines.data.rendering.palette import tint
 from reference_pipelines.data.rendering.seeding import Domain, check_domain, check_seed, generator
 
 SCENES: dict[str, tuple[str, ...]] = {
@@ -49,9 +50,7 @@ class Camera:
 def _colour_cast(rng: np.random.Generator, number: int) -> tuple[float, float, float]:
     # Neighbouring numbers lie 140 degrees apart on the colour circle, so even two cameras always differ.
     hue = np.deg2rad(140.0 * number + rng.uniform(-35.0, 35.0))
-    strength = rng.uniform(0.04, 0.09)
-    red, green, blue = (float(np.exp(strength * np.cos(hue - offset))) for offset in np.deg2rad((0.0, 120.0, 240.0)))
-    return red, green, blue
+    return tint(float(hue), float(rng.uniform(0.04, 0.09)))
 
 
 def sample_camera(number: int, *, domain: Domain = "plaza", seed: int = 0) -> Camera:

@@ -13,7 +13,7 @@ from reference_pipelines.data.rendering.carried import (
     draw_straps,
     is_near,
 )
-from reference_pipelines.data.rendering.head import draw_hair_behind, draw_head
+from reference_pipelines.data.rendering.head import draw_hair_behind, draw_hat, draw_head
 from reference_pipelines.data.rendering.identity import Identity
 from reference_pipelines.data.rendering.palette import shade
 from reference_pipelines.data.rendering.pose import Pose
@@ -121,6 +121,7 @@ def draw_person(brush: Brush, identity: Identity, camera: Camera, pose: Pose) ->
         draw_backpack(brush, identity, skeleton)
     if view.cos <= -0.2:
         draw_hair_behind(brush, identity, skeleton)
+    draw_hat(brush, identity, skeleton)
     if not (sideways or far_arm.hand.depth < -0.05):
         _draw_arm(brush, identity, skeleton, far_arm, 1.0)
     _draw_arm(brush, identity, skeleton, near_arm, 1.0)

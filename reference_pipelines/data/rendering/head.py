@@ -60,8 +60,8 @@ def _face(brush: Brush, identity: Identity, skeleton: Skeleton, width: float, he
         nose = centre + math.copysign(breadth, view.sin)
         brush.ellipse(nose, head.y - 0.16 * height, 0.008, 0.010, look.skin)
     if look.beard:
-        chin = head.x + 0.42 * width * view.sin
-        brush.ellipse(chin, head.y - 0.66 * height, breadth * 0.76, 0.30 * height, shade(look.hair, 1.1))
+        # A dome of negative height: the lower half of the face's own outline.
+        brush.dome(centre, head.y - 0.44 * height, breadth * 0.96, -0.56 * height, shade(look.hair, 1.1))
     eyes = []
     for angle in (facing - 0.42, facing + 0.42):
         if math.cos(angle) > 0.1:
@@ -72,7 +72,7 @@ def _face(brush: Brush, identity: Identity, skeleton: Skeleton, width: float, he
             brush.ellipse(x, y, 0.0155, 0.0120, _DARK)
     if look.glasses and len(eyes) == 2:
         brush.line(eyes, 0.005, _DARK)
-    if view.cos > 0.1 and not look.beard:
+    if view.cos > 0.1:
         mouth = head.x + 0.8 * width * view.sin
         brush.line(
             [(mouth - 0.013, head.y - 0.56 * height), (mouth + 0.013, head.y - 0.56 * height)],
@@ -81,8 +81,10 @@ def _face(brush: Brush, identity: Identity, skeleton: Skeleton, width: float, he
         )
 
 
-def _hat(brush: Brush, identity: Identity, skeleton: Skeleton, width: float, height: float) -> None:
+def draw_hat(brush: Brush, identity: Identity, skeleton: Skeleton) -> None:
+    """Draw the hat, if there is one: over all of the hair."""
     view, head, colour = skeleton.view, skeleton.head, identity.carried.hat_colour
+    width, height = _radii(identity, skeleton)
     kind = identity.carried.hat
     if kind == "sunhat":
         brush.dome(head.x, head.y + 0.30 * height, width * 1.08, 0.85 * height, colour)
@@ -111,7 +113,7 @@ def _hat(brush: Brush, identity: Identity, skeleton: Skeleton, width: float, hei
 
 
 def draw_head(brush: Brush, identity: Identity, skeleton: Skeleton) -> None:
-    """Draw the head with its hair, face and hat."""
+    """Draw the head with its hair and face."""
     look, view, head = identity.head, skeleton.view, skeleton.head
     width, height = _radii(identity, skeleton)
     cap = look.skin if look.style == "bald" else look.hair
@@ -121,7 +123,7 @@ def draw_head(brush: Brush, identity: Identity, skeleton: Skeleton) -> None:
     if view.cos <= -0.25:
         # From behind, the nape shows below short hair.
         if look.style in ("short", "bald", "bun", "ponytail"):
-            brush.ellipse(head.x, head.y - 0.80 * height, width * 0.66, 0.22 * height, shade(look.skin, 0.85))
+            brush.ellipse(head.x, head.y - 0.88 * height, width * 0.50, 0.20 * height, shade(look.skin, 0.85))
     else:
         _face(brush, identity, skeleton, width, height)
     facing = math.atan2(view.sin, view.cos)
@@ -133,5 +135,3 @@ def draw_head(brush: Brush, identity: Identity, skeleton: Skeleton) -> None:
     if look.style == "bun":
         bun = head.x - 0.75 * width * view.sin
         brush.ellipse(bun, head.y + 0.92 * height, 0.027, 0.025, shade(look.hair, 0.95))
-    if identity.carried.hat != "none":
-        _hat(brush, identity, skeleton, width, height)

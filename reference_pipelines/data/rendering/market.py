@@ -29,7 +29,7 @@ from reference_pipelines.machine import available_cores
 from reference_pipelines.progress import progress_bar
 
 MANIFEST = "rendered.json"
-DRAWING_VERSION = 1  # raise it when any pixel changes, so that older folders are not taken for the new drawings
+DRAWING_VERSION = 2  # raise it when any pixel changes, so that older folders are not taken for the new drawings
 _CHUNK = 32
 _IMAGES_WORTH_A_WORKER = 1500  # a spawned worker starts in about the time that one process draws so many
 

@@ -148,3 +148,9 @@ def mix(first: RGB, second: RGB, part: float) -> RGB:
     """The colour that lies `part` (0..1) of the way from the first to the second."""
     red, green, blue = (int(a + (b - a) * part) for a, b in zip(first, second, strict=True))
     return red, green, blue
+
+
+def tint(hue: float, strength: float) -> tuple[float, float, float]:
+    """Factors of red, green and blue that colour a picture: a hue in radians and a strength, 0 for none."""
+    red, green, blue = (float(np.exp(strength * np.cos(hue - offset))) for offset in np.deg2rad((0.0, 120.0, 240.0)))
+    return red, green, blue

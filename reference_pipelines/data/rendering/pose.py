@@ -49,8 +49,9 @@ class Pose:
 def _box(rng: np.random.Generator, framing: Framing) -> tuple[float, float, float]:
     """Scale, dx and dy of the box: a good detector's, or a bad one's for junk and distractors."""
     if framing == "person":
-        scale = rng.normal(0.92, 0.05) + (0.14 if rng.random() < 0.1 else 0.0)
-        return float(np.clip(scale, 0.76, 1.18)), float(rng.normal(0, 0.045)), float(rng.normal(0, 0.022))
+        scale = rng.normal(0.90, 0.065) + (0.14 if rng.random() < 0.1 else 0.0)
+        dx = np.clip(rng.normal(0, 0.08), -0.2, 0.2)
+        return float(np.clip(scale, 0.74, 1.2)), float(dx), float(rng.normal(0, 0.03))
     scale = rng.uniform(1.3, 2.0) if rng.random() < 0.6 else rng.uniform(0.5, 0.75)
     return float(scale), float(rng.uniform(-0.4, 0.4)), float(rng.uniform(-0.45, 0.45))
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from reference_pipelines.data.rendering.camera import Camera
-from reference_pipelines.data.rendering.palette import RGB, mix, shade
+from reference_pipelines.data.rendering.palette import RGB, mix, shade, tint
 
 SCENE_UNIT = 150
 SCENE_WIDTH = 6.0
@@ -21,6 +21,7 @@ SCENE_HEIGHT = 1.9
 FEET_LINE = 1.42
 
 _W, _H = int(SCENE_WIDTH * SCENE_UNIT), int(SCENE_HEIGHT * SCENE_UNIT)
+_PAINT = 0.26  # strength of a place's own colour, as `tint` has it
 _STONES: tuple[RGB, ...] = (
     (168, 162, 152),
     (142, 140, 138),
@@ -240,6 +241,19 @@ _PAINTERS: dict[str, Callable[[ImageDraw.ImageDraw, np.random.Generator, int], N
 }
 
 
+def _paint(rng: np.random.Generator, number: int, base: int, image: Image.Image) -> Image.Image:
+    """Colour what is above and what is below `base`, each as a whole.
+
+    A place has its own colours; neutral ones would let a grey-world correction undo the camera's cast. As with the
+    casts, neighbouring numbers lie 140 degrees apart on the colour circle.
+    """
+    pixels = np.array(image, dtype=np.float32)
+    for part in (pixels[:base], pixels[base:]):
+        hue = np.deg2rad(140.0 * number + rng.uniform(-50.0, 50.0))
+        part *= np.asarray(tint(float(hue), _PAINT), dtype=np.float32)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
 @lru_cache(maxsize=32)
 def draw_scene(camera: Camera) -> Image.Image:
     """The camera's background, an RGB image of the scene's size; shared, so never draw on it."""
@@ -249,6 +263,7 @@ def draw_scene(camera: Camera) -> Image.Image:
     # A camera that looks down sees more ground: the wall then begins higher up in the image.
     base = round((FEET_LINE - 0.12 - 2.6 * camera.elevation) * SCENE_UNIT)
     _PAINTERS[camera.style](ImageDraw.Draw(image), rng, base)
+    image = _paint(rng, camera.number, base, image)
     for scale, strength in ((90, 7.0), (20, 4.0), (4, 4.0), (1, 3.0)):
         image = _texture(rng, scale, strength, base, image)
     return image.filter(ImageFilter.GaussianBlur(1.1))
