@@ -34,7 +34,7 @@ def main(arguments: Sequence[str], cases: Sequence[Case] = CASES, kinds: Sequenc
             print("\n".join(names))
             return 0
         _check(options, names)
-        cases = [case for case in cases if _wanted(ROWS, case.name, options)]
+        cases = [case for case in cases if _wanted(ROWS, case.name, options, on_request=case.on_request)]
         kinds = [kind for kind in kinds if _wanted(LIMITS, kind.name, options)]
         content, ok = _run(cases, kinds, options)
         if options.json is not None:
@@ -164,8 +164,10 @@ def _device(options: argparse.Namespace) -> torch.device:
     return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _wanted(table: str, name: str, options: argparse.Namespace) -> bool:
-    return table in options.tables and (options.only is None or name in options.only)
+def _wanted(table: str, name: str, options: argparse.Namespace, *, on_request: bool = False) -> bool:
+    if table not in options.tables:
+        return False
+    return not on_request if options.only is None else name in options.only
 
 
 def _check(options: argparse.Namespace, names: Sequence[str]) -> None:

@@ -121,7 +121,9 @@ class Case:
 
     Fields: `resizable` rows follow --shapes; `counted` and `memory` say whether operations and memory are
     asked for; `allows` whether the row says which ratio the counted operations allow; `least_per_second` is
-    the target of a row that has items and no peers.
+    the target of a row that has items and no peers; `profiled` is False where the memory is not torch's, so that
+    the profiler does not see it and fresh processes alone tell; `on_request` rows take minutes: they are measured
+    where --only names them; `most_resident` are the bytes by which ours may raise a fresh process's resident maximum.
     """
 
     name: str
@@ -135,6 +137,9 @@ class Case:
     memory: bool = True
     allows: bool = False
     least_per_second: float | None = None
+    profiled: bool = True
+    on_request: bool = False
+    most_resident: int | None = None
 
     def build(self, variant: str, problem: Problem) -> Variant:
         """Build "ours" or the peer of that name."""

@@ -1,5 +1,5 @@
 """All rows of the first table, in its order."""
 
-from benchmarks import layers, models, rendering
+from benchmarks import clustering, layers, loading, models, ranking, rendering
 
-CASES = (*layers.CASES, *models.CASES, *rendering.CASES)
+CASES = (*layers.CASES, *models.CASES, *rendering.CASES, *loading.CASES, *clustering.CASES, *ranking.CASES)

@@ -42,8 +42,8 @@ class Row:
     `ratio` is the median of the rounds' ratios, their time by ours: above 1 ours is faster. `ratios` are the
     rounds' own. `memory_ratio` is their extra peak by ours, extra being above what is left at the end;
     `resident_ratio` is the same of the fresh processes; `allowed_ratio` their counted operations by ours;
-    `per_second` are our items a second. `ok` is False where outputs differed or ours failed. A row without
-    figures has the reason in its notes.
+    `per_second` are our items a second; `resident_target` the most bytes that ours may be resident. `ok` is False
+    where outputs differed or ours failed. A row without figures has the reason in its notes.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Row:
     rounds: int = 0
     per_second: float | None = None
     per_second_target: float | None = None
+    resident_target: int | None = None
     notes: tuple[str, ...] = ()
     ratios: tuple[float, ...] = ()
     ok: bool = True
@@ -75,6 +76,8 @@ class Row:
         memory = ((got, self.memory_target) for got in (self.memory_ratio, self.resident_ratio))
         wanted = [(self.ratio, self.target), (self.per_second, self.per_second_target), *memory]
         found = [got >= least for got, least in wanted if got is not None and least is not None]
+        if self.resident_target is not None and self.ours is not None and self.ours.resident is not None:
+            found.append(self.ours.resident <= self.resident_target)
         return all(found) if found else None
 
 
@@ -187,7 +190,7 @@ def _take_figures(entry: _Entry) -> None:
             ms=1000 * statistics.median(side.seconds) / side.variant.items,
             left=side.variant.left,
             multiply_adds=count_multiply_adds(side.work) if case.counted else None,
-            peak=measure_peak(side.work, device) if case.memory else None,
+            peak=measure_peak(side.work, device) if case.memory and case.profiled else None,
         )
 
 
@@ -206,7 +209,14 @@ def _rows(entry: _Entry, residents: dict[tuple[int, str], int | None]) -> Iterat
         assert side.figures is not None
         side.figures = replace(side.figures, resident=residents.get((id(entry), side.name)))
     case, ours = entry.job.case, entry.sides[0]
-    row = partial(Row, case.name, case.what, entry.job.problem.describe(), per_second=_per_second(ours))
+    row = partial(
+        Row,
+        case.name,
+        case.what,
+        entry.job.problem.describe(),
+        per_second=_per_second(ours),
+        resident_target=case.most_resident,
+    )
     if not case.peers:
         target_rate = case.least_per_second
         rounds = len(ours.seconds)

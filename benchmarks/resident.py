@@ -34,21 +34,22 @@ def resident_peak(work: Work) -> int:
     for _ in range(2):
         work()
     gc.collect()
-    _reset_maximum()
-    before = _read("VmRSS")
+    reset_maximum()
+    before = read_status("VmRSS")
     work()
-    return max(0, _read("VmHWM") - before)
+    return max(0, read_status("VmHWM") - before)
 
 
-def _reset_maximum() -> None:
-    """Start the maximum anew; where that is not allowed, the warm-up's own peak stands for the call's."""
+def reset_maximum() -> None:
+    """Start the resident maximum anew; where that is not allowed, the warm-up's own peak stands for the call's."""
     try:
         _CLEAR.write_text("5")
     except OSError:
         return
 
 
-def _read(name: str) -> int:
+def read_status(name: str) -> int:
+    """Return a figure of this process in bytes, such as VmRSS, what is resident, or VmHWM, the most that was."""
     found = re.search(rf"^{name}:\s*(\d+) kB$", _STATUS.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         raise RuntimeError(f"benchmarks: {_STATUS} must have {name}, got none")

@@ -27,12 +27,14 @@ def format_rows(rows: Sequence[Row]) -> str:
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
         lines.append((row.what, row.problem, row.against or "-", ratio, _target(row), *pairs, ", ".join(numbers)))
     listed = [f"{number}. {note}" for note, number in notes.items()]
-    return "\n".join([_markdown(COLUMNS, lines), *(["", *listed] if listed else [])])
+    return "\n".join([markdown(COLUMNS, lines), *(["", *listed] if listed else [])])
 
 
 def summarise(rows: Sequence[Row]) -> str:
     """Say how many targets were met, then list, one a line, which were missed or not measured."""
-    wanted = [row for row in rows if {row.target, row.memory_target, row.per_second_target} != {None}]
+    wanted = [
+        row for row in rows if {row.target, row.memory_target, row.per_second_target, row.resident_target} != {None}
+    ]
     if not wanted:
         return "targets: none in these rows"
     lines = [f"targets: {sum(row.met is True for row in wanted)} of {len(wanted)} rows met"]
@@ -50,7 +52,7 @@ def format_limits(rows: Sequence[LimitRow], rates: Rates) -> str:
     for mode in dict.fromkeys(row.mode for row in rows):
         own = [row for row in rows if row.mode == mode]
         trained = "eval mode" if mode == "forward" else "train mode"
-        parts.append(f"{mode}, {trained}:\n\n{_markdown(LIMIT_COLUMNS, [_limit_cells(row) for row in own])}")
+        parts.append(f"{mode}, {trained}:\n\n{markdown(LIMIT_COLUMNS, [_limit_cells(row) for row in own])}")
         gaps = sorted((row for row in own if row.times_bound is not None), key=lambda row: -(row.times_bound or 0))
         named = ", ".join(f"{row.layer} {row.problem} ({row.times_bound:.1f}x)" for row in gaps[:3])
         parts.append(f"largest gaps, {mode}: {named or 'none measured'}")
@@ -66,7 +68,7 @@ def format_complexity(rows: Sequence[ComplexityRow]) -> str:
         lines.append(
             (f"APNet-C{row.levels}", f"{row.counted:.3f}", f"{row.paper:.2f}", added, f"{row.target} {verdict}")
         )
-    return _markdown(COMPLEXITY_COLUMNS, lines)
+    return markdown(COMPLEXITY_COLUMNS, lines)
 
 
 def _limit_cells(row: LimitRow) -> tuple[str, ...]:
@@ -105,6 +107,10 @@ def _target(row: Row) -> str:
         said.append(
             f">= {row.per_second_target:.3g} a second {_verdict(row.per_second, row.per_second_target)}".strip()
         )
+    if row.resident_target is not None:
+        resident = None if row.ours is None else row.ours.resident
+        verdict = "" if resident is None else "met" if resident <= row.resident_target else "MISSED"
+        said.append(f"resident <= {_short(row.resident_target / _MIB)} MiB {verdict}".strip())
     if row.allowed_ratio is not None:
         said.append(f"MACs allow {row.allowed_ratio:.2f}")
     return "; ".join(said) or "-"
@@ -136,7 +142,8 @@ def _short(value: float | None) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns are aligned."""
     table = [tuple(header), tuple("---" for _ in header), *lines]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     widths[-1] = 0  # nothing stands right of the last column

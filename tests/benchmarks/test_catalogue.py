@@ -16,7 +16,7 @@ from tests.benchmarks.support import CLOCK, problem
 
 BY_NAME = {case.name: case for case in CASES}
 MODELS = ["apnet_c2", "apnet_s2_folded", "mla_folded", "apnet_c2_training"]
-LAYERS = [name for name in BY_NAME if name not in (*MODELS, "rendering")]
+LAYERS = [name for name in BY_NAME if BY_NAME[name].resizable and name not in MODELS]
 
 
 def target(name, peer, shape=None):

@@ -110,6 +110,14 @@ def test_only_keeps_the_named_rows_in_the_tables_order(capsys, clock):
     assert "what b is" not in out
 
 
+def test_rows_on_request_are_measured_where_they_are_named(capsys, clock):
+    cases = [fake("a"), fake("b", on_request=True)]
+    assert run(cases=cases) == 0
+    assert "what b is" not in capsys.readouterr().out
+    assert run("--only", "b", cases=cases) == 0
+    assert "what b is" in capsys.readouterr().out
+
+
 def test_shapes_batch_and_dtype_reach_the_rows_that_follow_them(capsys, clock):
     seen = []
 

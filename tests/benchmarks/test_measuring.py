@@ -153,6 +153,11 @@ def test_large_blocks_come_back_without_being_paged_in_anew():
     assert int(faults) <= 0.75 * 8 * 16_384  # without it: all 16,384 pages at every call
 
 
+def test_what_the_profiler_cannot_see_is_left_to_the_fresh_processes(clock):
+    (row,) = run(fake("a", counted=False, profiled=False))
+    assert (row.ours.peak, row.memory_ratio) == (None, None)
+
+
 def test_what_is_not_asked_for_is_not_measured(clock):
     (row,) = run(fake("a", counted=False, memory=False))
     assert (row.ours.multiply_adds, row.ours.peak, row.ours.resident) == (None, None, None)
