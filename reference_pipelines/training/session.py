@@ -31,6 +31,7 @@ from reference_pipelines.training.state import (
     optimizer_state,
     restore_generators,
     restore_optimizer,
+    seed_generators,
 )
 
 
@@ -100,7 +101,7 @@ class Session:
         self._began = 0.0
         self._final: tuple[Tensor, Tensor, RetrievalResult] | None = None
         self.processes.once(self._open)
-        torch.manual_seed(config.seed)
+        seed_generators(config.seed)
         if self.processes.first:
             print(f"{config.title}: {self.data}", flush=True)
 

@@ -38,6 +38,13 @@ def restore_optimizer(
                 values[key] = torch.empty_like(parameter).copy_(value)
 
 
+def seed_generators(seed: int) -> None:
+    """Seed every global random generator; a process begins with two of them unseeded."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def generator_state(device: torch.device) -> tuple[Tensors, dict[str, Any]]:
     """Return the state of every global random generator."""
     tensors = {"random.torch": torch.get_rng_state()}

@@ -121,6 +121,7 @@ def test_two_processes_train_as_one(one, two, case):
     assert alone[0]["mAP"] == shared[0]["mAP"]  # of the same features, bit for bit
     for mine, theirs in zip(alone[1:], shared[1:], strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=TOLERANCE)
+        assert mine["mAP"] == pytest.approx(theirs["mAP"], abs=1e-12)  # with the same running statistics everywhere
         for name in mine.keys() & {"clusters", "noise", "id_purity", "learning_rate"}:
             assert mine[name] == theirs[name]
     (mine, _), (theirs, _) = (read_newest(folder / case) for folder in (one, two))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 
 import numpy as np
@@ -89,6 +90,23 @@ def test_a_run_that_fails_in_its_third_epoch_goes_on_from_the_second(
     monkeypatch.setattr(Trainer, "_step", step)
     assert resume(tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", whole / pipeline)
+
+
+def test_what_is_drawn_from_the_global_generators_goes_on(images, tmp_path, monkeypatch):
+    step, drawn = Trainer._step, []
+
+    def draw(trainer, *arguments):
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", draw)
+    trained("apnet", images, tmp_path / "whole", **FOUR)
+    whole = drawn.copy()
+    drawn.clear()
+    trained("apnet", images, tmp_path / "run")
+    assert resume(tmp_path / "run", "--optimizer.epochs=4") == 0
+    assert drawn == whole
+    assert len(set(whole)) == len(whole) > 4
 
 
 @pytest.mark.faults

@@ -18,7 +18,8 @@ from tests.training.runs import configured
 
 ROWS = 7
 # Nine images are five and four for two processes, and for two chunks.
-UNEVEN = {"sampler.ids": "3", "sampler.images": "3"}
+# Small batches of extraction, so that both processes extract.
+UNEVEN = {"sampler.ids": "3", "sampler.images": "3", "evaluation.batch_size": "16"}
 CASES = {
     "apnet": ("apnet", {**UNEVEN}),
     "apnet in chunks": ("apnet", {**UNEVEN, "model.bn_chunks": "2"}),
