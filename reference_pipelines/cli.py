@@ -116,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     render.add_argument("--occluded", action="store_true", help="hide part of the person in every query")
     render.add_argument("--image-size", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"))
     render.add_argument("--seed", type=int, default=0)
-    render.add_argument("--workers", type=int, default=None, help="processes; all cores when left out")
+    render.add_argument("--workers", type=int, default=None, help="processes; chosen by cores and images when left out")
 
     verify = kinds.add_parser(
         "verify",

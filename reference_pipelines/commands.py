@@ -126,7 +126,7 @@ def data_render(options: Namespace) -> None:
             seed=options.seed,
             workers=options.workers,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise UserError(str(error)) from None
     print(summary)
 

@@ -9,7 +9,7 @@ from typing import Any
 from reference_pipelines.config import Device, EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
-from reference_pipelines.errors import UserError, require
+from reference_pipelines.errors import UserError
 from reference_pipelines.retrieval import rerank
 from reference_pipelines.trained import TrainedRun, open_run
 from reference_pipelines.training.device import describe_hardware, pick_device
@@ -55,11 +55,15 @@ def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None 
     Raises:
         UserError: no finished run, no data to test on, or a file that cannot be written.
     """
-    require(options.single_shot >= 0, "--single-shot must be at least 0", options.single_shot)
+    if options.single_shot < 0:
+        raise UserError(f"evaluate: --single-shot must be at least 0, got {options.single_shot}")
     device = pick_device(options.device)
     run = open_run(checkpoint)
-    data = _read(run, options)
-    evaluator = Evaluator(data, _data_config(run, options), _evaluation_config(run, options), device)
+    loading = _data_config(run, options)
+    testing = _evaluation_config(run, options)
+    data = _read(run, options, loading.workers)
+    print(f"{run.result['title']}, trained on {run.result['data']['name']}, tested on {data}", flush=True)
+    evaluator = Evaluator(data, loading, testing, device)
     query, gallery = evaluator.features(run.model.to(device))
     distances = rerank(query, gallery) if options.rerank else None
     result = evaluator.score(query, gallery, distances=distances, single_shot=options.single_shot, seed=run.config.seed)
@@ -73,7 +77,7 @@ def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None 
         "image_size": list(run.config.data.image_size),
         "chance": evaluator.chance(),
         "scores": as_numbers(result),
-        "weights": {"file": str(run.weights), "digest": file_digest(run.weights)},
+        "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
         "hardware": describe_hardware(device),
         **provenance(),
     }
@@ -81,11 +85,11 @@ def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None 
     return numbers
 
 
-def _read(run: TrainedRun, options: EvaluationOptions) -> ReidData:
+def _read(run: TrainedRun, options: EvaluationOptions, workers: int) -> ReidData:
     own = run.config.data
     root, layout = (own.root, own.layout) if options.data is None else (options.data, options.layout)
     data = read(root, options.layout or layout).require("evaluate", "query", "gallery")
-    return without_corrupt(data, workers=options.workers or own.workers) if options.skip_corrupt else data
+    return without_corrupt(data, workers=workers) if options.skip_corrupt else data
 
 
 def _data_config(run: TrainedRun, options: EvaluationOptions) -> Any:
@@ -102,9 +106,11 @@ def _evaluation_config(run: TrainedRun, options: EvaluationOptions) -> Evaluatio
 
 def _file_name(numbers: Mapping[str, Any]) -> str:
     target = numbers["tested_on"]
-    words = [target["name"], target["fingerprint"], "flip" if numbers["flip"] else "plain"]
+    words = [target["name"], target["fingerprint"], numbers["weights"]["name"], "flip" if numbers["flip"] else "plain"]
     if numbers["reranked"]:
         words.append("reranked")
+    if "single_shot" in numbers["scores"]:
+        words.append("single_shot")
     return "-".join(words).replace(" ", "_").replace("/", "_") + ".json"
 
 

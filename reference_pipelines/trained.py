@@ -57,6 +57,7 @@ def open_run(checkpoint: Path) -> TrainedRun:
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         pipeline = PIPELINES[result["pipeline"]]
+        _ = result["title"], result["data"]["name"]  # what tables say of it
     except (ValueError, KeyError, TypeError):
         raise UserError(f"evaluate: {folder / RESULT} was not written by `train`; name a run folder") from None
     config: Any = load_config(pipeline.config, [f"--config={folder / CONFIG}"], prog="evaluate")

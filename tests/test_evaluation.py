@@ -88,6 +88,47 @@ def test_the_weights_file_may_be_named_and_the_options_are_recorded(runs, tmp_pa
     assert not (runs / "apnet" / "evaluations").exists()
 
 
+def test_what_was_read_is_printed_and_the_asked_for_tables_follow(runs, domains, capsys):
+    run, data = str(runs / "apnet"), str(domains / "mall")
+    assert main(["evaluate", run, "--data", data, "--single-shot", "3", "--camera-pairs"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("APNet-C2, trained on rendered plaza, tested on rendered images (market1501) at ")
+    assert "CUHK03's single gallery shot" in printed
+    assert "mAP of queries from" in printed
+    assert main(["evaluate", run, "--data", data]) == 0
+    printed = capsys.readouterr().out
+    assert "single gallery shot" not in printed
+    assert "mAP of queries from" not in printed
+    # None of them replaces another's numbers.
+    assert main(["evaluate", run, "--data", data, "--rerank"]) == 0
+    assert main(["evaluate", str(runs / "apnet" / "best.safetensors"), "--data", data]) == 0
+    assert "best + flip" in capsys.readouterr().out
+    assert len(evaluations(runs / "apnet")) == 4
+
+
+def test_a_corrupt_image_stops_it_or_is_left_out(runs, domains, tmp_path, capsys):
+    data = shutil.copytree(domains / "mall", tmp_path / "mall")
+    broken = sorted((data / "query").iterdir())[0]
+    broken.write_bytes(b"")
+    assert main(["evaluate", str(runs / "apnet"), "--data", str(data)]) == 2
+    assert broken.name in capsys.readouterr().err
+    assert main(["evaluate", str(runs / "apnet"), "--data", str(data), "--skip-corrupt", "--workers", "0"]) == 0
+    assert broken.name in capsys.readouterr().out
+
+
+def test_without_cameras_every_table_says_so(runs, domains, tmp_path, capsys):
+    rows = ["image,id,split"]
+    for split, folder in (("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")):
+        files = [path for path in sorted((domains / "mall" / folder).iterdir()) if path.name[0] != "-"]
+        # Strangers are distractors, id 0, in the gallery alone.
+        rows += [f"{path},{int(path.name[:4])},{split}" for path in files]
+    (tmp_path / "own.csv").write_text("\n".join(rows))
+    assert main(["evaluate", str(runs / "apnet"), "--data", str(tmp_path / "own.csv"), "--camera-pairs"]) == 0
+    printed = capsys.readouterr().out
+    assert "csv, no cameras" in printed
+    assert "no camera pairs: the data set gives no cameras" in printed
+
+
 def test_what_the_run_started_from_need_not_be_there_any_more(runs, domains):
     config = runs / "apnet" / "config.yaml"
     config.write_text(config.read_text().replace("weights: none", "weights: gone.safetensors"))
@@ -118,5 +159,10 @@ def test_refusals(runs, tmp_path, capsys):
     assert "name another file with --out" in refused(runs / "apnet", "--out", tmp_path / "taken" / "x.json")
     (runs / "mla" / "result.json").write_text("{}")
     assert "was not written by `train`" in refused(runs / "mla")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    for name in ("config.yaml", "empty.pth"):
+        shutil.copy(tmp_path / name if name == "empty.pth" else runs / "apnet" / name, runs / "apnet" / f"x{name}")
+        assert "model: " in refused(runs / "apnet" / f"x{name}")
+    assert "--single-shot must be at least 0" in refused(runs / "apnet", "--single-shot", "-1")
     shutil.copy(runs / "mla" / "model.safetensors", runs / "apnet" / "model.safetensors")
     assert "do not fit" in refused(runs / "apnet")

@@ -8,7 +8,6 @@ from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -142,8 +141,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"model: {path} is no plain state dict: it is damaged, or holds pickled objects, which could run code, and "
             "is refused; if you trust it, load it yourself and save its state_dict() alone"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # torch reports damaged files by most kinds of error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"model: {path} is not a readable checkpoint ({reason}); is it truncated?") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"model: {path} must hold a state dict, names to tensors, and holds something else")

@@ -65,7 +65,7 @@ class FinishedRun:
         config = self.result["config"]
         height, width = config["data"]["image_size"]
         epochs = config["optimizer"]["epochs"]
-        return f"{config['model']['backbone']} at {height} × {width} pixels, {epochs} epochs"
+        return f"{config['model']['backbone']} at {height} × {width} pixels, {epochs} epoch{'' if epochs == 1 else 's'}"
 
     @property
     def weights(self) -> str:
@@ -141,6 +141,7 @@ def read_run(folder: Path, key: str) -> FinishedRun:
         log = [json.loads(line) for line in lines if line.strip()]
         later = sorted((folder / EVALUATIONS).glob("*.json"))
         evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in later]
+        evaluation_rows(evaluations)  # to find a foreign file here
         lacking = [name for name in _NEEDED if name not in result]
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise UserError(

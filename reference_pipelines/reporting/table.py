@@ -24,10 +24,15 @@ EVALUATION_HEADINGS = (
     "mAP [95 %]",
     "rank-1",
     "rank-5",
+    "rank-10",
+    "rank-20",
     "mINP",
     "Market AP",
     "chance",
 )
+
+
+_LAST = "model"  # the weights that a run ends with, which need not be named
 
 
 def table_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -63,14 +68,16 @@ def evaluation_rows(evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[str,
 
 def _evaluation_row(numbers: Mapping[str, Any]) -> tuple[str, ...]:
     scores = numbers["scores"]
-    how = [word for word, used in (("flip", numbers["flip"]), ("re-ranked", numbers["reranked"])) if used]
+    weights = numbers["weights"]["name"]
+    said = ((weights, weights != _LAST), ("flip", numbers["flip"]), ("re-ranked", numbers["reranked"]))
+    how = [word for word, used in said if used]
     return (
         str(numbers["title"]),
         numbers["trained_on"]["name"],
         numbers["tested_on"]["name"],
         " + ".join(how) or "plain",
         _with_interval(scores),
-        *(_percent(scores[name]) for name in ("rank1", "rank5", "mINP", "mAP_market")),
+        *(_percent(scores[name]) for name in ("rank1", "rank5", "rank10", "rank20", "mINP", "mAP_market")),
         _percent(numbers["chance"]),
     )
 
@@ -130,11 +137,18 @@ def format_camera_pairs(numbers: Mapping[str, Any]) -> str:
         )
         for query in queries
     ]
-    return format_table(rows, ("mAP of queries from", *(f"in {match}" for match in matches)), words=1)
+    table = format_table(rows, ("mAP of queries from", *(f"in {match}" for match in matches)), words=1)
+    return f"{_from_where_to_where(numbers)}\n{table}"
 
 
 def format_single_shot(numbers: Mapping[str, Any]) -> str:
     """Return an evaluation's CMC in percent with one random gallery image a person."""
     single = numbers["scores"]["single_shot"]
     row = ("CUHK03's single gallery shot", *(_percent(value) for value in single.values()))
-    return format_table([row], ("protocol", *(name.replace("rank", "rank-") for name in single)), words=1)
+    table = format_table([row], ("protocol", *(name.replace("rank", "rank-") for name in single)), words=1)
+    return f"{_from_where_to_where(numbers)}\n{table}"
+
+
+def _from_where_to_where(numbers: Mapping[str, Any]) -> str:
+    trained, tested = numbers["trained_on"]["name"], numbers["tested_on"]["name"]
+    return f"{numbers['title']}, trained on {trained}, tested on {tested}"

@@ -38,7 +38,8 @@ def feature_distances(
     Args:
         query: (Q, D) features; half precision is computed in float32.
         gallery: (G, D) features.
-        metric: "cosine" is 1 - cos, 0 to 2; "euclidean" is that of the features as given, which keeps near
+        metric: "cosine" is 1 - cos, 0 to 2, from one float32 product, which may tell equal features apart in the last
+            bit; "euclidean" is that of the features as given, which keeps near
             ties apart however long they are: it is as exact as float32 can say.
         device: where they are computed; None: where the query features are.
 

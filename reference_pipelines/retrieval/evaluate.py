@@ -92,6 +92,8 @@ def evaluate(
     Raises:
         ValueError: shapes that do not fit, features or distances that are not finite, or no query with a match.
     """
+    if any(rank < 1 for rank in ranks):
+        raise ValueError(f"evaluate: ranks must be at least 1, got {ranks}")
     if distances is None:
         if query_features is None or gallery_features is None:
             raise ValueError("evaluate: features must be given where no distances are, got None")

@@ -106,7 +106,7 @@ def check_labels(
     """Return the labels of Q queries and G gallery images, `shape` being (Q, G).
 
     Raises:
-        ValueError: not one id and one camera an image.
+        ValueError: not one id and one camera an image, or one that is no number.
     """
     given = {
         "query_ids": (np.asarray(query_ids), shape[0]),
@@ -117,6 +117,8 @@ def check_labels(
     for name, (values, size) in given.items():
         if values.shape != (size,):
             raise ValueError(f"evaluate: {name} must be ({size},), one an image, got {values.shape}")
+        if values.dtype.kind not in "iuf":  # the words "-1" would be no junk
+            raise ValueError(f"evaluate: {name} must be numbers, got {values.dtype}")
     ids, cameras = given["gallery_ids"][0], given["gallery_cameras"][0]
     counted = np.flatnonzero(ids != JUNK)
     return Labels(

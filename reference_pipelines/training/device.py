@@ -33,7 +33,7 @@ def describe_hardware(device: torch.device) -> str:
     """Return one line for a result: what it was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{_cpu_name()}, cores: {os.cpu_count()}, threads: {torch.get_num_threads()}"
 
 
 def _cpu_name() -> str:

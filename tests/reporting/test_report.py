@@ -208,7 +208,8 @@ def test_what_evaluate_wrote_later_is_a_table_of_its_own(tmp_path, images, text)
             "flip": True,
             "reranked": name == "b",
             "chance": 0.01,
-            "scores": {**score(mean), "rank5": 0.6, "mINP": 0.05, "mAP_market": 0.3},
+            "scores": {**score(mean), "rank5": 0.6, "rank10": 0.7, "rank20": 0.8, "mINP": 0.05, "mAP_market": 0.3},
+            "weights": {"name": "model"},
         }
         (run / "evaluations" / f"{name}.json").write_text(json.dumps(numbers))
     page = Page(write_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -216,10 +217,19 @@ def test_what_evaluate_wrote_later_is_a_table_of_its_own(tmp_path, images, text)
     width = len(EVALUATION_HEADINGS)
     assert page.cells[start : start + width] == list(EVALUATION_HEADINGS)
     assert page.cells[start + width : start + 3 * width] == [
-        *("APNet-C2", "market1501", "dukemtmc a", "flip", "11.1 [8.0, 14.0]", "21.1", "60.0", "5.0", "30.0", "1.0"),
-        *("APNet-C2", "market1501", "dukemtmc b", "flip + re-ranked", "22.2 [19.1, 25.1]", "32.2", "60.0", "5.0"),
-        *("30.0", "1.0"),
+        *("APNet-C2", "market1501", "dukemtmc a", "flip", "11.1 [8.0, 14.0]", "21.1"),
+        *("60.0", "70.0", "80.0", "5.0", "30.0", "1.0"),
+        *("APNet-C2", "market1501", "dukemtmc b", "flip + re-ranked", "22.2 [19.1, 25.1]", "32.2"),
+        *("60.0", "70.0", "80.0", "5.0", "30.0", "1.0"),
     ]
+
+
+def test_a_foreign_file_among_the_evaluations_is_refused(tmp_path, images):
+    run = make_run(tmp_path / "run", images)
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "x.json").write_text("{}")
+    with pytest.raises(UserError, match="must hold a whole run, and it does not"):
+        write_report([run], tmp_path / "report.html")
 
 
 def test_the_sections_come_in_their_order(page):

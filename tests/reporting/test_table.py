@@ -22,6 +22,9 @@ RESULT = {
 }
 
 
+NAMED = {"title": "MLA", "trained_on": {"name": "market1501"}, "tested_on": {"name": "dukemtmc"}}
+
+
 def test_a_supervised_row_has_no_clusters():
     assert table_rows([RESULT]) == [
         ("APNet-C2", "market1501", "54.3 [50.0, 58.8]", "75.0", "4.6 [4.0, 5.2]", "2.1", "", "", "", "92")
@@ -54,13 +57,16 @@ def test_an_evaluation_says_where_from_where_to_and_how():
         "flip": False,
         "reranked": True,
         "chance": 0.0213,
-        "scores": RESULT["final"] | {"rank5": 0.8, "mINP": 0.1, "mAP_market": 0.56},
+        "scores": RESULT["final"] | {"rank5": 0.8, "rank10": 0.9, "rank20": 1.0, "mINP": 0.1, "mAP_market": 0.56},
+        "weights": {"name": "model"},
     }
     (row,) = evaluation_rows([numbers])
     assert row[:5] == ("MLA", "market1501", "dukemtmc", "re-ranked", "54.3 [50.0, 58.8]")
-    assert row[5:] == ("75.0", "80.0", "10.0", "56.0", "2.1")
+    assert row[5:] == ("75.0", "80.0", "90.0", "100.0", "10.0", "56.0", "2.1")
     (plain,) = evaluation_rows([numbers | {"reranked": False}])
     assert plain[3] == "plain"
+    (best,) = evaluation_rows([numbers | {"weights": {"name": "best"}, "flip": True}])
+    assert best[3] == "best + flip + re-ranked"
     assert len(row) == len(EVALUATION_HEADINGS)
 
 
@@ -69,7 +75,8 @@ def test_camera_pairs_are_a_matrix_with_holes():
         {"query_camera": 1, "gallery_camera": 2, "queries": 3, "mAP": 0.5, "rank1": 1.0},
         {"query_camera": 3, "gallery_camera": 1, "queries": 3, "mAP": 0.25, "rank1": 1.0},
     ]
-    assert format_camera_pairs({"scores": {"camera_pairs": pairs}}).splitlines() == [
+    assert format_camera_pairs({**NAMED, "scores": {"camera_pairs": pairs}}).splitlines() == [
+        "MLA, trained on market1501, tested on dukemtmc",
         "mAP of queries from  in 1  in 2",
         "-------------------  ----  ----",
         "camera 1                   50.0",
@@ -78,8 +85,9 @@ def test_camera_pairs_are_a_matrix_with_holes():
 
 
 def test_single_shot_is_a_line_of_its_own():
-    printed = format_single_shot({"scores": {"single_shot": {"rank1": 0.5, "rank10": 0.75}}})
-    assert printed.splitlines()[0].split()[-2:] == ["rank-1", "rank-10"]
+    printed = format_single_shot({**NAMED, "scores": {"single_shot": {"rank1": 0.5, "rank10": 0.75}}})
+    assert printed.splitlines()[0] == "MLA, trained on market1501, tested on dukemtmc"
+    assert printed.splitlines()[1].split()[-2:] == ["rank-1", "rank-10"]
     assert printed.splitlines()[-1].endswith("50.0     75.0")
 
 

@@ -364,6 +364,8 @@ def rows(*values, dtype=torch.float32):
         ({"gallery_features": torch.full((2, 2), torch.nan)}, "gallery_features must be finite"),
         ({"query_features": torch.tensor([[1.0, -torch.inf]])}, "query_features must be finite, got NaN or Inf; has"),
         ({"gallery_features": torch.zeros(2, 3)}, "same width, got 2 and 3"),
+        ({"gallery_ids": ["-1", "2"]}, "gallery_ids must be numbers, got <U2"),
+        ({"ranks": (0, 1)}, r"ranks must be at least 1, got \(0, 1\)"),
         ({"gallery_ids": [1]}, r"gallery_ids must be \(2,\), one an image, got \(1,\)"),
         ({"query_cameras": [1, 2]}, r"query_cameras must be \(1,\)"),
         ({"metric": "manhattan"}, 'metric must be "cosine" or "euclidean", got \'manhattan\''),
