@@ -21,7 +21,7 @@ from reference_pipelines.experiments.colour_histogram import ColourHistogram
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.reporting.table import format_table
 from reference_pipelines.retrieval.scores import expected_average_precision
-from reference_pipelines.trained import open_run
+from reference_pipelines.trained import TrainedRun, open_run
 from reference_pipelines.training.device import pick_device
 from reference_pipelines.training.evaluation import Evaluator
 
@@ -40,7 +40,8 @@ class Difficulty:
         mAP: by person.
         interval: its 95 % bootstrap interval over the queries; None for chance.
         rank1: by person; None for chance.
-        camera_mAP: by camera; None where the data set gives no cameras.
+        camera_mAP: by camera; None where the data set gives no cameras, or no query's camera saw anybody else in the
+            gallery.
         camera_rank1: by camera; None likewise.
     """
 
@@ -99,7 +100,7 @@ def measure_difficulty(
         own = run.config.data
         sized = DataConfig(config.root, image_size=own.image_size, interpolation=own.interpolation, workers=workers)
         its = Evaluator(data, sized, run.config.evaluation, device)
-        rows.append(_row(f"{run.config.model.backbone}, trained: {run.result['title']}", run.model, its))
+        rows.append(_row(_trained_name(run), run.model, its))
     return [_chance(evaluator), *rows]
 
 
@@ -117,8 +118,10 @@ def retrieve_by_camera(
     gallery_features: Tensor,
     gallery_ids: np.ndarray,
     gallery_cameras: np.ndarray,
-) -> CameraRetrieval:
+) -> CameraRetrieval | None:
     """Rank, for each query, the gallery without the query's own person; hits are from the query's camera.
+
+    Queries whose camera saw nobody else in the gallery are left out; None where all are.
 
     Args:
         query_features: (Q, D); ranked by cosine, ties by gallery index.
@@ -127,9 +130,6 @@ def retrieve_by_camera(
         gallery_features: (G, D).
         gallery_ids: (G,).
         gallery_cameras: (G,).
-
-    Raises:
-        ValueError: no query has such a hit.
     """
     query, gallery = functional.normalize(query_features, dim=1), functional.normalize(gallery_features, dim=1)
     precisions, firsts, matches, images = [], [], [], []
@@ -143,7 +143,7 @@ def retrieve_by_camera(
             matches.append(len(hits))
             images.append(len(others))
     if not matches:
-        raise ValueError("retrieve_by_camera: a query's camera must have seen somebody else in the gallery, none has")
+        return None
     relevant, ranked = np.array(matches), np.array(images)
     return CameraRetrieval(
         mAP=float(np.mean(precisions)),
@@ -156,6 +156,10 @@ def retrieve_by_camera(
 def format_difficulty(rows: Sequence[Difficulty]) -> str:
     """Return the rows as an aligned table, in percent."""
     return format_table([_cells(row) for row in rows], HEADINGS)
+
+
+def _trained_name(run: TrainedRun) -> str:
+    return f"{run.config.model.backbone}, trained on {run.result['data']['name']}: {run.result['title']}"
 
 
 def _row(feature: str, model: nn.Module, evaluator: Evaluator) -> Difficulty:

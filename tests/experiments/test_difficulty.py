@@ -121,10 +121,10 @@ def test_retrieval_by_camera_worked_by_hand():
     assert found.chance_rank1 == pytest.approx(2 / 3)
 
 
-def test_no_query_whose_camera_saw_anybody_else_is_refused():
-    one, ids = torch.ones(1, 2), np.array([1])
-    with pytest.raises(ValueError, match="camera must have seen somebody else in the gallery, none has"):
-        retrieve_by_camera(one, ids, np.array([1]), one, ids, np.array([1]))
+def test_nothing_is_retrieved_by_camera_where_no_querys_camera_saw_anybody_else():
+    one, two = torch.ones(1, 2), torch.ones(2, 2)
+    # In the gallery camera 1 saw the query's own person, and somebody else only camera 2.
+    assert retrieve_by_camera(one, np.array([5]), np.array([1]), two, np.array([5, 6]), np.array([1, 2])) is None
 
 
 def test_an_untrained_network_is_always_the_same_and_leaves_the_generator_alone():
@@ -157,9 +157,9 @@ def test_the_command_prints_every_feature_and_scores_a_run_as_training_did(image
     assert main(["data", "difficulty", str(images), "--run", str(folder), "--json", "--device", "cpu"]) == 0
     printed = json.loads(capsys.readouterr().out)
     rows = {row["feature"]: row for row in printed["rows"]}
-    assert list(rows) == [*FEATURES, "resnet_demo, trained: one epoch"]
+    assert list(rows) == [*FEATURES, "resnet_demo, trained on rendered plaza: one epoch"]
     assert printed["data"]["rendered"] is True
-    own = rows["resnet_demo, trained: one epoch"]
+    own = rows["resnet_demo, trained on rendered plaza: one epoch"]
     assert own["mAP"] == pytest.approx(result["final"]["mAP"])
     assert own["rank1"] == pytest.approx(result["final"]["rank1"])
     assert own["interval"] == pytest.approx(result["final"]["interval"])
@@ -176,6 +176,19 @@ def test_the_table_has_dashes_where_there_is_nothing_to_say(images, monkeypatch)
     assert lines[0].split("  ")[0] == "feature"
     assert lines[2].split() == ["chance", f"{100 * rows[0].mAP:.1f}", "-", "-", "-"]
     assert f"{100 * rows[1].mAP:.1f} [{100 * rows[1].interval[0]:.1f}, " in lines[3]
+
+
+def test_queries_and_gallery_of_two_cameras_that_share_none_are_scored_by_person_alone(images, tmp_path, capsys):
+    data, lines = read(images), ["image,id,camera,split"]
+    for part, camera in (("query", 0), ("gallery", 1)):
+        listed = data.part(part)
+        lines += [f"{path},{person},{camera},{part}" for path, person in zip(listed.paths, listed.ids, strict=True)]
+    (tmp_path / "mine.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["data", "difficulty", str(tmp_path / "mine.csv"), "--device", "cpu"]) == 0
+    table = capsys.readouterr().out.splitlines()[4:]
+    assert [line.split("  ")[0] for line in table] == FEATURES
+    assert all(line.split()[-2:] == ["-", "-"] for line in table)
+    assert not any(line.split()[-3] == "-" for line in table[1:])
 
 
 def test_a_folder_that_is_no_run_is_refused_before_anything_is_measured(images, tmp_path, capsys):
@@ -204,7 +217,7 @@ def test_the_rendered_pedestrians_are_calibrated(domain, tmp_path):
     pipeline.train(load_config(pipeline.config, arguments, recipes=pipeline.recipes), tmp_path / "run")
     chance, *features = measure_difficulty(read(root), [tmp_path / "run"], device=torch.device("cpu"))
     *simple, network = features
-    assert max(row.mAP for row in simple) < 0.75 * network.mAP
+    assert max(row.mAP for row in simple) < 0.85 * network.mAP
     assert 10 * chance.mAP < network.mAP < 0.8
     assert all(row.camera_mAP > 1.3 * chance.camera_mAP for row in simple)
     assert network.camera_mAP < min(row.camera_mAP for row in simple)

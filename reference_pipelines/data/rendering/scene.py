@@ -21,7 +21,7 @@ SCENE_HEIGHT = 1.9
 FEET_LINE = 1.42
 
 _W, _H = int(SCENE_WIDTH * SCENE_UNIT), int(SCENE_HEIGHT * SCENE_UNIT)
-_PAINT = 0.26  # strength of a place's own colour, as `tint` has it
+_PAINT = 0.12  # strength of a place's own colour, as `tint` has it
 _STONES: tuple[RGB, ...] = (
     (168, 162, 152),
     (142, 140, 138),
