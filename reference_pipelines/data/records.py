@@ -59,6 +59,7 @@ class ReidData:
         gallery: images to search in, distractors (id 0) among them.
         junk: images of the gallery with id -1, which are left out.
         rendered: whether these are the rendered pedestrians and no photographs.
+        left_out: images of the train part with id 0 or -1, which are not in `train`.
         cameras_known: False where no camera was given, so that every image file has a camera number of its own.
         id_names: what the person ids stand for where the data set names people otherwise than by these numbers.
         title: how tables call the data set; its layout where this is empty.
@@ -72,6 +73,7 @@ class ReidData:
     gallery: ImageList
     junk: int
     rendered: bool
+    left_out: int = 0
     cameras_known: bool = True
     id_names: Mapping[int, str] = field(default_factory=dict)
     title: str = ""
@@ -89,10 +91,16 @@ class ReidData:
 
         cameras = len(np.unique(np.concatenate([self.part(name).cameras for name in PARTS])))
         seen = f"{cameras} cameras" if self.cameras_known else "no cameras given"
-        said = "".join(f"; {note}" for note in self.notes)
+        left_out = (self.left_out_note(),) if self.left_out else ()
+        said = "".join(f"; {note}" for note in (*left_out, *self.notes))
         parts = ", ".join(part(name) for name in PARTS)
         kind = f"rendered images ({self.layout})" if self.rendered else self.layout
         return f"{kind} at {self.root}: {parts}, {seen}, {self.junk:,} junk left out{said}"
+
+    def left_out_note(self) -> str:
+        """Return how many images of the train part are nobody's."""
+        images = "train image of id 0 or -1 is" if self.left_out == 1 else "train images of id 0 or -1 are"
+        return f"{self.left_out:,} {images} left out"
 
     def part(self, name: Part) -> ImageList:
         """Return the images of one part."""
@@ -125,14 +133,14 @@ class ReidData:
             needed = " and ".join(parts) if len(parts) < 3 else f"{', '.join(parts[:-1])} and {parts[-1]}"
             raise UserError(
                 f"{who}: the data set must have {needed} images, {self.name} at {self.root} has no "
-                f"{' and no '.join(missing)}; add them or choose another --data.root"
+                f"{' and no '.join(missing)}; add them or choose another data set"
             )
         return self
 
     def describe(self) -> dict[str, Any]:
         """Return what a result says of the data that it was measured on."""
         return {
-            "name": self.name,
+            "name": self.name if self.cameras_known else f"{self.name}, no cameras",
             "layout": self.layout,
             "rendered": self.rendered,
             "summary": str(self),

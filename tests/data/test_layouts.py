@@ -88,7 +88,38 @@ def test_two_digit_cameras_and_other_endings(market):
 def test_junk_and_distractors_are_never_trained_on(market):
     for name in ("-1_c1s1_000451_03.jpg", "0000_c2s1_000451_03.jpg"):
         shutil.copy(market / "query" / "0007_c1s1_000099_00.jpg", market / "bounding_box_train" / name)
-    assert sorted(set(read(market).train.ids)) == [1, 2, 3, 4, 5, 6]
+    data = read(market)
+    assert sorted(set(data.train.ids)) == [1, 2, 3, 4, 5, 6]
+    assert data.left_out == 2
+    assert "; 2 train images of id 0 or -1 are left out; " in str(data)
+
+
+def number_from_0(root):
+    """Give the first person of train the id 0, in a folder or a CSV file."""
+    if root.is_file():
+        edit(root, lambda text: text.replace(",bo,", ",0,"))
+    elif (root / "train").is_dir():
+        (root / "train" / "bo").rename(root / "train" / "0")
+    else:
+        for path in (root / "bounding_box_train").glob("0002_*"):
+            path.rename(path.with_name(path.name.replace("0002", "0000", 1)))
+
+
+@pytest.mark.parametrize(
+    ("made", "layout", "count", "advice"),
+    [
+        ("csv", None, 3, "number people from 1, or name them otherwise"),
+        ("folders", None, 3, "number people from 1, or name them otherwise"),
+        ("market1501", "three_folders", 12, "number people from 1"),
+    ],
+)
+def test_refuses_a_person_0_who_would_not_be_trained_on(tmp_path, made, layout, count, advice):
+    root = MAKERS[made](tmp_path)
+    number_from_0(root)
+    message = refused(root, layout)
+    assert f"train part of {root} must be of people, {count} have the id 0 of distractors: " in message
+    assert message.endswith(f"; {advice}")
+    assert read(MAKERS[made](tmp_path / "clean"), layout).left_out == 0
 
 
 def test_any_other_set_in_the_three_folders_is_read_as_such(tmp_path):
@@ -115,7 +146,7 @@ def test_the_published_counts_tell_duke_from_occluded_duke(tmp_path, monkeypatch
     assert read(root, "occluded_duke").layout == "occluded_duke"
     monkeypatch.setattr("reference_pipelines.data.layouts.three_folders.PUBLISHED", {**PUBLISHED, **COUNTS})
     assert read(root).layout == "occluded_duke"
-    assert f"{root} is not dukemtmc: it is occluded_duke; leave --data.layout out" in refused(root, "dukemtmc")
+    assert f"{root} is not dukemtmc: it is occluded_duke; leave the layout out" in refused(root, "dukemtmc")
 
 
 def test_occluded_duke_is_also_told_by_its_folder_and_says_so(tmp_path):
@@ -126,7 +157,7 @@ def test_the_halves_of_cuhk03_are_told_apart_or_asked_for(tmp_path, monkeypatch)
     root = miniatures.cuhk03_np(tmp_path)
     message = refused(root)
     assert "holds 2 data sets: detected (cuhk03_np_detected), labeled (cuhk03_np_labeled)" in message
-    assert "choose with --data.layout cuhk03_np_detected or cuhk03_np_labeled" in message
+    assert "choose cuhk03_np_detected or cuhk03_np_labeled with --data.layout (train) or --layout, or give" in message
     for half in ("detected", "labeled"):
         assert read(root, f"cuhk03_np_{half}").root == read(tmp_path, f"cuhk03_np_{half}").root == root / half
     assert "is not cuhk03_np_labeled: it is cuhk03_np_detected" in refused(root / "detected", "cuhk03_np_labeled")
@@ -151,7 +182,7 @@ def test_the_versions_of_msmt17_are_told_apart(tmp_path):
     assert "it holds mask_train_v2 and mask_test_v2, which is msmt17_v2" in refused(second, "msmt17_v1_list_train")
     for name in ("mask_train_v2", "mask_test_v2"):
         shutil.copytree(second / name, first / name)
-    assert "holds both versions of MSMT17; choose with --data.layout msmt17_v1 or msmt17_v2" in refused(first)
+    assert "holds both versions of MSMT17; choose msmt17_v1 or msmt17_v2 with --data.layout (train)" in refused(first)
     assert read(first, "msmt17_v2").train.paths[0].parts[-3] == "mask_train_v2"
 
 
@@ -257,6 +288,61 @@ def test_refuses_a_wrong_layout(tmp_path, made, given, message):
     assert message in refused(MAKERS[made](tmp_path), given)
 
 
+def ours(into):
+    return miniatures.three_folders(
+        into / "ours", lambda i, c, f: f"{i}_c{c}_{f}.jpg", train=(5, 6), test=(7, 8), cameras=(1, 3, 16)
+    )
+
+
+def with_junk(into):
+    root = miniatures.msmt17_repacked(into)
+    miniatures.draw(root / "bounding_box_test" / "-1_c3_0000.jpg")
+    return root
+
+
+def rendered(into):
+    root = miniatures.personx(into)
+    miniatures.rendered_manifest(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "message"),
+    [
+        (ours, "personx", "has cameras 3, 4, 8, 10, 11, 12, this set has 1, 16 too"),
+        (ours, "cuhk03_np_detected", "has cameras 1, 2, this set has 3, 16 too"),
+        (ours, "cuhk03_np_labeled", "has cameras 1, 2, this set has 3, 16 too"),
+        (ours, "msmt17_repacked", "13, 14, 15, this set has 16 too"),
+        (ours, "msmt17_v1", "13, 14, 15, this set has 16 too"),
+        (ours, "msmt17_v2", "13, 14, 15, this set has 16 too"),
+        (with_junk, "msmt17_repacked", "it has images of id -1, and MSMT17 has no junk"),
+        (with_junk, "msmt17_v2", "it has images of id -1, and MSMT17 has no junk"),
+        (rendered, "personx", "its rendered.json says that it is rendered"),
+        (rendered, "msmt17_v1", "its rendered.json says that it is rendered"),
+        (rendered, "dukemtmc", "its rendered.json says that it is rendered"),
+    ],
+)
+def test_refuses_a_public_sets_name_for_another_set_in_the_three_folders(tmp_path, make, given, message):
+    root = make(tmp_path)
+    text = refused(root, given)
+    assert f"{root} is not {given}: " in text
+    assert f"{message}; leave the layout out to find it by content, or say three_folders" in text
+
+
+@pytest.mark.parametrize("layout", [None, "market1501", "three_folders"])
+def test_rendered_images_are_market1501_or_three_folders(market, layout):
+    miniatures.rendered_manifest(market)
+    data = read(market, layout)
+    assert (data.layout, data.rendered) == (layout or "market1501", True)
+
+
+def test_what_msmt17_cannot_be_is_not_taken_for_it(tmp_path):
+    root = with_junk(tmp_path)
+    assert "are junk or distractors (ids -1 and 0)" in refused(root)
+    data, problems, _ = find.examine(root)
+    assert (data.layout, problems[1].kind) == ("three_folders", "id 0")
+
+
 @pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test"])
 def test_refuses_a_half_extracted_market(market, folder):
     shutil.rmtree(market / folder)
@@ -282,6 +368,33 @@ def test_refuses_images_whose_names_do_not_parse(market):
     )
 
 
+def test_refuses_numbers_that_no_computer_word_holds(market):
+    names = [f"{'9' * 19}_c1s1_000451_03.jpg", f"0002_c{'9' * 19}s1_000451_03.jpg"]
+    for name in names:
+        miniatures.draw(market / "query" / name)
+    assert f"2 are not: {', '.join(sorted(names))}; rename or remove them" in refused(market)
+    for name in names:
+        (market / "query" / name).unlink()
+    miniatures.draw(market / "query" / f"{'9' * 18}_c1s1_000451_03.jpg")
+    assert int("9" * 18) in read(market).query.ids
+
+
+def test_one_wrong_name_is_told_in_the_singular(market):
+    miniatures.draw(market / "query" / "-7_c1s1_000451_03.jpg")
+    assert "1 is not: -7_c1s1_000451_03.jpg; rename or remove it" in refused(market)
+
+
+def test_refuses_what_cannot_be_looked_at_in_a_sentence(tmp_path, monkeypatch):
+    assert "(File name too long); check its name and permissions" in refused(tmp_path / ("a" * 5000))
+    path = miniatures.own_csv(tmp_path)
+
+    def locked(*arguments, **more):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", locked)
+    assert f"cannot read {path} (Permission denied); check its name and permissions" in refused(path)
+
+
 @pytest.mark.parametrize(("folder", "part"), [("bounding_box_train", "train"), ("bounding_box_test", "gallery")])
 def test_refuses_a_part_without_people(market, folder, part):
     for path in (market / folder).iterdir():
@@ -292,7 +405,7 @@ def test_refuses_a_part_without_people(market, folder, part):
 
 def test_refuses_queries_of_nobody(market):
     miniatures.draw(market / "query" / "0000_c1s1_000001_00.jpg")
-    assert "must be images of people, 1 are junk or distractors (ids -1 and 0)" in refused(market)
+    assert "must be images of people, 1 is junk or distractors (ids -1 and 0)" in refused(market)
 
 
 def test_refuses_queries_that_nothing_matches(market):
@@ -331,14 +444,14 @@ def test_refuses_a_half_extracted_msmt17(tmp_path, missing):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace(".jpg 0", ".jpg", 1), "1 do not parse: list_query.txt line 1: 0000/0000_"),
-        (lambda text: text.replace(".jpg 0", ".jpg 1", 1), "1 contradict the name: list_query.txt line 1: "),
-        (lambda text: text.replace("0000/0000_", "0000/0007_", 1), "1 contradict the name: list_query.txt line 1: "),
-        (lambda text: text.replace("0000/0000", "0001/0000", 1), "1 contradict the name: list_query.txt line 1: "),
-        (lambda text: text.replace("0000/0000_001", "0000/0000_999", 1), "1 name a file that is missing: list_query"),
-        (lambda text: text + text.splitlines()[0], "1 repeat an image: list_query.txt line 46: 0000/0000_001_01_"),
+        (lambda text: text.replace(".jpg 0", ".jpg", 1), "1 does not parse: list_query.txt line 1: 0000/0000_"),
+        (lambda text: text.replace(".jpg 0", ".jpg 1", 1), "1 contradicts the name: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000_", "0000/0007_", 1), "1 contradicts the name: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000", "0001/0000", 1), "1 contradicts the name: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000_001", "0000/0000_999", 1), "1 names a file that is missing: list_query"),
+        (lambda text: text + text.splitlines()[0], "1 repeats an image: list_query.txt line 46: 0000/0000_001_01_"),
         (lambda text: "", "list_query.txt must list images, it lists none"),
-        (lambda text: "0000/portrait.jpg 0", "1 do not parse: list_query.txt line 1: 0000/portrait.jpg 0"),
+        (lambda text: "0000/portrait.jpg 0", "1 does not parse: list_query.txt line 1: 0000/portrait.jpg 0"),
     ],
 )
 def test_refuses_lists_that_contradict_the_files(tmp_path, change, message):
@@ -351,6 +464,27 @@ def test_empty_lines_in_a_list_do_no_harm(tmp_path):
     root, path = msmt17(tmp_path)
     edit(path, lambda text: text.replace("\n", "\r\n") + "\n\n")
     assert len(read(root).query) == 45
+
+
+def test_a_mark_of_the_encoding_before_a_list_does_no_harm(tmp_path):
+    root, path = msmt17(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read(root).query) == 45
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (".jpg 0", f".jpg {'9' * 19}", "1 does not parse: list_query.txt line 1: "),
+        ("_01_", f"_{'9' * 19}_", "1 does not parse: list_query.txt line 1: "),
+        ("0000/", f"{'0' * 5000}/", "1 names a file that is missing: list_query.txt line 1: "),
+        ("0000/", "²/", "1 names a file that is missing: list_query.txt line 1: "),
+    ],
+)
+def test_refuses_numbers_in_lists_that_are_none(tmp_path, old, new, message):
+    root, path = msmt17(tmp_path)
+    path.write_text(path.read_text().replace(old, new, 1), encoding="utf-8")
+    assert message in refused(root)
 
 
 # The user's own data.
@@ -404,7 +538,9 @@ def test_other_columns_are_passed_over_and_named(tmp_path):
         (",x,1,train", "line 3: the image is missing"),
         ("b.jpg,,1,train", "line 3: the id is missing"),
         ("b.jpg,x,1,test", "line 3: split must be train, query or gallery, got 'test'"),
-        ("b.jpg,x,door,train", "line 3: camera must be a whole number from 0 on, got 'door'"),
+        ("b.jpg,x,door,train", "line 3: camera must be a whole number from 0 on with at most 18 digits, got 'door'"),
+        (f"b.jpg,x,{'9' * 23},train", "line 3: camera must be a whole number from 0 on with at most 18 digits, got '9"),
+        (f"{'b' * 5000}.jpg,x,1,train", "line 3: there is no image "),
         ("e.jpg,x,1,train", "line 3: there is no image "),
         ("a.jpg,x,1,train", "line 3: the image a.jpg is in train already, by line 2"),
     ],
@@ -413,7 +549,7 @@ def test_a_wrong_line_of_a_csv_is_named(tmp_path, line, message):
     path = table(tmp_path, "a.jpg,x,1,train", line)
     text = refused(path)
     assert f"{path} has 1 wrong line: {message}" in text
-    assert text.endswith("; correct them")
+    assert text.endswith("; correct it")
 
 
 def test_a_csv_that_is_none(tmp_path):
@@ -435,10 +571,10 @@ def test_a_csv_that_is_none(tmp_path):
 
 def test_cameras_are_given_for_all_images_or_for_none(tmp_path):
     path = table(tmp_path, "a.jpg,x,1,train", "b.jpg,x,,train")
-    assert "must give a camera for every image or for none, 1 of 2 have none: line 3" in refused(path)
+    assert "must give a camera for every image or for none, 1 of 2 has none: line 3" in refused(path)
     root = miniatures.own_folders(tmp_path)
     (root / "query" / "cy" / "c1_000.JPEG").rename(root / "query" / "cy" / "portrait.jpg")
-    assert "have none: query/cy/portrait.jpg" in refused(root)
+    assert "has none: query/cy/portrait.jpg" in refused(root)
 
 
 def test_query_and_gallery_need_each_other(tmp_path):
@@ -479,7 +615,7 @@ def test_folders_need_a_folder_a_person(tmp_path):
     root = miniatures.own_folders(tmp_path)
     miniatures.draw(root / "query" / "c1_000.jpg")
     assert "must hold its images as train/PERSON/*.jpg" in refused(root)
-    assert "1 lie beside: query/c1_000.jpg; move them" in refused(root)
+    assert "1 lies beside: query/c1_000.jpg; move it" in refused(root)
     shutil.rmtree(root / "query")
     (root / "query").mkdir()
     assert "query must hold one folder a person with images (.jpg, .jpeg, .png), found none" in refused(root)
@@ -492,6 +628,21 @@ def test_folders_take_any_names_and_cameras_of_many_digits(tmp_path):
     data = read(tmp_path)
     assert sorted(data.train.cameras) == [3, 12, 104]
     assert {data.id_name(person) for person in data.train.ids.tolist()} == set(names)
+
+
+@pytest.mark.parametrize("name", ["c1-0.jpg", "c3f9a1.jpg", f"c{'9' * 19}_0.jpg", "rec1_0.jpg"])
+def test_folders_take_no_camera_from_other_names(tmp_path, name):
+    miniatures.draw(tmp_path / "train" / "ada" / name)
+    assert not read(tmp_path).cameras_known
+
+
+@pytest.mark.parametrize("name", ["test", "train", "query", "gallery"])
+@pytest.mark.parametrize("between", [(), ("archive",)])
+def test_a_folder_above_may_be_called_like_a_part(tmp_path, name, between):
+    home = tmp_path / "home" / name
+    root = miniatures.market1501(home.joinpath(*between))
+    data = read(home)
+    assert (data.layout, data.root) == ("market1501", root)
 
 
 def test_a_parent_is_searched_only_for_a_part(tmp_path):

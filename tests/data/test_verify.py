@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from reference_pipelines.cli import main
+from reference_pipelines.data import read
 from reference_pipelines.data.rendering import RenderSize, render_market
 from reference_pipelines.data.verification import format_verification, verify
 from reference_pipelines.errors import UserError
@@ -234,7 +235,59 @@ def test_parts_that_are_left_out(tmp_path):
     root = miniatures.own_folders(tmp_path / "other")
     for part in ("query", "gallery", "train/ada"):
         shutil.rmtree(root / part)
-    assert found(root) == [("error", "parts", ()), ("note", "parts", ())]
+    assert found(root) == [("error", "parts", ()), ("error", "parts", ())]
+
+
+def test_a_train_part_alone_is_an_error_since_training_needs_scores(tmp_path, capsys):
+    root = miniatures.own_folders(tmp_path)
+    for part in ("query", "gallery"):
+        shutil.rmtree(root / part)
+    (finding,) = verify(root).findings
+    assert (finding.severity, finding.kind) == ("error", "parts")
+    assert "training needs them for its scores, and evaluation too" in finding.text
+    assert command(capsys, root, "--workers", 0)[0] == 1
+    with pytest.raises(UserError, match="has no query and no gallery"):
+        read(root).require("train", "train", "query", "gallery")
+
+
+@pytest.mark.parametrize(("names", "said"), [(["-1"], "1 train image of id 0 or -1 is"), (["-1", "0000"], "2 train")])
+def test_train_images_of_nobody_are_told(tmp_path, names, said):
+    root = miniatures.market1501(tmp_path)
+    for name in names:
+        miniatures.draw(root / "bounding_box_train" / f"{name}_c2s1_000451_03.jpg")
+    (finding,) = verify(root, published=COUNTS).findings
+    assert (finding.severity, finding.kind) == ("note", "left out")
+    assert finding.text.startswith(said)
+    assert finding.text.endswith(" left out; only people are trained on")
+    assert said in format_verification(verify(root, published=COUNTS))
+
+
+def test_a_person_0_of_train_is_an_error(tmp_path, capsys):
+    path = miniatures.own_csv(tmp_path)
+    path.write_text(path.read_text().replace(",bo,", ",0,"))
+    assert {("error", "id 0"), ("note", "left out")} <= kinds(path)
+    assert command(capsys, path, "--workers", 0)[0] == 1
+
+
+def test_findings_count_in_the_singular_and_the_plural(tmp_path):
+    path = miniatures.own_csv(tmp_path)
+    lines = path.read_text().splitlines(True)
+    path.write_text("".join(line for line in lines if not line.endswith("ada,1,train\n")))
+    texts = [finding.text for finding in verify(path).findings]
+    assert texts[0].startswith("1 id has one image in train; ")
+    assert texts[1] == "1 id is of one camera only in train; that teaches nothing across cameras"
+    kept = ("ada,1,train\n", "bo,1,train\n", "bo,2,train\n")
+    path.write_text("".join(line for line in lines if not line.endswith(kept)))
+    texts = [finding.text for finding in verify(path).findings]
+    assert texts[0].startswith("2 ids have one image in train; ")
+    assert texts[1] == "2 ids are of one camera only in train; that teaches nothing across cameras"
+    path.write_text("".join(line for line in lines if not line.endswith("di,1,gallery\n")) + _last_seen_by(2, lines))
+    texts = [finding.text for finding in verify(path).findings]
+    assert "1 of 2 queries has no match from another camera; scores leave it out" in texts
+
+
+def _last_seen_by(camera, lines):
+    return next(line for line in lines if line.endswith("di,1,gallery\n")).replace(",1,gallery", f",{camera},gallery")
 
 
 def test_images_that_no_list_names_and_litter(tmp_path):
@@ -296,11 +349,11 @@ def test_the_command_says_what_it_is_and_answers_0_or_1(capsys, plain):
     assert "part     images  ids  cameras  distractors  junk" in lines
     assert "train        12    2        3            0     0" in lines
     assert "30          4      2        4" in lines
-    assert lines[-1] == "No error: every image decodes."
+    assert lines[-1] == "No error: every image that is used decodes."
     (plain / "query" / "0007_c1_2.jpg").write_bytes(b"")
     status, text, _ = command(capsys, plain, "--workers", 0)
     assert status == 1
-    assert "error  zero size: 1 image file is of zero size; unpack or copy them again" in text
+    assert "error  zero size: 1 image file is of zero size; unpack or copy it again" in text
     assert text.endswith("1 error: training or evaluation on it would be wrong.\n")
 
 
@@ -331,7 +384,7 @@ def test_json_says_the_same_to_programs(capsys, plain):
         {
             "severity": "error",
             "kind": "zero size",
-            "text": "1 image file is of zero size; unpack or copy them again",
+            "text": "1 image file is of zero size; unpack or copy it again",
             "items": [str(plain / "query" / "0007_c1_2.jpg")],
         }
     ]
@@ -340,7 +393,7 @@ def test_json_says_the_same_to_programs(capsys, plain):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "nowhere is not a folder"),
+        (("nowhere",), "folder with --data.root (train), --data (evaluate) or DIR"),
         ((".", "--layout", "duke"), "there is no layout 'duke'"),
         ((".", "--workers", "-1"), "--workers must be at least 0, got -1"),
     ],
@@ -354,7 +407,9 @@ def test_a_users_mistake_is_answered_with_2(capsys, tmp_path, monkeypatch, argum
 
 
 def test_a_choice_to_be_made_is_asked_for(tmp_path):
-    with pytest.raises(UserError, match="choose with --data.layout cuhk03_np_detected or cuhk03_np_labeled"):
+    with pytest.raises(
+        UserError, match=r"choose cuhk03_np_detected or cuhk03_np_labeled with --data.layout \(train\) or --layout"
+    ):
         verify(miniatures.cuhk03_np(tmp_path))
 
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from reference_pipelines.data.layouts import msmt17, own, three_folders
 from reference_pipelines.data.layouts.published import PUBLISHED
-from reference_pipelines.data.layouts.reading import Reading, is_litter, named, subfolders
+from reference_pipelines.data.layouts.reading import LAYOUT_OPTION, ROOT_OPTION, Reading, is_litter, named, subfolders
 from reference_pipelines.data.records import PARTS, ReidData
 from reference_pipelines.errors import UserError, closest
 
@@ -66,9 +66,18 @@ def examine(root: str | Path, layout: str | None = None) -> Reading:
         layout: as in `read`.
 
     Raises:
-        UserError: there is no data set, or several, or another one than `layout`.
+        UserError: there is no data set, or several, or another one than `layout`, or it cannot be read.
     """
     root = Path(root).expanduser()
+    try:
+        return _examine(root, layout)
+    except OSError as error:
+        raise UserError(
+            f"data: cannot read {error.filename or root} ({error.strerror}); check its name and permissions"
+        ) from None
+
+
+def _examine(root: Path, layout: str | None) -> Reading:
     if layout is not None and layout not in LAYOUTS:
         raise UserError(
             f"data: there is no layout {layout!r}; leave it out to find it by content, or choose one of "
@@ -77,20 +86,17 @@ def examine(root: str | Path, layout: str | None = None) -> Reading:
     if root.is_file():
         return own.read_csv(_csv_file(root, layout))
     if not root.is_dir():
-        raise UserError(f"data: {root} is not a folder; give the data set's folder with --data.root")
+        raise UserError(f"data: {root} is not a folder; give the data set's folder with {ROOT_OPTION}")
     if layout == "csv":
-        raise UserError(f"data: the layout csv needs a CSV file, {root} is a folder; give the file with --data.root")
+        raise UserError(f"data: the layout csv needs a CSV file, {root} is a folder; give the file with {ROOT_OPTION}")
     base = _choose(root, _candidates(root), layout)
     family = _family(base)
     if family is None or (layout and layout not in family.LAYOUTS):
         raise UserError(
             f"data: {base} is not {layout}: it looks like {_identify(base) or 'another layout'}; "
-            "leave --data.layout out to find the layout by content"
+            "leave the layout out to find it by content"
         )
-    try:
-        reading: Reading = family.read(base, layout)
-    except OSError as error:
-        raise UserError(f"data: cannot read {error.filename} ({error.strerror}); check its permissions") from None
+    reading: Reading = family.read(base, layout)
     return reading
 
 
@@ -109,12 +115,13 @@ def _family(base: Path) -> ModuleType | None:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """Return the folders nearest to `root` that look like a data set: itself, the one that it is a part of, or below.
+    """Return the folders nearest to `root` that look like a data set: itself, below, or the one that it is a part of.
 
-    Archives nest their folder, and people unpack them into one of the same name.
+    Archives nest their folder, and people unpack them into one of the same name. The one around comes last: a folder
+    called test may as well be the user's own.
     """
     around = [root.parent] if root.resolve().name in _PART_FOLDERS else []
-    for level in ([root], around, subfolders(root), (below for each in subfolders(root) for below in subfolders(each))):
+    for level in ([root], subfolders(root), (below for each in subfolders(root) for below in subfolders(each)), around):
         found = [base for base in level if _family(base)]
         if found:
             return found
@@ -138,9 +145,9 @@ def _choose(root: Path, bases: list[Path], layout: str | None) -> Path:
     listed = ", ".join(f"{base.relative_to(root)} ({found or 'unclear'})" for base, found in known.items())
     several = ", ..." if len(bases) > _SHOWN else ""
     layouts = sorted({found for found in known.values() if found})
-    chosen = f"choose with --data.layout {' or '.join(layouts)}, or give" if len(layouts) == len(bases) else "give"
+    chosen = f"choose {' or '.join(layouts)} with {LAYOUT_OPTION}, or give" if len(layouts) == len(bases) else "give"
     raise UserError(
-        f"data: {root} holds {len(bases)} data sets: {listed}{several}; {chosen} one's folder with --data.root"
+        f"data: {root} holds {len(bases)} data sets: {listed}{several}; {chosen} one's folder with {ROOT_OPTION}"
     )
 
 
@@ -158,13 +165,13 @@ def _nothing_found(root: Path) -> str:
         return _raw_cuhk03(raw[0])
     entries = sorted(path.name for path in root.iterdir() if not is_litter(path))
     if not entries:
-        return f"data: {root} must hold a data set, it is empty; give the data set's folder with --data.root"
+        return f"data: {root} must hold a data set, it is empty; give the data set's folder with {ROOT_OPTION}"
     tables = [path for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv"]
     hint = f"; to read its CSV file, give {tables[0]}" if tables else ""
     return (
         f"data: {root} must hold {', '.join(three_folders.FOLDERS)} (Market-1501 and its relatives), the lists of "
         f"MSMT17, or train, query and gallery with a folder a person, found {named(entries)}{hint}; "
-        "give the data set's folder with --data.root"
+        f"give the data set's folder with {ROOT_OPTION}"
     )
 
 

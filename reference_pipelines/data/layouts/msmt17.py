@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reference_pipelines.data.layouts.published import PUBLISHED
-from reference_pipelines.data.layouts.reading import Problem, Reading, is_image, make_list, named, separate_ids
+from reference_pipelines.data.layouts.reading import (
+    LAYOUT_OPTION,
+    NUMBER,
+    Problem,
+    Reading,
+    counted,
+    is_image,
+    make_list,
+    named,
+    separate_ids,
+)
 from reference_pipelines.data.records import ImageList, ReidData
 from reference_pipelines.errors import UserError
 
@@ -20,8 +30,8 @@ LIST_TRAIN_ALONE = "_list_train"  # the training images that APNet's released co
 LAYOUTS = (*VERSIONS, *(version + LIST_TRAIN_ALONE for version in VERSIONS))
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 
-_LINE = re.compile(r"^(\S.*?)\s+(\d+)$")
-_NAME = re.compile(r"^(\d+)_(\d+)_(\d+)_[^/]*\.(?:jpe?g|png)$", re.IGNORECASE)
+_LINE = re.compile(rf"^(\S.*?)\s+({NUMBER})$")
+_NAME = re.compile(rf"^({NUMBER})_({NUMBER})_({NUMBER})_[^/]*\.(?:jpe?g|png)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,12 @@ def read(base: Path, layout: str | None) -> Reading:
     if asked and found and asked not in found:
         raise UserError(
             f"data: {base} is not {layout}: it holds {' and '.join(VERSIONS[found[0]])}, which is {found[0]}; "
-            "leave --data.layout out or choose that one"
+            "leave the layout out or choose that one"
         )
     if not asked and len(found) == 2:
-        raise UserError(f"data: {base} holds both versions of MSMT17; choose with --data.layout msmt17_v1 or msmt17_v2")
+        raise UserError(
+            f"data: {base} holds both versions of MSMT17; choose msmt17_v1 or msmt17_v2 with {LAYOUT_OPTION}"
+        )
     version = asked or (found[0] if found else "msmt17_v1")
     return _read_version(base, version, layout or version)
 
@@ -128,7 +140,7 @@ def _read_list(path: Path, folder: Path, files: set[str]) -> _List:
     faults: dict[str, list[str]] = {}
     paths, ids, cameras = [], [], []
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path.name} line {number}"
@@ -157,30 +169,34 @@ def _read_list(path: Path, folder: Path, files: set[str]) -> _List:
 
 def _folder_id(place: str) -> int | None:
     folder = Path(place).parent.name
-    return int(folder) if folder.isdigit() else None
+    return int(folder) if re.fullmatch(NUMBER, folder) else None
 
 
 def _line_problem(path: Path, kind: str, where: list[str]) -> Problem:
     rules = {
         "lists": (
             "must have lines like '0000/0000_000_01_0303morning_0008_0.jpg 0'",
-            "do not parse",
+            ("does not parse", "do not parse"),
             "is the file damaged?",
         ),
         "contradiction": (
             "must give each image the person that its name says",
-            "contradict the name",
+            ("contradicts the name", "contradict the name"),
             "take the list of the same release",
         ),
         "missing files": (
             "must list images that are there",
-            "name a file that is missing",
+            ("names a file that is missing", "name files that are missing"),
             "unpack the data set completely",
         ),
-        "repeated": ("must list each image once", "repeat an image", "take the list of the release"),
+        "repeated": (
+            "must list each image once",
+            ("repeats an image", "repeat an image"),
+            "take the list of the release",
+        ),
     }
     rule, found, advice = rules[kind]
-    text = f"{path} {rule}, {len(where):,} {found}: {named(where)}; {advice}"
+    text = f"{path} {rule}, {counted(len(where), *found)}: {named(where)}; {advice}"
     return Problem(kind, text, tuple(where))
 
 

@@ -15,8 +15,11 @@ import numpy as np
 
 from reference_pipelines.data.layouts.reading import (
     IMAGE_ENDINGS,
+    NUMBER,
     Problem,
     Reading,
+    counted,
+    distractor_problems,
     is_image,
     is_litter,
     make_list,
@@ -36,7 +39,8 @@ NO_CAMERAS = (
 _COLUMNS = ("image", "id", "camera", "split")
 _NEEDED = ("image", "id", "split")
 # 0001_c3_000017.jpg, c3_17.png: a part of the name that is the letter c and a number, up to an underscore, s or dot.
-_CAMERA = re.compile(r"(?:^|_)c(\d+)(?=[_s.])", re.IGNORECASE)
+# Names of random letters and digits, c3f9a1.jpg, thus give none.
+_CAMERA = re.compile(rf"(?:^|_)c({NUMBER})(?=[_s.])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def read_csv(path: Path) -> Reading:
 
     Raises:
         UserError: it is no such file.
+        OSError: it cannot be read.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -68,8 +73,6 @@ def read_csv(path: Path) -> Reading:
             header = [name.strip() for name in next(rows, [])]
             _check_header(path, header)
             numbered = [(rows.line_num, row) for row in rows if any(cell.strip() for cell in row)]
-    except OSError as error:
-        raise UserError(f"data: cannot read {path} ({error.strerror}); check its permissions") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"data: {path} must be a CSV file in UTF-8, it does not parse ({error}); save it as one"
@@ -77,7 +80,8 @@ def read_csv(path: Path) -> Reading:
     images, faults = _read_rows(path, header, numbered)
     problems = []
     if faults:
-        text = f"{path} has {len(faults):,} wrong line{'s' * (len(faults) > 1)}: {named(faults)}; correct them"
+        lines = counted(len(faults), "wrong line", "wrong lines")
+        text = f"{path} has {lines}: {named(faults)}; correct {'it' if len(faults) == 1 else 'them'}"
         problems.append(Problem("rows", text, tuple(faults)))
     elif not images:
         problems.append(Problem("empty part", f"{path} must list images below its header, it lists none; add lines"))
@@ -132,9 +136,9 @@ def _row_fault(values: dict[str, str], file: Path) -> str:
         return "the id is missing"
     if values["split"] not in PARTS:
         return f"split must be train, query or gallery, got {values['split']!r}"
-    if camera and not (camera.isascii() and camera.isdigit()):
-        return f"camera must be a whole number from 0 on, got {camera!r}"
-    if not file.is_file():
+    if camera and not (camera.isascii() and re.fullmatch(NUMBER, camera)):
+        return f"camera must be a whole number from 0 on with at most 18 digits, got {camera!r}"
+    if not os.path.isfile(file):  # unlike Path.is_file, also answers for a name too long or a locked folder
         return f"there is no image {file}"
     return ""
 
@@ -167,7 +171,8 @@ def read(base: Path, layout: str | None) -> Reading:
     if astray:
         text = (
             f"{base} must hold its images as train/PERSON/*.jpg, query/PERSON/*.jpg and gallery/PERSON/*.jpg, "
-            f"{len(astray):,} lie beside: {named([path.relative_to(base) for path in astray])}; move them"
+            f"{counted(len(astray), 'lies', 'lie')} beside: {named([path.relative_to(base) for path in astray])}; "
+            f"move {'it' if len(astray) == 1 else 'them'}"
         )
         problems.append(Problem("names", text, tuple(str(path) for path in astray)))
     taken = {image.part for image in images}
@@ -196,7 +201,8 @@ def _assemble(
     known = len(without) < len(images) or not images
     if known and without:
         text = (
-            f"{root} must give a camera for every image or for none, {len(without):,} of {len(images):,} have none: "
+            f"{root} must give a camera for every image or for none, "
+            f"{counted(len(without), f'of {len(images):,} has', f'of {len(images):,} have')} none: "
             f"{named([image.where for image in without])}; add the cameras or leave out all of them"
         )
         problems.append(Problem("cameras", text, tuple(image.where for image in without)))
@@ -212,11 +218,13 @@ def _assemble(
         text = f"{root} must have query and gallery images or neither, it has {there} and no {missing}; add them"
         problems.append(Problem("half extracted", text))
     problems += people_problems(root, parts["train"], parts["query"], parts["gallery"])
+    problems += distractor_problems(root, parts["train"], "number people from 1, or name them otherwise")
     junk = parts["gallery"].ids == -1
     data = ReidData(
         root=root,
         layout=layout,
         train=parts["train"].where(parts["train"].ids > 0),
+        left_out=int((parts["train"].ids <= 0).sum()),
         query=parts["query"],
         gallery=parts["gallery"].where(~junk),
         junk=int(junk.sum()),

@@ -12,6 +12,12 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 _LITTER_FOLDERS = {"__MACOSX", "@eaDir"}
 _NAMED = 3  # examples in a sentence
 
+# How messages name what the commands call otherwise than each other.
+ROOT_OPTION = "--data.root (train), --data (evaluate) or DIR"
+LAYOUT_OPTION = "--data.layout (train) or --layout"
+
+NUMBER = r"\d{1,18}"  # a number that fits into 64 bits
+
 
 class Problem(NamedTuple):
     """Why a data set cannot be used as it lies there.
@@ -73,25 +79,28 @@ def number_names(names: Iterable[str]) -> dict[str, int]:
     return {"0": 0, "-1": -1, **{name: number for number, name in enumerate(people, start=1)}}
 
 
-def named(items: Sequence[object]) -> str:
-    """Return the first few items for a sentence, with how many there are besides."""
-    shown = ", ".join(str(item) for item in items[:_NAMED])
-    return f"{shown} and {len(items) - _NAMED:,} more" if len(items) > _NAMED else shown
+def named(items: Sequence[object], most: int = _NAMED) -> str:
+    """Return the first `most` items for a sentence, with how many there are besides."""
+    shown = ", ".join(str(item) for item in items[:most])
+    return f"{shown} and {len(items) - most:,} more" if len(items) > most else shown
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Return a count with the verb, or noun and verb, that goes with it."""
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def separate_ids(train: ImageList, *tests: ImageList) -> tuple[list[ImageList], dict[int, str]]:
     """Number MSMT17's people from 1 on, those of train and of test apart: both are counted from 0, and 0 is a person.
 
     Returns:
-        The lists with new ids, junk (-1) left as it is, and the number that each new id stands for.
+        The lists with new ids, and the number that each new id stands for.
     """
     parts = [(0, train), *((1, test) for test in tests)]
-    keys = sorted({(space, person) for space, part in parts for person in part.ids.tolist() if person >= 0})
+    keys = sorted({(space, person) for space, part in parts for person in part.ids.tolist()})
     numbers = {key: number for number, key in enumerate(keys, start=1)}
     renumbered = [
-        make_list(
-            part.paths, [numbers.get((space, person), person) for person in part.ids.tolist()], part.cameras.tolist()
-        )
+        make_list(part.paths, [numbers[space, person] for person in part.ids.tolist()], part.cameras.tolist())
         for space, part in parts
     ]
     return renumbered, {number: f"{person:04d}" for (_, person), number in numbers.items()}
@@ -110,8 +119,20 @@ def people_problems(root: Path, train: ImageList, query: ImageList, gallery: Ima
     nobody = tuple(str(path) for path in query.where(query.ids <= 0).paths)
     if nobody:
         text = (
-            f"queries of {root} must be images of people, {len(nobody):,} are junk or distractors (ids -1 and 0): "
-            f"{named(nobody)}; remove them"
+            f"queries of {root} must be images of people, {counted(len(nobody), 'is', 'are')} junk or distractors "
+            f"(ids -1 and 0): {named(nobody)}; remove {'it' if len(nobody) == 1 else 'them'}"
         )
         problems.append(Problem("no people", text, nobody))
     return problems
+
+
+def distractor_problems(root: Path, train: ImageList, advice: str) -> list[Problem]:
+    """Return whether someone is numbered 0 in train, who would be left out: a person in sets of the user's own."""
+    nobody = tuple(str(path) for path in train.where(train.ids == 0).paths)
+    if not nobody:
+        return []
+    text = (
+        f"images of the train part of {root} must be of people, {counted(len(nobody), 'has', 'have')} the id 0 of "
+        f"distractors: {named(nobody)}; {advice}"
+    )
+    return [Problem("id 0", text, nobody)]

@@ -16,8 +16,12 @@ import numpy as np
 
 from reference_pipelines.data.layouts.published import PUBLISHED, Counts
 from reference_pipelines.data.layouts.reading import (
+    LAYOUT_OPTION,
+    NUMBER,
     Problem,
     Reading,
+    counted,
+    distractor_problems,
     is_image,
     make_list,
     named,
@@ -51,14 +55,17 @@ LAYOUTS = tuple(FORMS)
 
 _EXAMPLE = "0002_c1s1_000451_03.jpg"  # person, camera, sequence, frame, box
 # Some sets have two-digit cameras and no sequence.
-_NAME = re.compile(r"^(-?\d+)_c(\d+)(?=\D)", re.IGNORECASE)
+_NAME = re.compile(rf"^(-1|{NUMBER})_c({NUMBER})(?=\D)", re.IGNORECASE)
 _MARKET = re.compile(r"^-?\d+_c\d+s\d", re.IGNORECASE)
 _DUKE = re.compile(r"^-?\d+_c\d+_f\d", re.IGNORECASE)
 
 _DUKES = ("dukemtmc", "occluded_duke")
 _CUHK03 = ("cuhk03_np_detected", "cuhk03_np_labeled")
-_PERSONX_CAMERAS = {3, 4, 8, 10, 11, 12}
-_MSMT17_CAMERAS = 15
+_CAMERAS = {
+    "personx": {3, 4, 8, 10, 11, 12},
+    **{layout: {1, 2} for layout in _CUHK03},
+    **{layout: set(range(1, 16)) for layout in ("msmt17_repacked", "msmt17_v1", "msmt17_v2")},
+}
 
 
 @dataclass(frozen=True)
@@ -104,12 +111,15 @@ def read(base: Path, layout: str | None) -> Reading:
         parts, id_names = separate_ids(*images.values())
         images = dict(zip(images, parts, strict=True))
     problems += people_problems(base, *images.values())
+    if choice.layout == "three_folders":
+        problems += distractor_problems(base, images[_TRAIN], "number people from 1")
     everything = images[_TEST]
     junk = everything.ids == -1
     data = ReidData(
         root=base,
         layout=choice.layout,
         train=images[_TRAIN].where(images[_TRAIN].ids > 0),
+        left_out=int((images[_TRAIN].ids <= 0).sum()),
         query=images[_QUERY],
         gallery=everything.where(~junk),
         junk=int(junk.sum()),
@@ -172,7 +182,8 @@ def _problems(base: Path, folders: dict[str, _Folder]) -> list[Problem]:
             wrong = named([path.name for path in folder.unnamed])
             text = (
                 f"images in {base / name} must be named with person and camera like {_EXAMPLE}, "
-                f"{len(folder.unnamed):,} are not: {wrong}; rename or remove them"
+                f"{counted(len(folder.unnamed), 'is', 'are')} not: {wrong}; rename or remove "
+                f"{'it' if len(folder.unnamed) == 1 else 'them'}"
             )
             problems.append(Problem("names", text, tuple(str(path) for path in folder.unnamed)))
         elif not len(folder.images):
@@ -193,22 +204,40 @@ def _form(images: dict[str, ImageList]) -> Form:
 
 
 def _check(base: Path, layout: str, images: dict[str, ImageList]) -> _Choice:
-    """Refuse a layout that the names or the counts contradict."""
-    form = _form(images)
-    taken = [part for part in images.values() if len(part)]
-    if taken and form not in FORMS[layout]:
+    """Refuse a layout that the names, the cameras, the counts or the renderer's manifest contradict."""
+    if contradiction := _contradiction(base, layout, images):
         raise UserError(
-            f"data: {base} is not {layout}: its files are named like {taken[0].paths[0].name}; "
-            "leave --data.layout out to find the layout by content"
+            f"data: {base} is not {layout}: {contradiction}; leave the layout out to find it by content, or say "
+            "three_folders for a set of your own"
         )
     for alike in (_DUKES, _CUHK03):
         found = _cuhk03_half(base) if alike == _CUHK03 else None
         found = found or by_counts(alike, *_sizes(images))
         if layout in alike and found not in (None, layout):
-            raise UserError(f"data: {base} is not {layout}: it is {found}; leave --data.layout out or choose that one")
+            raise UserError(f"data: {base} is not {layout}: it is {found}; leave the layout out or choose that one")
     if layout in ("msmt17_v1", "msmt17_v2"):
         return _Choice(layout, "repacked in three folders, the version is taken as given")
     return _Choice(layout)
+
+
+def _contradiction(base: Path, layout: str, images: dict[str, ImageList]) -> str:
+    """Return what in the folder cannot be of this layout, "" where nothing contradicts it."""
+    taken = [part for part in images.values() if len(part)]
+    if (base / MANIFEST).is_file() and layout not in ("market1501", "three_folders"):
+        return f"its {MANIFEST} says that it is rendered"
+    if taken and _form(images) not in FORMS[layout]:
+        return f"its files are named like {taken[0].paths[0].name}"
+    allowed = _CAMERAS.get(layout)
+    if allowed and (others := _cameras(images) - allowed):
+        cameras = named(sorted(allowed), len(allowed))
+        return f"{PUBLISHED[layout].title} has cameras {cameras}, this set has {named(sorted(others))} too"
+    if layout.startswith("msmt17") and any((part.ids == -1).any() for part in taken):
+        return "it has images of id -1, and MSMT17 has no junk"
+    return ""
+
+
+def _cameras(images: dict[str, ImageList]) -> set[int]:
+    return {int(camera) for part in images.values() for camera in np.unique(part.cameras)}
 
 
 def _sizes(images: dict[str, ImageList]) -> tuple[int, int, int]:
@@ -220,18 +249,20 @@ def _identify(base: Path, images: dict[str, ImageList]) -> _Choice:
     if (base / MANIFEST).is_file():
         return _Choice("market1501")
     form = _form(images)
-    cameras = {int(camera) for part in images.values() for camera in np.unique(part.cameras)}
+    cameras = _cameras(images)
     if form == "duke":
         return _tell_duke_apart(base, by_counts(_DUKES, *_sizes(images)))
-    if cameras and cameras <= _PERSONX_CAMERAS and max(cameras) >= 8:
+    if cameras and cameras <= _CAMERAS["personx"] and max(cameras) >= 8:
         return _Choice("personx")
     if form == "market":
         return _Choice("market1501")
     if cameras == {1, 2} and all(path.suffix.lower() == ".png" for part in images.values() for path in part.paths):
         return _tell_cuhk03_apart(base, by_counts(_CUHK03, *_sizes(images)))
-    if 0 in images[_TRAIN].ids or 0 in images[_QUERY].ids or len(cameras) == _MSMT17_CAMERAS:
+    counted_from_0 = 0 in images[_TRAIN].ids or 0 in images[_QUERY].ids
+    whole = len(cameras) == len(_CAMERAS["msmt17_repacked"])
+    if (counted_from_0 or whole) and not _contradiction(base, "msmt17_repacked", images):
         note = "MSMT17 repacked: its content does not tell version 1 from 2, whose scores differ by points"
-        return _Choice("msmt17_repacked", f"{note}; say which with --data.layout msmt17_v1 or msmt17_v2")
+        return _Choice("msmt17_repacked", f"{note}; say msmt17_v1 or msmt17_v2 with {LAYOUT_OPTION}")
     return _Choice("three_folders", "no public data set that is known here")
 
 
@@ -260,7 +291,7 @@ def _tell_cuhk03_apart(base: Path, counted: str | None) -> _Choice:
     if layout is None:
         raise UserError(
             f"data: {base} looks like a half of CUHK03-NP, and neither its name nor its counts tell which; "
-            "choose with --data.layout cuhk03_np_detected or cuhk03_np_labeled (three_folders for any other set)"
+            f"choose cuhk03_np_detected or cuhk03_np_labeled (three_folders for any other set) with {LAYOUT_OPTION}"
         )
     return _Choice(layout)
 

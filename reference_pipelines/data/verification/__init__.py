@@ -27,7 +27,7 @@ def verify(
     workers: int = 0,
     published: Mapping[str, Counts] = PUBLISHED,
 ) -> Verification:
-    """Look through a data set, decode every image, and return what was found.
+    """Look through a data set, decode every image that is used, and return what was found.
 
     Args:
         root: the data set's folder, one in it or up to two above, or a CSV file.

@@ -9,6 +9,7 @@ import numpy as np
 
 from reference_pipelines.data.decoding import find_corrupt
 from reference_pipelines.data.layouts import Counts
+from reference_pipelines.data.layouts.reading import counted
 from reference_pipelines.data.records import PARTS, ImageList, Part, ReidData
 from reference_pipelines.data.verification.result import Finding, PartCounts, Severity
 from reference_pipelines.progress import progress_bar
@@ -56,15 +57,17 @@ def check_counts(data: ReidData, expected: Counts) -> list[Finding]:
 
 
 def check_parts(data: ReidData) -> list[Finding]:
-    """Find parts without which something cannot be done with the data set."""
+    """Find parts without which something cannot be done with the data set, and images that train leaves out."""
     findings = []
+    if data.left_out:
+        findings.append(Finding("note", "left out", f"{data.left_out_note()}; only people are trained on"))
     if not len(data.train):
         findings.append(Finding("note", "parts", "there is no train part; the data set is for evaluation only"))
     elif len(data.train.people()) < 2:
         findings.append(Finding("error", "parts", "train has images of one id only; training needs at least two"))
     if not len(data.query) and not len(data.gallery):
-        text = "there are no query and gallery parts; nothing can be evaluated on the data set"
-        findings.append(Finding("note", "parts", text))
+        text = "there are no query and gallery parts; training needs them for its scores, and evaluation too"
+        findings.append(Finding("error", "parts", text))
     return findings
 
 
@@ -79,7 +82,8 @@ def check_people(data: ReidData) -> list[Finding]:
         text = f"{_ids(missing)} in query and not in gallery; are the two of one data set?"
         findings.append(Finding("error", "query ids", text, _named(data, missing)))
     if once := {person for person, images in _images_of(data.train).items() if images == 1}:
-        text = f"{_ids(once)} with one image in train; a batch repeats it, so it has no pair to learn from"
+        found = counted(len(once), "id has", "ids have")
+        text = f"{found} one image in train; a batch repeats it, which is no pair to learn from"
         findings.append(Finding("note", "one image", text, _named(data, once)))
     if data.cameras_known:
         findings += _check_cameras(data, query & gallery)
@@ -89,10 +93,10 @@ def check_people(data: ReidData) -> list[Finding]:
 def _check_cameras(data: ReidData, tested: set[int]) -> list[Finding]:
     findings = []
     if alone := _seen_by_one([data.train]):
-        text = f"{_ids(alone)} of one camera only in train; nothing is learnt across cameras from them"
+        text = f"{_ids(alone)} of one camera only in train; that teaches nothing across cameras"
         findings.append(Finding("note", "one camera", text, _named(data, alone)))
     if alone := _seen_by_one([data.query, data.gallery]) & tested:
-        text = f"{_ids(alone)} of one camera only in query and gallery; nothing matches them across cameras"
+        text = f"{_ids(alone)} of one camera only in query and gallery; no match is across cameras"
         findings.append(Finding("note", "one camera", text, _named(data, alone)))
     return findings
 
@@ -103,7 +107,8 @@ def _check_matches(data: ReidData, tested: set[int]) -> list[Finding]:
     lost = [i for i in np.flatnonzero(matches == 0).tolist() if int(data.query.ids[i]) in tested]
     findings = []
     if lost:
-        text = f"{len(lost):,} of {len(matches):,} queries have no match from another camera; scores leave them out"
+        verb, them = ("has", "it") if len(lost) == 1 else ("have", "them")
+        text = f"{len(lost):,} of {len(matches):,} queries {verb} no match from another camera; scores leave {them} out"
         items = tuple(str(data.query.paths[i]) for i in lost)
         findings.append(Finding("note", "no match", text, items))
     if len(matches) and not matches.any():
@@ -125,7 +130,7 @@ def _images_of(images: ImageList) -> Counter[int]:
 
 
 def _ids(people: set[int]) -> str:
-    return "1 id is" if len(people) == 1 else f"{len(people):,} ids are"
+    return counted(len(people), "id is", "ids are")
 
 
 def _named(data: ReidData, people: set[int]) -> tuple[str, ...]:
@@ -133,7 +138,7 @@ def _named(data: ReidData, people: set[int]) -> tuple[str, ...]:
 
 
 def check_files(data: ReidData, *, workers: int) -> list[Finding]:
-    """Decode every image and find those that are empty or do not decode.
+    """Decode every image that is used, so no junk, and find those that are empty or do not decode.
 
     Args:
         data: as read.
@@ -143,13 +148,14 @@ def check_files(data: ReidData, *, workers: int) -> list[Finding]:
     empty = [path for path in paths if path.stat().st_size == 0]
     findings = []
     if empty:
-        what = "image file is" if len(empty) == 1 else "image files are"
-        text = f"{len(empty):,} {what} of zero size; unpack or copy them again"
+        what = counted(len(empty), "image file is", "image files are")
+        text = f"{what} of zero size; unpack or copy {'it' if len(empty) == 1 else 'them'} again"
         findings.append(Finding("error", "zero size", text, tuple(str(path) for path in empty)))
     hollow = set(empty)
     if corrupt := find_corrupt([path for path in paths if path not in hollow], workers=workers):
-        what = "image file does" if len(corrupt) == 1 else "image files do"
-        text = f"{len(corrupt):,} {what} not decode; replace or remove them, or train with --data.skip_corrupt true"
+        what = counted(len(corrupt), "image file does", "image files do")
+        them = "it" if len(corrupt) == 1 else "them"
+        text = f"{what} not decode; replace or remove {them}, or train with --data.skip_corrupt true"
         findings.append(Finding("error", "unreadable", text, tuple(f"{path} ({reason})" for path, reason in corrupt)))
     return findings
 
@@ -170,7 +176,7 @@ def check_duplicates(data: ReidData) -> list[Finding]:
         Finding(
             severity,
             "duplicates",
-            f"{len(items):,} {'image is' if len(items) == 1 else 'images are'} {text}",
+            f"{counted(len(items), 'image is', 'images are')} {text}",
             tuple(items),
         )
         for kind, (severity, text) in _DUPLICATES.items()

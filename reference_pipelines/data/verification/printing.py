@@ -86,4 +86,4 @@ def _verdict(result: Verification) -> str:
         return f"{result.errors} error{'s' * (result.errors > 1)}{also}: training or evaluation on it would be wrong."
     counts = "the rendered ones" if result.expected_from == "rendered.json" else "the published ones"
     whole = f"its counts are {counts}, " if result.expected_from else ""
-    return f"No error{also}: {whole}every image decodes."
+    return f"No error{also}: {whole}every image that is used decodes."
