@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import os
-import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.config import config_parser, load_config, to_plain
+from reference_pipelines.config import config_parser, load_config
 from reference_pipelines.data import read
 from reference_pipelines.data.rendering import render_market
 from reference_pipelines.data.verification import format_verification, verify
@@ -31,7 +29,7 @@ from reference_pipelines.reporting.table import (
 from reference_pipelines.training.device import pick_device
 from reference_pipelines.training.processes import join_processes
 from reference_pipelines.training.resume import changed_keys, find_checkpoint, finished
-from reference_pipelines.training.run import CONFIG
+from reference_pipelines.training.run import CONFIG, how_to_go_on
 
 
 def demo(options: Namespace) -> None:
@@ -56,7 +54,7 @@ def train(options: Namespace, rest: Sequence[str]) -> None:
         return
     if options.out is None:
         raise UserError("train: --out is missing; name a new folder for the run")
-    with join_processes(_how_to_go_on(options.out)) as processes:
+    with join_processes(lambda: how_to_go_on(options.out)) as processes:
         config: Any = processes.together(lambda: load_config(pipeline.config, rest, recipes=pipeline.recipes))
         result = pipeline.train(config, options.out, processes=processes)
         if processes.first:
@@ -66,34 +64,28 @@ def train(options: Namespace, rest: Sequence[str]) -> None:
 def resume(options: Namespace, rest: Sequence[str]) -> None:
     """Go on with a run from its newest whole checkpoint; `rest` are the config's arguments."""
     folder: Path = options.run
-    with join_processes(_how_to_go_on(folder)) as processes:
-        found = processes.once(lambda: find_checkpoint(folder))
+    with join_processes(lambda: how_to_go_on(folder)) as processes:
+        found = processes.once(lambda: find_checkpoint(folder, processes.count))
         state = found.checkpoint.state
         pipeline = PIPELINES[state["pipeline"]]
         arguments = [f"--config={folder / CONFIG}", *rest]
         config: Any = processes.once(lambda: load_config(pipeline.config, arguments, prog="resume"))
-        changed = processes.once(lambda: changed_keys(folder, found.checkpoint, to_plain(config)))
+        changed = processes.once(lambda: changed_keys(folder, found.checkpoint, config))
         epochs = config.optimizer.epochs
         done = processes.once(lambda: finished(folder, epochs))
         if processes.first:
             for note in found.notes:
                 print(note, file=sys.stderr, flush=True)
-            for key, (old, new) in changed.items():
-                print(f"{key}: {old} -> {new}", flush=True)
             if done:
                 print(f"{folder} is finished, {epochs} epochs; for more, resume it with a larger --optimizer.epochs")
             else:
+                for key, (old, new) in changed.items():
+                    print(f"{key}: {old} -> {new}", flush=True)
                 print(f"{folder}: going on after epoch {found.checkpoint.epoch} of {epochs}", flush=True)
         if not done:
             result = pipeline.train(config, folder, processes=processes, checkpoint=found.checkpoint, changed=changed)
             if processes.first:
                 print("\n" + format_table(table_rows([result])))
-
-
-def _how_to_go_on(folder: Path) -> str:
-    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    launcher = "python" if together == "1" else f"torchrun --nproc_per_node={together}"
-    return f"go on with: {launcher} -m reference_pipelines resume {shlex.quote(str(folder))}"
 
 
 def evaluate(options: Namespace) -> None:
@@ -136,11 +128,7 @@ def data_verify(options: Namespace) -> int:
     workers = available_cores() if options.workers is None else options.workers
     if workers < 0:
         raise UserError(f"data verify: --workers must be at least 0, got {workers}")
-    try:
-        result = verify(options.root, options.layout, workers=workers)
-    except UserError as error:  # the readers' sentences name the options of `train`
-        message = str(error).replace("--data.layout", "--layout").replace("with --data.root", "as DIR")
-        raise UserError(message) from None
+    result = verify(options.root, options.layout, workers=workers)
     print(json.dumps(result.to_plain(), indent=2) if options.json else format_verification(result))
     return int(result.errors > 0)
 

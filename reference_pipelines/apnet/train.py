@@ -68,7 +68,7 @@ class ApnetConfig:
         require(self.title.strip() != "", "title must not be empty", repr(self.title))
         require(self.sampler.ids >= 2, "sampler.ids must be at least 2, for the triplet", self.sampler.ids)
         self.model.check_batch(self.sampler.ids * self.sampler.images)
-        require(self.seed >= 0, "seed must be at least 0", self.seed)
+        require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
 
 
 def build_model(config: ApnetConfig, classes: int | None = None) -> ReidModel:

@@ -87,8 +87,8 @@ def cluster(
     previous: np.ndarray | None = None,
     epoch: int = 1,
     seed: int = 0,
-) -> np.ndarray:
-    """Return the (N,) pseudo-labels of the features (N, D) for one epoch: 0 ... clusters-1, -1 for noise.
+) -> tuple[np.ndarray, float | None]:
+    """Return one epoch's pseudo-labels of the features (N, D), and the eps at which "dbscan" found them.
 
     Args:
         features: of the training images.
@@ -98,13 +98,16 @@ def cluster(
         epoch: 1, 2, ...; says when "agglomerative" merges.
         seed: of "kmeans".
 
+    Returns:
+        (N,) clusters 0, 1, ..., -1 for noise; and `config.eps`, or what it was relaxed to; None for other methods.
+
     Raises:
         UserError: there are fewer than two clusters, so that there is nothing to contrast, or fewer images than
             k-means is to find clusters.
         ValueError: `previous` does not belong to these features.
     """
     if config.method == "agglomerative":
-        return _merged(features, config.merging, previous, epoch)
+        return _merged(features, config.merging, previous, epoch), None
     if config.method == "dbscan":
         return _by_density(features, config)
     if config.kmeans > len(features):
@@ -115,7 +118,7 @@ def cluster(
     clusters = kmeans(features, clusters=config.kmeans, seed=seed)
     if not clusters.any():
         raise _too_few("k-means", clusters, "start from better weights")
-    return clusters
+    return clusters, None
 
 
 def _merged(features: Tensor, config: MergingConfig, previous: np.ndarray | None, epoch: int) -> np.ndarray:
@@ -126,11 +129,11 @@ def _merged(features: Tensor, config: MergingConfig, previous: np.ndarray | None
     return merge(features, clusters, merges=min(merges, max(left, 0)), size_weight=config.size_weight)
 
 
-def _by_density(features: Tensor, config: ClusteringConfig) -> np.ndarray:
+def _by_density(features: Tensor, config: ClusteringConfig) -> tuple[np.ndarray, float]:
     graph = _graph(features, config, config.eps)
     clusters = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
     if clusters.max() > 0:
-        return clusters
+        return clusters, config.eps
     raised = bool((clusters < 0).any())
     others = _relaxed(config, raised)
     if others and raised:
@@ -143,7 +146,7 @@ def _by_density(features: Tensor, config: ClusteringConfig) -> np.ndarray:
                 f"this epoch has {relaxed.max() + 1} clusters, at eps {eps:g}",
                 flush=True,
             )
-            return relaxed
+            return relaxed, eps
     tried = f", relaxed to {others[-1]:g} in vain" if others else ""
     advice = (
         f"{'raise' if raised else 'lower'} --clustering.eps (now {config.eps:g}{tried}) or start from better weights"
@@ -173,7 +176,7 @@ def _how_many(clusters: np.ndarray) -> str:
 def _too_few(method: str, clusters: np.ndarray, advice: str) -> UserError:
     return UserError(
         f"clustering: training needs at least two clusters, {method} found {_how_many(clusters)} and "
-        f"{int((clusters < 0).sum())} of {len(clusters)} images are noise; weights saved before are kept; {advice}"
+        f"{int((clusters < 0).sum())} of {len(clusters)} images are noise; {advice}"
     )
 
 

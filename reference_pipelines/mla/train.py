@@ -79,7 +79,7 @@ class MlaConfig:
         require(self.title.strip() != "", "title must not be empty", repr(self.title))
         require(self.iterations >= 1, "iterations must be at least 1", self.iterations)
         self.model.check_batch(self.sampler.ids * self.sampler.images)
-        require(self.seed >= 0, "seed must be at least 0", self.seed)
+        require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
 
 
 def build_model(config: MlaConfig) -> ReidModel:
@@ -121,7 +121,7 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
         for epoch in session.epochs():
             features = session.training_features()
             clusters, memory, measured = session.processes.once(
-                partial(make_pseudo_labels, features, session.data, config, epoch, clusters)
+                partial(make_pseudo_labels, features, session.data, config, epoch, clusters, session.device)
             )
             memory.to(session.device)
             session.train_epoch(
@@ -135,7 +135,12 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
 
 
 def make_pseudo_labels(
-    features: Tensor, data: ReidData, config: MlaConfig, epoch: int, previous: np.ndarray | None
+    features: Tensor,
+    data: ReidData,
+    config: MlaConfig,
+    epoch: int,
+    previous: np.ndarray | None,
+    device: torch.device,
 ) -> tuple[np.ndarray, ClusterMemory, dict[str, Any]]:
     """Return an epoch's pseudo-labels (N,), their memory, and what can be said of them.
 
@@ -145,10 +150,11 @@ def make_pseudo_labels(
         config: the recipe.
         epoch: of the training; with the seed it says which members the memory begins with.
         previous: the pseudo-labels of the epoch before, or None.
+        device: where to cluster; the memory is on the CPU.
     """
-    clusters = cluster(features, config.clustering, previous=previous, epoch=epoch, seed=config.seed)
+    clusters, eps = cluster(features.to(device), config.clustering, previous=previous, epoch=epoch, seed=config.seed)
     seed = np.random.SeedSequence((config.seed, epoch)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(seed[0]))
     memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)
     cameras = data.train.cameras if data.cameras_known else None
-    return clusters, memory, describe_clusters(clusters, data.train.ids, cameras)
+    return clusters, memory, {**describe_clusters(clusters, data.train.ids, cameras), "eps": eps}

@@ -27,7 +27,8 @@ class ModelConfig:
             pipelines, or a state dict saved with torch.save.
         last_stride: stride of the last stage; both papers use 1.
         bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
-            many devices; 1 takes them over the whole batch, and a number of processes must divide any other.
+            many devices; 1 takes them over the whole batch. Any other must divide the batch, and be divided by the
+            number of processes.
     """
 
     backbone: str = "resnet50"
@@ -40,14 +41,21 @@ class ModelConfig:
         require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
 
     def check_batch(self, images: int) -> None:
-        """Refuse batches of so many images if they leave a chunk less than two, which have no variance.
+        """Refuse batches of so many images if a chunk would have less than two, or not as many as every other.
+
+        One image has no variance, and unequal chunks would be cut otherwise by many processes than by one.
 
         Raises:
-            UserError: they do.
+            UserError: they would.
         """
         require(
             images >= 2 * self.bn_chunks,
             f"sampler.ids x sampler.images must be at least 2 for each of the {self.bn_chunks} model.bn_chunks",
+            images,
+        )
+        require(
+            images % self.bn_chunks == 0,
+            f"sampler.ids x sampler.images must divide into the {self.bn_chunks} model.bn_chunks without a remainder",
             images,
         )
 

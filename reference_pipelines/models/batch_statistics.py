@@ -25,8 +25,9 @@ def set_batch_statistics(model: Model, chunks: int) -> Model:
     One process cuts it as `torch.chunk` and a data-parallel scatter do: the statistics of a run on `chunks` devices,
     of which the first one's running statistics are kept. On n processes, 1 chunk synchronises the statistics,
     weighted by each process's count; n chunks, or a multiple, leave them to each process, which cuts its own share
-    further. The processes then keep running statistics of their own, until `share_running_statistics` (or
-    DistributedDataParallel's `broadcast_buffers`) makes them the first process's.
+    further: where one process would have cut, if `chunks` divides the batch. The processes then keep running
+    statistics of their own, until `share_running_statistics` (or DistributedDataParallel's `broadcast_buffers`) makes
+    them the first process's.
 
     Parameters, state-dict keys and eval mode stay as they are. The norms stay the same objects; their class changes.
 

@@ -1,7 +1,7 @@
 """What the report shows of a trained network, saved with the run: ranked lists and attention maps."""
 
+import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from attnreid import record_attention
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import evaluation_transform
 from reference_pipelines.retrieval import RetrievalResult, ranked_matches
+from reference_pipelines.training.checkpoint import replace_file, writing
 from reference_pipelines.training.evaluation import Evaluator
 
 LISTS = 6
@@ -30,6 +31,9 @@ def save_examples(
     """Write examples.json (ranked lists) and attention.npz (gates) into a run folder.
 
     The queries shown are spread evenly over the average precisions, worst to best, so that they are no selection.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     data = evaluator.data
     by_precision = result.queries[np.argsort(result.average_precision, kind="stable")]
@@ -56,13 +60,15 @@ def save_examples(
     maps = shown[:MAPS].tolist()
     images = [data.query.paths[query] for query in maps]
     document = {"lists": lists, "attention_images": [str(path.resolve()) for path in images]}
-    (folder / "examples.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    _save_gates(folder / "attention.npz", model, evaluator, images)
+    gates = _gates(model, evaluator, images)
+    with writing(folder):
+        replace_file(folder / "examples.json", json.dumps(document, indent=1).encode())
+        replace_file(folder / "attention.npz", gates)
 
 
 @torch.no_grad()
-def _save_gates(path: Path, model: nn.Module, evaluator: Evaluator, images: list[Path]) -> None:
-    """Write one array a site and level, named "site/level", with a row an image."""
+def _gates(model: nn.Module, evaluator: Evaluator, images: list[Path]) -> bytes:
+    """Return a .npz with one array a site and level, named "site/level", with a row an image."""
     config = evaluator.data_config
     transform = evaluation_transform(config.image_size, config.interpolation)
     batch = torch.stack([transform(load_image(image)) for image in images]).to(evaluator.device)
@@ -74,6 +80,6 @@ def _save_gates(path: Path, model: nn.Module, evaluator: Evaluator, images: list
         for site, levels in recorded.items()
         for level, gate in levels.items()
     }
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, allow_pickle=False, **gates)
-    os.replace(partial, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **gates)
+    return content.getvalue()

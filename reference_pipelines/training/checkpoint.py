@@ -1,9 +1,9 @@
 """Checkpoints of a run: everything that its next epoch depends on, whole or not there.
 
 A checkpoint is a folder, checkpoints/epoch-0003: model.safetensors (the weights), training.safetensors (optimiser,
-random generators, cluster memory) and state.json (the rest, with a digest of each file). It is written under another
-name, synchronised with the disk, and renamed; so one that bears its name is whole, unless something damaged it later,
-which the digests tell. The one before is kept for that case.
+random generators, cluster memory, pseudo-labels) and state.json (the rest, with a digest of each file and of itself).
+It is written under another name, synchronised with the disk, and renamed; so one that bears its name is whole, unless
+something damaged it later, which the digests tell. The one before is kept for that case.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _TRAINING = "training.safetensors"
 _STATE = "state.json"
 _FOLDER = "checkpoints"
 _PARTIAL = ".partial"
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 2
 
 
@@ -81,6 +81,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             }
             digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
             document = {"format": _FORMAT, "epoch": checkpoint.epoch, **checkpoint.state, "digests": digests}
+            digests[_STATE] = state_digest(document)
             files[_STATE] = json.dumps(document, indent=1).encode()
             for name, content in files.items():
                 write_synchronised(partial / name, content)
@@ -133,15 +134,23 @@ def read_checkpoint(place: Path) -> Checkpoint:
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise Damaged(f"{_STATE} is not of format {_FORMAT} of these checkpoints")
         contents = {name: (place / name).read_bytes() for name in (MODEL, _TRAINING)}
-        for name, content in contents.items():
-            if hashlib.sha256(content).hexdigest() != state["digests"][name]:
+        found = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        for name, digest in {_STATE: state_digest(state), **found}.items():
+            if digest != state["digests"][name]:
                 raise Damaged(f"{name} has not the content that was written")
         model, training = (safetensors.torch.load(content) for content in contents.values())
         return Checkpoint(int(state["epoch"]), model, training, state)
     except OSError as error:
         raise Damaged(f"{Path(str(error.filename)).name}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise Damaged(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def state_digest(document: dict[str, Any]) -> str:
+    """Return a digest of what a state.json holds, other than the digest of itself."""
+    digests = {name: digest for name, digest in document["digests"].items() if name != _STATE}
+    as_read = json.loads(json.dumps({**document, "digests": digests}))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def clear_after(folder: Path, epoch: int) -> None:
@@ -169,10 +178,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"run: cannot write {path} ({error.strerror}); what was saved before is whole: "
-            "make room or give the right to write, and resume"
-        ) from None
+        raise UserError(f"run: cannot write {path} ({error.strerror}); make room or give the right to write") from None
 
 
 def write_synchronised(path: Path, content: bytes) -> None:
@@ -186,19 +192,31 @@ def write_synchronised(path: Path, content: bytes) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds all of it or the one before."""
     partial = path.with_name(path.name + _PARTIAL)
-    write_synchronised(partial, content)
-    os.replace(partial, path)
+    with _removed_after(partial):
+        write_synchronised(partial, content)
+        os.replace(partial, path)
 
 
 def replace_by_link(path: Path, target: Path) -> None:
     """Have `path` be the content of `target` too, without taking its room again where the file system can."""
     partial = path.with_name(path.name + _PARTIAL)
     partial.unlink(missing_ok=True)
+    with _removed_after(partial):
+        try:
+            os.link(target, partial)
+        except OSError:
+            shutil.copyfile(target, partial)
+        os.replace(partial, path)
+
+
+@contextmanager
+def _removed_after(partial: Path) -> Iterator[None]:
+    """Leave no `partial`: a full disk does, and so does replacing a file by another name of itself."""
     try:
-        os.link(target, partial)
-    except OSError:
-        shutil.copyfile(target, partial)
-    os.replace(partial, path)
+        yield
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def synchronise_folder(folder: Path) -> None:

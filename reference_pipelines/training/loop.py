@@ -41,12 +41,20 @@ class Trainer:
         amp: what the forward pass computes in; the losses are in single precision. float16 scales them, and the
             optimiser leaves a step out whose gradients overflow.
         processes: who trains together.
+        bn_chunks: parts of every batch with batch statistics of their own, as `set_batch_statistics` was told.
     """
 
     def __init__(
-        self, model: nn.Module, config: OptimizerConfig, *, amp: Amp = "none", processes: Processes | None = None
+        self,
+        model: nn.Module,
+        config: OptimizerConfig,
+        *,
+        amp: Amp = "none",
+        processes: Processes | None = None,
+        bn_chunks: int = 1,
     ) -> None:
         self.model = model
+        self.bn_chunks = bn_chunks
         self.processes = processes or Processes()
         self.device = next(model.parameters()).device
         self.optimizer, self.schedule = build_optimizer(model, config)
@@ -68,8 +76,8 @@ class Trainer:
             title: what messages and the progress bar call it.
 
         Raises:
-            UserError: a batch is too small for the processes, an image does not decode, or the loss, or the features
-                after the last step, are NaN or Inf; nothing has been saved since the last epoch.
+            UserError: a batch is too small for the processes or cannot be cut into equal chunks, an image does not
+                decode, or the loss, or the features after the last step, are NaN or Inf.
         """
         processes = self.processes
         self._check_shares(batches)
@@ -91,6 +99,13 @@ class Trainer:
     def _check_shares(self, batches: Batches) -> None:
         for size in sorted({len(batch) for batch in batches}):
             shares = share_sizes(size, self.processes.count)
+            if size % self.bn_chunks or size < 2 * self.bn_chunks:
+                raise UserError(
+                    f"train: every batch must divide into the {self.bn_chunks} model.bn_chunks without a remainder, at "
+                    f"least 2 images each, and one has {size} images (a batch is smaller than --sampler.ids x "
+                    "--sampler.images where there are fewer clusters than --sampler.ids); make --sampler.images a "
+                    f"multiple of {self.bn_chunks}, which fits any number of clusters from 2 on"
+                )
             if not min(shares):
                 raise UserError(
                     f"train: each of the {len(shares)} processes must have an image of every batch, and a batch of "
@@ -105,8 +120,7 @@ class Trainer:
         loss = objective.loss(embedding, indices)
         if not torch.isfinite(loss):
             raise UserError(
-                f"train: the loss is {loss.item()} at {where}; weights saved before are kept; "
-                "lower --optimizer.learning_rate or lengthen the warm-up"
+                f"train: the loss is {loss.item()} at {where}; lower --optimizer.learning_rate or lengthen the warm-up"
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -136,7 +150,7 @@ class Trainer:
         self.model.eval()
         if not torch.isfinite(self.model(images).features).all():
             raise UserError(
-                f"train: the features are NaN or Inf after the last step of {title}; weights saved before are kept; "
+                f"train: the features are NaN or Inf after the last step of {title}; "
                 "lower --optimizer.learning_rate or lengthen the warm-up"
             )
 

@@ -177,11 +177,11 @@ def _sum_gradients(
 
 
 @contextmanager
-def join_processes(how_to_go_on: str) -> Iterator[Processes]:
+def join_processes(how_to_go_on: Callable[[], str]) -> Iterator[Processes]:
     """Join the processes that torchrun started, as a context; a process that was started alone is alone.
 
     Args:
-        how_to_go_on: ends the sentence that says why the run stopped.
+        how_to_go_on: returns the end of the sentence that says why the run stopped, when it does.
 
     Raises:
         UserError: the processes do not meet.

@@ -1,11 +1,13 @@
 """Going on with a run: its newest whole checkpoint, and the config that it may go on with."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reference_pipelines.config import to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.training.checkpoint import Checkpoint, read_newest
 from reference_pipelines.training.run import RESULT, code_digest, provenance
@@ -29,8 +31,12 @@ class Resumption:
     notes: list[str]
 
 
-def find_checkpoint(folder: Path) -> Resumption:
+def find_checkpoint(folder: Path, processes: int = 1) -> Resumption:
     """Return the newest whole checkpoint of a run folder.
+
+    Args:
+        folder: the run folder.
+        processes: how many are to go on with it.
 
     Raises:
         UserError: there is none, or none is whole.
@@ -43,6 +49,11 @@ def find_checkpoint(folder: Path) -> Resumption:
         notes.append(f"warning: the run was made with {was}, this is {now}; the results may differ")
     elif state["code"] != code_digest():
         notes.append("warning: the code is not what the run was made with; the results may differ")
+    if state["processes"] != processes:
+        notes.append(
+            f"warning: the run was made with another number of processes ({state['processes']}) than it goes on with "
+            f"({processes}); the results may differ by rounding"
+        )
     return Resumption(checkpoint, notes)
 
 
@@ -55,20 +66,21 @@ def finished(folder: Path, epochs: int) -> bool:
         return False
 
 
-def changed_keys(folder: Path, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+def changed_keys(folder: Path, checkpoint: Checkpoint, config: Any) -> dict[str, list[Any]]:
     """Return the keys that differ from the checkpoint's config, all of which may, with the old value and the new.
 
     Args:
         folder: the run folder.
         checkpoint: holds the config that the run was trained with.
-        config: the one to go on with, as `to_plain` makes it.
+        config: the one to go on with.
 
     Raises:
         UserError: a key differs that changes results, or more epochs are done than asked for.
     """
-    before, now = _flat(checkpoint.state["config"]), _flat(config)
-    # A key that the run's code did not have yet is not a change of the user's.
-    changed = {key: [before[key], now.get(key)] for key in before if before[key] != now.get(key)}
+    now = _flat(to_plain(config))
+    # A key that the run's code did not have yet is a change of the user's only where it is not the default.
+    before = {**_flat(_defaults(type(config))), **_flat(checkpoint.state["config"])}
+    changed = {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
     refused = {key: values for key, values in changed.items() if key not in FREE_KEYS}
     if refused:
         shown = ", ".join(f"{key}: {_said(old)} -> {_said(new)}" for key, (old, new) in refused.items())
@@ -76,13 +88,26 @@ def changed_keys(folder: Path, checkpoint: Checkpoint, config: Mapping[str, Any]
             f"resume: {folder} must go on with its own config, this one differs in {shown}; leave that as it was, "
             f"or train into another folder (what may differ: {', '.join(FREE_KEYS)})"
         )
-    epochs = config["optimizer"]["epochs"]
+    epochs = config.optimizer.epochs
     if epochs < checkpoint.epoch:
         raise UserError(
             f"resume: optimizer.epochs must be at least the {checkpoint.epoch} epochs that {folder} has done, "
             f"got {epochs}; raise --optimizer.epochs"
         )
     return changed
+
+
+def _defaults(schema: type) -> dict[str, Any]:
+    """Return the defaults of a config's keys, those of its sections too."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.default):
+            found[field.name] = to_plain(field.default)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = list(field.default) if isinstance(field.default, tuple) else field.default
+        elif isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            found[field.name] = _defaults(field.type)
+    return found
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

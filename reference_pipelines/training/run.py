@@ -3,18 +3,25 @@
 import contextlib
 import functools
 import hashlib
+import io
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 
 import attnreid
 from reference_pipelines.config import to_plain
@@ -23,6 +30,7 @@ from reference_pipelines.training.checkpoint import (
     MODEL,
     Checkpoint,
     clear,
+    clear_after,
     place_of,
     replace_by_link,
     replace_file,
@@ -55,41 +63,68 @@ class Run:
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self._opened_new = False
+        self._lock: int | None = None
 
     def open_new(self) -> None:
-        """Create the folder.
+        """Create the folder, and lock it.
 
         Raises:
-            UserError: it holds something already, or cannot be written.
+            UserError: it holds something already, cannot be written, or another process trains in it.
         """
         folder = self.folder
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"run: {folder} exists and is not empty; {_what_to_do_with(folder)}")
+        occupied = f"run: {folder} exists and is not empty; "
+        if folder.exists() and not folder.is_dir():
+            raise UserError(occupied + _what_to_do_with(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if any(folder.iterdir()):
+                raise UserError(occupied + _what_to_do_with(folder))
             self._opened_new = True
             self._write_config()
         except OSError as error:
             raise UserError(f"run: cannot write in {folder} ({error.strerror}); choose another --out") from None
 
-    def open_again(self, entries: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """Go on after a checkpoint, with the log that it holds.
+    def open_again(self, checkpoint: Checkpoint) -> None:
+        """Lock the folder and go on after a checkpoint in it, with the log that it holds.
 
-        Args:
-            entries: of the log.
-            seconds: that the run has taken.
+        Raises:
+            UserError: the folder cannot be written, or another process trains in it.
         """
-        self.entries = [dict(entry) for entry in entries]
-        self._seconds_before = seconds
-        epoch = self.entries[-1]["epoch"]
+        epoch, state = checkpoint.epoch, checkpoint.state
+        self.entries = [dict(entry) for entry in state["log"]]
+        self._seconds_before = state["seconds"]
         with writing(self.folder):
+            self._take_lock()
+            clear_after(self.folder, epoch)
             (self.folder / RESULT).unlink(missing_ok=True)
             for path in (self.folder / LABELS).glob("epoch-*"):
                 if path.name > _labels_name(epoch):
                     path.unlink()
             self._write_config()
-            replace_file(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self.entries).encode())
-            replace_by_link(self.folder / WEIGHTS, place_of(self.folder, epoch) / MODEL)
+            self._write_log_and_weights(epoch, best=state["best"].get("epoch") == epoch)
+
+    def _take_lock(self) -> None:
+        """Keep every other process from training in the folder, where the platform and the file system can."""
+        if fcntl is None:
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(f"run: another process is training in {self.folder}; wait for its end or stop it") from None
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return
+        self._lock = descriptor
+        os.register_at_fork(after_in_child=self.unlock)  # a worker that outlives this process would keep it locked
+
+    def unlock(self) -> None:
+        """Let other processes train in the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _write_config(self) -> None:
         write_text(self.folder / CONFIG, yaml.safe_dump(self.config, sort_keys=False))
@@ -108,47 +143,50 @@ class Run:
         """
         entry = {**entry, "seconds": round(self.seconds(), 2)}
         self.entries.append(entry)
+        self._save(checkpoint, best=best)
+        print("  ".join(f"{name} {_short(value)}" for name, value in entry.items() if value is not None), flush=True)
+
+    def complete_epoch(self, scores: Mapping[str, Any], checkpoint: Checkpoint, *, best: bool) -> None:
+        """Add scores to the last epoch, which was not meant to be the last and so was not evaluated.
+
+        Args:
+            scores: for its line of the log.
+            checkpoint: replaces the epoch's.
+            best: whether these are the best weights so far.
+        """
+        self.entries[-1] |= scores
+        self._save(checkpoint, best=best)
+
+    def _save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         checkpoint.state["log"] = self.entries
         write_checkpoint(self.folder, checkpoint)
         with writing(self.folder):
-            weights = place_of(self.folder, checkpoint.epoch) / MODEL
-            for name in (WEIGHTS, BEST) if best else (WEIGHTS,):
-                replace_by_link(self.folder / name, weights)
-            with open(self.folder / LOG, "a", encoding="utf-8") as log:
-                log.write(json.dumps(entry) + "\n")
-        print("  ".join(f"{name} {_short(value)}" for name, value in entry.items() if value is not None), flush=True)
+            self._write_log_and_weights(checkpoint.epoch, best=best)
+
+    def _write_log_and_weights(self, epoch: int, *, best: bool) -> None:
+        weights = place_of(self.folder, epoch) / MODEL
+        for name in (WEIGHTS, BEST) if best else (WEIGHTS,):
+            replace_by_link(self.folder / name, weights)
+        write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self.entries))
 
     def save_labels(self, epoch: int, labels: np.ndarray) -> None:
-        """Write the pseudo-labels (N,) of the training images that an epoch is trained on."""
+        """Write the pseudo-labels (N,) of the training images that an epoch is trained on, for others to read."""
         folder = self.folder / LABELS
+        content = io.BytesIO()
+        np.save(content, labels.astype(np.int32), allow_pickle=False)
         with writing(folder):
             folder.mkdir(exist_ok=True)
-            path = folder / _labels_name(epoch)
-            partial = path.with_suffix(".partial")
-            with open(partial, "wb") as file:
-                np.save(file, labels.astype(np.int32), allow_pickle=False)
-            partial.replace(path)
+            replace_file(folder / _labels_name(epoch), content.getvalue())
 
-    def load_labels(self, epoch: int) -> np.ndarray:
-        """Return the pseudo-labels (N,) that an epoch was trained on.
+    def discard(self, *, untrained: bool) -> bool:
+        """Remove what a new run that stopped early has written, and return whether the folder is gone.
 
-        Raises:
-            UserError: they are not there, or are damaged.
+        Args:
+            untrained: also if it has saved how it began, before its first epoch; a run with more is never removed.
         """
-        path = self.folder / LABELS / _labels_name(epoch)
-        try:
-            labels: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(
-                f"resume: {path} must hold the labels of epoch {epoch}, which the next one goes on from, and cannot be "
-                f"read ({' '.join(str(error).split())}); train again into another folder"
-            ) from None
-        return labels
-
-    def discard_unless_trained(self) -> None:
-        """Remove what a new run that failed before the end of its first epoch has written."""
-        if not self._opened_new or any(saved_epochs(self.folder)):
-            return
+        saved = saved_epochs(self.folder)
+        if not self._opened_new or any(saved) or (saved and not untrained):
+            return False
         with contextlib.suppress(OSError):
             clear(self.folder)
             for path in (*self.folder.glob("*.partial"), *(self.folder / LABELS).glob("*")):
@@ -158,6 +196,7 @@ class Run:
             for folder in (self.folder / LABELS, self.folder):
                 if folder.exists():
                     folder.rmdir()
+        return not self.folder.exists()
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the result with what it was measured by, and return it."""
@@ -167,14 +206,30 @@ class Run:
         return complete
 
 
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a run, with as many processes as there are on this machine."""
+    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = "python" if together == "1" else f"torchrun --nproc_per_node={together}"
+    return f"{launcher} -m reference_pipelines resume {shlex.quote(str(folder))}"
+
+
+def how_to_go_on(folder: Path) -> str:
+    """Return what to do about a run that is stopped now; ends the sentence that says why."""
+    if saved_epochs(folder):
+        return f"go on with: {resume_command(folder)}"
+    if (folder / CONFIG).is_file():
+        return f"nothing was saved yet: start again, with {folder} removed or into another folder"
+    return "nothing was saved yet: start again"
+
+
 def _what_to_do_with(folder: Path) -> str:
     if (folder / RESULT).is_file():
         return "it holds a finished run: name a new folder with --out or remove it"
     if folder.is_dir() and saved_epochs(folder):
         done = saved_epochs(folder)[-1]
         return (
-            f"it holds an unfinished run, saved after epoch {done}: go on with `python -m reference_pipelines resume "
-            f"{shlex.quote(str(folder))}`, or name a new folder with --out"
+            f"it holds an unfinished run, saved after epoch {done}: go on with `{resume_command(folder)}`, or name a "
+            "new folder with --out"
         )
     return "name a new folder with --out or remove it"
 

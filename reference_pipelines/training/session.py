@@ -20,12 +20,12 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.models import ModelConfig
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.retrieval import RetrievalResult
-from reference_pipelines.training.checkpoint import Checkpoint, clear_after
+from reference_pipelines.training.checkpoint import Checkpoint, saved_epochs
 from reference_pipelines.training.device import describe_hardware, pick_device
 from reference_pipelines.training.evaluation import Evaluator, as_numbers
 from reference_pipelines.training.loop import Objective, Trainer, extract_features
 from reference_pipelines.training.processes import Processes
-from reference_pipelines.training.run import Run, code_digest, file_digest, provenance
+from reference_pipelines.training.run import Run, code_digest, file_digest, provenance, resume_command
 from reference_pipelines.training.state import (
     generator_state,
     optimizer_state,
@@ -33,6 +33,8 @@ from reference_pipelines.training.state import (
     restore_optimizer,
     seed_generators,
 )
+
+_LABELS = "labels"  # among a checkpoint's tensors
 
 
 class PipelineConfig(Protocol):
@@ -108,10 +110,24 @@ class Session:
     def __enter__(self) -> "Session":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Take the folder back if nothing worth keeping was written, so that a corrected command can use it."""
-        if kind is not None and issubclass(kind, UserError) and self.processes.first:
-            self.run.discard_unless_trained()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        """Take the folder back if nothing worth keeping was written, and have a mistake's sentence say what is kept."""
+        if self.processes.first:
+            if isinstance(error, UserError):
+                error.args = (f"{error}{self._what_is_kept()}",)
+            elif error is not None and not isinstance(error, Exception):  # a signal
+                self.run.discard(untrained=False)
+            self.run.unlock()
+
+    def _what_is_kept(self) -> str:
+        folder = self.run.folder
+        if self.run.discard(untrained=True):
+            return f"; nothing was trained yet, so {folder} was removed"
+        saved = saved_epochs(folder)
+        if not saved:
+            return ""
+        command = resume_command(folder)
+        return f"; what was saved after epoch {saved[-1]} is kept, and `{command}` goes on with the same settings"
 
     def _read(self) -> ReidData:
         wanted = self.config.data
@@ -141,11 +157,14 @@ class Session:
             )
 
     def _open(self) -> None:
-        if self.checkpoint is None:
-            self.run.open_new()
-        else:
-            clear_after(self.run.folder, self.checkpoint.epoch)
-            self.run.open_again(self.checkpoint.state["log"], self.checkpoint.state["seconds"])
+        try:
+            if self.checkpoint is None:
+                self.run.open_new()
+            else:
+                self.run.open_again(self.checkpoint)
+        except BaseException:
+            self.run.unlock()
+            raise
 
     @property
     def model_config(self) -> ModelConfig:
@@ -157,7 +176,13 @@ class Session:
     def place(self, model: nn.Module) -> None:
         """Move the network to the device and make it ready to train: evaluated untrained, or as it was saved."""
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        self.trainer = Trainer(model, self.config.optimizer, amp=self.config.amp, processes=self.processes)
+        self.trainer = Trainer(
+            model,
+            self.config.optimizer,
+            amp=self.config.amp,
+            processes=self.processes,
+            bn_chunks=self.config.model.bn_chunks,
+        )
         if self.checkpoint is None:
             result = self.evaluator(model)
             self.start = as_numbers(result)
@@ -177,8 +202,9 @@ class Session:
         return f"epoch {self.epoch + 1}/{self.config.optimizer.epochs}"
 
     def last_labels(self) -> np.ndarray | None:
-        """Return the pseudo-labels (N,) of the last epoch done, None before the first; only the first process reads."""
-        return self.processes.once(lambda: self.run.load_labels(self.epoch) if self.epoch else None)
+        """Return the pseudo-labels (N,) of the last epoch done, None before the first."""
+        saved = None if self.checkpoint is None else self.checkpoint.training.get(_LABELS)
+        return None if saved is None else saved.numpy()
 
     def training_features(self) -> Tensor:
         """Return the features (N, D) of the training images, without augmentation; only the first process has them."""
@@ -208,7 +234,7 @@ class Session:
         Args:
             batches: the global batches.
             objective: the loss.
-            labels: pseudo-labels (N,) to keep.
+            labels: pseudo-labels (N,) to save.
             tensors: of the objective, saved as they are after the epoch.
             measured: goes into the log.
         """
@@ -228,9 +254,11 @@ class Session:
         if self.epoch % config.evaluation.every == 0 or self.epoch == config.optimizer.epochs:
             result = self._evaluate()
             scores = {"mAP": result.mAP, "rank1": result.cmc[1]}
+        saved = dict(tensors or {})
         if labels is not None:
+            saved[_LABELS] = torch.as_tensor(labels)
             self.processes.once(lambda: self.run.save_labels(self.epoch, labels))
-        self._save({"loss": loss, "learning_rate": rate, **measured, **scores}, tensors or {})
+        self._save({"loss": loss, "learning_rate": rate, **measured, **scores}, saved)
         self._began = time.perf_counter()
 
     def _evaluate(self) -> RetrievalResult:
@@ -242,12 +270,32 @@ class Session:
 
     def _save(self, measured: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Log the epoch and save all that the next one depends on; the first process does."""
-        best = measured.get("mAP") is not None and measured["mAP"] > self.best.get("mAP", -1.0)
-        if best:
-            self.best = {"epoch": self.epoch, "mAP": measured["mAP"]}
+        best = self._is_best(measured)
 
         def save() -> None:
             self.run.end_epoch({"epoch": self.epoch, **measured}, self._capture(tensors), best=best)
+
+        self.processes.once(save)
+
+    def _is_best(self, measured: Mapping[str, Any]) -> bool:
+        """Return whether the epoch's mAP is above all before, and note it then."""
+        best = measured.get("mAP") is not None and measured["mAP"] > self.best.get("mAP", -1.0)
+        if best:
+            self.best = {"epoch": self.epoch, "mAP": measured["mAP"]}
+        return best
+
+    def _evaluate_after_all(self) -> None:
+        """Evaluate a run that was resumed with nothing left to train, and log it where the epoch was not evaluated."""
+        result = self._evaluate()
+        assert self.checkpoint is not None
+        if "mAP" in self.checkpoint.state["log"][-1]:
+            return
+        scores = {"mAP": result.mAP, "rank1": result.cmc[1]}
+        best = self._is_best(scores)
+
+        def save() -> None:
+            again = dataclasses.replace(self._capture({}), training=self.checkpoint.training)  # type: ignore[union-attr]
+            self.run.complete_epoch(scores, again, best=best)
 
         self.processes.once(save)
 
@@ -288,12 +336,13 @@ class Session:
         self.start, self.best, self.measured = state["start"], state["best"], state["measured"]
         self.train_seconds = state["train_seconds"]
         self.weights_digest = state["weights_digest"]
-        self.resumed = [*state["resumed"], {"epoch": self.epoch, "code": code_digest(), "changed": self.changed}]
+        how = {"epoch": self.epoch, "code": code_digest(), "processes": self.processes.count, "changed": self.changed}
+        self.resumed = [*state["resumed"], how]
 
     def finish(self, **extra: Any) -> dict[str, Any]:
         """Keep examples for the report and write the result."""
         if self._final is None:
-            self._evaluate()
+            self._evaluate_after_all()
         assert self._final is not None
         query, gallery, result = self._final
 

@@ -39,10 +39,14 @@ def restore_optimizer(
 
 
 def seed_generators(seed: int) -> None:
-    """Seed every global random generator; a process begins with two of them unseeded."""
+    """Seed every global random generator; a process begins with two of them unseeded.
+
+    Args:
+        seed: at least 0 and below 2**32, which is all that NumPy's takes.
+    """
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
 
 
 def generator_state(device: torch.device) -> tuple[Tensors, dict[str, Any]]:

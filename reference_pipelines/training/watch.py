@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -34,7 +34,7 @@ _WORDS = _BYE, _END, _ERROR, _SIGNAL, _DIED = "bye", "end", "error", "signal", "
 
 
 @contextmanager
-def stop_by_signal(how_to_go_on: str) -> Iterator[None]:
+def stop_by_signal(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into Stopped, in a process that is alone; only the main thread can.
 
     Raises:
@@ -49,7 +49,7 @@ def stop_by_signal(how_to_go_on: str) -> Iterator[None]:
         yield
     except _SignalCame as came:
         number = int(came.args[0])
-        raise Stopped(f"stopped by {signal.Signals(number).name}; {how_to_go_on}", 128 + number) from None
+        raise Stopped(f"stopped by {signal.Signals(number).name}; {how_to_go_on()}", 128 + number) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -88,10 +88,10 @@ class Watch:
     Args:
         rank: of this process.
         count: of all processes.
-        how_to_go_on: ends the sentence that says why the run stopped.
+        how_to_go_on: returns the end of the sentence that says why the run stopped, when it does.
     """
 
-    def __init__(self, rank: int, count: int, how_to_go_on: str) -> None:
+    def __init__(self, rank: int, count: int, how_to_go_on: Callable[[], str]) -> None:
         self.rank = rank
         self.how_to_go_on = how_to_go_on
         self._names, self._hosts = _names_of_all(count)
@@ -185,7 +185,7 @@ class Watch:
         neighbours = [rank for rank in range(len(self._hosts)) if self._hosts[rank] == self._hosts[self.rank]]
         if self.rank == min(rank for rank in neighbours if rank not in dead):
             names = ", ".join(self._names[rank] for rank in sorted(dead))
-            _say(f"error: train: {names} died; the run stops, what was saved is whole; {self.how_to_go_on}")
+            _say(f"error: train: {names} died; the run stops; {self.how_to_go_on()}")
         self._end(1)
 
     def _stop(self, signals: dict[int, str]) -> None:
@@ -195,7 +195,7 @@ class Watch:
             self._tell(f"{_SIGNAL} {number}")
             return
         whom = "" if 0 in signals else f"{self._names[min(signals)]} was "
-        _say(f"{whom}stopped by {signal.Signals(number).name}; {self.how_to_go_on}")
+        _say(f"{whom}stopped by {signal.Signals(number).name}; {self.how_to_go_on()}")
         self._end(128 + number)
 
     def _end(self, status: int) -> NoReturn:

@@ -32,7 +32,8 @@ def people(count, images, spread=0.15, seed=0):
 
 def test_dbscan_runs_on_the_jaccard_graph():
     features = people(6, 10)
-    found = cluster(features, SMALL)
+    found, eps = cluster(features, SMALL)
+    assert eps == 0.4
     graph = jaccard_graph(features, k1=8, k2=3, max_distance=0.4)
     assert found.tolist() == dbscan(graph, eps=0.4, min_samples=4).tolist()
     assert found.max() >= 2
@@ -41,8 +42,9 @@ def test_dbscan_runs_on_the_jaccard_graph():
 def test_kmeans_finds_the_groups_and_its_seed_fixes_it():
     features = people(5, 12)
     config = dataclasses.replace(SMALL, method="kmeans", kmeans=5)
-    found = cluster(features, config, seed=3)
-    assert found.tolist() == cluster(features, config, seed=3).tolist()
+    found, eps = cluster(features, config, seed=3)
+    assert eps is None
+    assert found.tolist() == cluster(features, config, seed=3)[0].tolist()
     pairs = {(group, int(label)) for group, label in zip(np.repeat(np.arange(5), 12).tolist(), found, strict=True)}
     assert len(pairs) == len(set(found)) == 5
     assert len(set(kmeans(features, clusters=4, seed=3))) == 4
@@ -65,7 +67,9 @@ def test_merging_goes_on_from_the_epoch_before_at_its_steps():
     config = dataclasses.replace(SMALL, method="agglomerative", merging=steps)
     labels, counts = None, []
     for epoch in range(1, 13):
-        before, labels = labels, cluster(features, config, previous=labels, epoch=epoch)
+        before = labels
+        labels, eps = cluster(features, config, previous=before, epoch=epoch)
+        assert eps is None
         counts.append(labels.max() + 1)
         if epoch == 6:
             assert labels.tolist() == merge(features, before, merges=10, size_weight=0.01).tolist()
@@ -77,8 +81,8 @@ def test_too_few_clusters_stop_with_one_sentence():
     alone = dataclasses.replace(SMALL, min_samples=60)
     with pytest.raises(
         UserError,
-        match=r"at least two clusters, DBSCAN found no cluster and 60 of 60 images are noise; weights saved before "
-        r"are kept; raise --clustering\.eps \(now 0\.4\) or start from better weights",
+        match=r"at least two clusters, DBSCAN found no cluster and 60 of 60 images are noise; "
+        r"raise --clustering\.eps \(now 0\.4\) or start from better weights",
     ):
         cluster(features, alone)
     same = torch.ones(20, 4) + 0.001 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
@@ -95,9 +99,9 @@ def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
     config = ClusteringConfig(k1=20, k2=1, eps=0.05, relax_eps=0.1, relax_limit=0.75)
     with pytest.raises(UserError, match=r"found no cluster .*\(now 0\.05\)"):
         cluster(features, dataclasses.replace(config, relax_eps=0.0))
-    found = cluster(features, config)
+    found, eps = cluster(features, config)
     said = capsys.readouterr().out
-    eps = float(said.rpartition(" ")[2])
+    assert eps == float(said.rpartition(" ")[2]) > 0.05
     assert said == (
         f"clustering: DBSCAN found no cluster at eps 0.05; this epoch has {found.max() + 1} clusters, at eps {eps:g}\n"
     )
@@ -112,7 +116,8 @@ def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
 
 def test_eps_is_lowered_where_all_are_one_cluster(capsys):
     features = people(3, 10, spread=1.0)
-    found = cluster(features, ClusteringConfig(k1=20, k2=1, eps=0.9, relax_eps=0.1))
+    found, eps = cluster(features, ClusteringConfig(k1=20, k2=1, eps=0.9, relax_eps=0.1))
+    assert eps == 0.6
     graph = jaccard_graph(features, k1=20, k2=1, max_distance=0.6)
     assert found.tolist() == dbscan(graph, eps=0.6, min_samples=4).tolist()
     said = "clustering: DBSCAN found one cluster at eps 0.9; this epoch has 2 clusters, at eps 0.6\n"

@@ -38,7 +38,7 @@ SPECIFIC = {
     },
 }
 # What tells one run from its repetition: when, by which command, where, and after which interruptions.
-PASSING = ("seconds", "train_seconds", "command", "resumed", "hardware", "processes", "code", "commit")
+PASSING = ("seconds", "train_seconds", "command", "resumed", "hardware", "processes", "code", "commit", "state.json")
 
 
 def arguments(pipeline, root, **changes):

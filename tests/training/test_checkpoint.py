@@ -18,6 +18,8 @@ from reference_pipelines.training.checkpoint import (
     place_of,
     read_checkpoint,
     read_newest,
+    replace_by_link,
+    replace_file,
     saved_epochs,
     write_checkpoint,
 )
@@ -145,7 +147,6 @@ def test_a_refusal_at_any_of_its_calls_is_one_sentence_and_the_last_is_whole(tmp
                 write_checkpoint(folder, made(3))
         refusals += 1
         assert os.strerror(number) in str(refused.value)
-        assert "what was saved before is whole" in str(refused.value)
         checkpoint, wrong = read_newest(folder)
         assert not wrong
         assert_is(checkpoint, checkpoint.epoch)
@@ -166,6 +167,29 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert not list(tmp_path.rglob("*.partial"))  # its space is given back
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_second_name_of_the_same_file_leaves_nothing_behind(tmp_path):
+    for content in (b"one", b"another"):
+        replace_file(tmp_path / "target", content)
+        for _ in range(2):  # the second time it is that file already
+            replace_by_link(tmp_path / "name", tmp_path / "target")
+            assert (tmp_path / "name").read_bytes() == content
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["name", "target"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_file_that_cannot_be_written_gives_its_space_back(tmp_path, call, monkeypatch):
+    replace_file(tmp_path / "file", b"before")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.os, call, refuse)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(tmp_path / "file", b"after")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"before"
 
 
 def test_where_a_file_stands_in_the_way(tmp_path):

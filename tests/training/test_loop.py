@@ -85,6 +85,34 @@ def test_a_batch_that_leaves_a_process_without_an_image_is_refused_with_the_size
         trainer.train_epoch(batches, iter, SumOfFeatures(trainer.model), title="test")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("size", "chunks"), [(18, 4), (2, 2), (3, 2), (6, 4)])
+def test_a_batch_that_its_chunks_do_not_divide_or_leave_one_image_is_refused_by_every_process(rank, size, chunks):
+    trainer = Trainer(Scale(), OptimizerConfig(RATE, 0.0, 1), bn_chunks=chunks)
+    trainer.processes = Processes(rank, 2)
+    whole, last = [[Draw(i, 0) for i in range(images)] for images in (4 * chunks, size)]
+    message = (
+        rf"every batch must divide into the {chunks} model\.bn_chunks without a remainder, at least 2 images each, and "
+        rf"one has {size} images .*; make --sampler\.images a multiple of {chunks}"
+    )
+    with pytest.raises(UserError, match=message):
+        trainer.train_epoch([whole, last], iter, SumOfFeatures(trainer.model), title="test")
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+@pytest.mark.parametrize("clusters", [2, 3, 7])
+def test_images_a_cluster_that_the_chunks_divide_fit_any_number_of_clusters(clusters, chunks):
+    for images in (chunks, 2 * chunks):
+        trainer = Trainer(Scale(), OptimizerConfig(RATE, 0.0, 1), bn_chunks=chunks)
+        trainer._check_shares([[Draw(i, 0) for i in range(clusters * images)]])
+
+
+def test_without_chunks_shares_may_be_uneven():
+    trainer = Trainer(Scale(), OptimizerConfig(RATE, 0.0, 1))
+    trainer.processes = Processes(0, 2)
+    trainer._check_shares([[Draw(i, 0) for i in range(9)]])
+
+
 class Linear(nn.Module):
     """Features by one product, and the precision that it was computed in."""
 
@@ -163,5 +191,5 @@ def test_the_forward_pass_is_in_the_precision_asked_for_and_the_loss_in_single(a
 
 
 def test_without_half_precision_an_infinite_gradient_is_noticed_at_the_next_loss():
-    with pytest.raises(UserError, match="the loss is nan at step 3 of test; weights saved before are kept"):
+    with pytest.raises(UserError, match="the loss is nan at step 3 of test; lower"):
         clustered("none", at=2)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
+from reference_pipelines.mla import train as mla
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.training import loop
 from reference_pipelines.training.optimizer import rate_factor
@@ -60,7 +61,9 @@ def test_what_is_clustered_is_reported(runs):
     clustering = runs["mla"][1]["clustering"]
     assert clustering["clusters"] >= 2
     sizes = {"smallest", "median", "largest"}
-    assert set(clustering) == {"clusters", "noise", "id_purity", "id_nmi", "camera_purity", *sizes}
+    assert set(clustering) == {"clusters", "noise", "id_purity", "id_nmi", "camera_purity", "eps", *sizes}
+    log = [json.loads(line) for line in (runs["mla"][0] / "log.jsonl").read_text().splitlines()]
+    assert [entry["eps"] for entry in log[1:]] == [0.4, 0.4] == [clustering["eps"]] * 2
 
 
 def test_the_examples_are_ranked_and_marked_by_identity(runs, images):
@@ -103,12 +106,13 @@ def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch)
     assert changed["clustering"]["id_purity"] != plain["clustering"]["id_purity"]
 
 
-def test_no_cluster_stops_with_one_sentence_and_keeps_the_weights(images, tmp_path):
-    with pytest.raises(
-        UserError, match=r"DBSCAN found no cluster and 66 of 66 images are noise.*raise --clustering\.eps"
-    ):
+def test_no_cluster_stops_with_one_sentence(images, tmp_path):
+    with pytest.raises(UserError) as refused:
         trained("mla", images, tmp_path / "run", **{"clustering.min_samples": "60"})
-    assert not (tmp_path / "run" / "result.json").exists()
+    sentence = str(refused.value)
+    assert "DBSCAN found no cluster and 66 of 66 images are noise; raise --clustering.eps" in sentence
+    assert sentence.endswith(f"; nothing was trained yet, so {tmp_path / 'run'} was removed")
+    assert not (tmp_path / "run").exists()
 
 
 def test_merging_goes_on_from_the_epoch_before_and_from_the_checkpoint(images, tmp_path):
@@ -119,11 +123,37 @@ def test_merging_goes_on_from_the_epoch_before_and_from_the_checkpoint(images, t
     assert all(len(clusters) == 1 for clusters in joined)  # what was together stays together
     assert len(np.unique(second)) == len(np.unique(first)) - 3 == 66 - 2 * 3  # 5 % of 66 images a step
     trained("mla", images, tmp_path / "cut", **merging, **{"optimizer.epochs": "1"})
+    shutil.rmtree(tmp_path / "cut" / "pseudo_labels")  # the checkpoint has them
     config = configured("mla", images, **merging)
     checkpoint = find_checkpoint(tmp_path / "cut").checkpoint
     resumed = PIPELINES["mla"].train(config, tmp_path / "cut", checkpoint=checkpoint)
     assert (np.load(tmp_path / "cut" / "pseudo_labels" / "epoch-0002.npy") == second).all()
     assert resumed["final"] == whole["final"]
+
+
+def test_clusters_are_found_on_the_device_and_their_memory_is_on_the_cpu(images, monkeypatch):
+    clusters, devices = np.arange(66) % 3, []
+
+    def found(features, config, **options):
+        devices.append(features.device.type)
+        return clusters, 0.7
+
+    monkeypatch.setattr(mla, "cluster", found)
+    config = configured("mla", images)
+    options = (read(images), config, 1, None, torch.device("meta"))
+    labels, memory, measured = mla.make_pseudo_labels(torch.randn(66, 8), *options)
+    assert labels is clusters
+    assert devices == ["meta"]
+    assert measured["eps"] == 0.7
+    assert memory.centers.device.type == "cpu"
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_is_what_every_generator_takes(images, pipeline, seed):
+    assert configured(pipeline, images, seed=str(2**32 - 1)).seed == 2**32 - 1
+    with pytest.raises(UserError, match=rf"seed must be at least 0 and below 2\*\*32, got {seed}"):
+        configured(pipeline, images, seed=seed)
 
 
 def test_without_cameras_nothing_is_said_of_them(images, tmp_path):
@@ -155,6 +185,14 @@ def test_corrupt_images_are_left_out_of_a_run_that_is_told_to(images, tmp_path, 
 def test_a_chunk_of_the_batch_needs_two_images(images, pipeline):
     with pytest.raises(UserError, match=r"must be at least 2 for each of the 10 model\.bn_chunks, got (12|16)"):
         configured(pipeline, images, **{"model.bn_chunks": "10"})
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_chunks_that_do_not_divide_the_batch_are_refused(images, pipeline):
+    uneven = {"sampler.ids": "3", "sampler.images": "6", "model.bn_chunks": "4"}
+    message = r"must divide into the 4 model\.bn_chunks without a remainder, got 18"
+    with pytest.raises(UserError, match=message):
+        configured(pipeline, images, **uneven)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(images, tmp_path):

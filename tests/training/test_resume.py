@@ -1,9 +1,13 @@
 """A run that was interrupted goes on as if it had not been, bit for bit; and what it refuses to go on with."""
 
+import contextlib
+import errno
 import json
 import os
 import random
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -11,11 +15,16 @@ import torch
 from safetensors.torch import load_file
 
 from reference_pipelines.cli import main
+from reference_pipelines.config import OptimizerConfig
 from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.training import checkpoint
 from reference_pipelines.training.checkpoint import place_of, read_checkpoint, saved_epochs
 from reference_pipelines.training.loop import Trainer
+from reference_pipelines.training.resume import find_checkpoint
+from reference_pipelines.training.run import Run, how_to_go_on, resume_command
+from reference_pipelines.training.session import Session
 from tests.training.runs import arguments, assert_same_run, in_child, logged, trained
 
 FOUR = {"optimizer.epochs": "4"}
@@ -68,6 +77,7 @@ def test_two_and_two_epochs_are_four(half, pipeline, whole, capsys):
     assert_same_run(half, whole / pipeline)
     result = json.loads((half / "result.json").read_text())
     assert result["resumed"][0]["epoch"] == 2
+    assert result["resumed"][0]["processes"] == 1
     assert result["resumed"][0]["changed"] == {"optimizer.epochs": [2, 4]}
 
 
@@ -126,8 +136,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(images,
         command = ["resume", str(out)] if out.exists() else begin
         limit = rng.uniform(0.05, 2.5) if kills < 6 else None
         status = in_child(lambda command=command: main(command), killed_after=limit)
-    if (out / "result.json").exists():
-        assert_same_run(out, whole / pipeline)
+    assert_same_run(out, whole / pipeline)
 
 
 def test_a_finished_run_says_so(half, capsys):
@@ -137,10 +146,184 @@ def test_a_finished_run_says_so(half, capsys):
     assert (half / "result.json").stat().st_mtime_ns == before
 
 
-def test_a_run_that_lacks_only_its_result_gets_it(half, halves):
+@pytest.mark.parametrize(("half", "pipeline"), [(name, name) for name in ALL], indirect=["half"])
+def test_a_run_that_lacks_only_its_result_gets_it(half, pipeline, halves, capsys):
     (half / "result.json").unlink()
     assert resume(half) == 0
+    assert_same_run(half, halves / pipeline)
+    before, after = (json.loads((folder / "result.json").read_text()) for folder in (halves / pipeline, half))
+    assert after["train_seconds"] == before["train_seconds"] > 0
+    assert after["seconds"] > before["train_seconds"]
+
+
+def test_in_half_precision_the_scale_goes_on(images, tmp_path):
+    trained("apnet", images, tmp_path / "whole", amp="float16")
+    trained("apnet", images, tmp_path / "run", amp="float16", **{"optimizer.epochs": "1"})
+    scaler = read_checkpoint(place_of(tmp_path / "run", 1)).state["scaler"]
+    assert scaler["_growth_tracker"] > 0 or scaler["scale"] < 2**16
+    assert resume(tmp_path / "run", "--optimizer.epochs=2") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_ends_earlier_than_planned_is_as_if_it_had_been_planned(images, tmp_path, monkeypatch):
+    rarely = {"evaluation.every": "3", "optimizer.milestones": "[]"}
+    trained("apnet", images, tmp_path / "planned", **rarely, **{"optimizer.epochs": "1"})
+    step = Trainer._step
+
+    def fail(trainer, *arguments):
+        if "of epoch 2" in arguments[-1]:
+            raise RuntimeError("the power is gone")
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", fail)
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        trained("apnet", images, tmp_path / "run", **rarely, **{"optimizer.epochs": "3"})
+    assert "mAP" not in logged(tmp_path / "run")[1]
+    assert resume(tmp_path / "run", "--optimizer.epochs=1") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "planned")
+
+
+def refuse_to_write(monkeypatch, *names):
+    write = checkpoint.write_synchronised
+
+    def refuse(path, content):
+        if path.name.startswith(names):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_synchronised", refuse)
+
+
+@pytest.mark.parametrize("name", ["examples.json", "attention.npz", "result.json", "log.jsonl"])
+def test_a_full_disk_is_one_sentence_that_says_what_is_kept(half, halves, name, monkeypatch, capsys):
+    (half / "result.json").unlink()
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch, name)
+        error = refused(capsys, half)
+    assert "(No space left on device); make room or give the right to write" in error
+    if name != "log.jsonl":  # which is written before there is a run to speak of
+        kept = f"; what was saved after epoch 2 is kept, and `{resume_command(half)}` goes on with the same settings"
+        assert error.endswith(kept)
+    assert not list(half.rglob("*partial*"))
+    assert resume(half) == 0
     assert_same_run(half, halves / "apnet")
+
+
+def test_a_full_disk_before_anything_is_trained_takes_the_folder_back(images, tmp_path, monkeypatch):
+    refuse_to_write(monkeypatch, "state.json")
+    with pytest.raises(UserError, match=r"No space left.*; nothing was trained yet, so .*run was removed$"):
+        trained("apnet", images, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def stopped(monkeypatch, capsys, where, name, command):
+    monkeypatch.setattr(where, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    capsys.readouterr()
+    assert main(command) == 128 + signal.SIGTERM
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_stop_before_anything_is_saved_leaves_nothing(images, tmp_path, monkeypatch, capsys):
+    command = ["train", "apnet", "--out", str(tmp_path / "run"), *arguments("apnet", images)]
+    error = stopped(monkeypatch, capsys, Session, "place", command)
+    assert error == "stopped by SIGTERM; nothing was saved yet: start again"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stop_in_the_first_epoch_keeps_how_it_began(images, tmp_path, halves, monkeypatch, capsys):
+    command = ["train", "apnet", "--out", str(tmp_path / "run"), *arguments("apnet", images)]
+    with monkeypatch.context() as patch:
+        error = stopped(patch, capsys, Trainer, "train_epoch", command)
+    assert error == f"stopped by SIGTERM; go on with: {resume_command(tmp_path / 'run')}"
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", halves / "apnet")
+
+
+def test_a_folder_without_a_checkpoint_cannot_be_gone_on_with(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    assert (
+        how_to_go_on(tmp_path) == f"nothing was saved yet: start again, with {tmp_path} removed or into another folder"
+    )
+    (tmp_path / "checkpoints" / "epoch-0000").mkdir(parents=True)
+    assert how_to_go_on(tmp_path).startswith("go on with: python -m reference_pipelines resume ")
+
+
+@contextlib.contextmanager
+def locked(folder):
+    fcntl = pytest.importorskip("fcntl")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(half, images, tmp_path, capsys):
+    (half / "result.json").unlink()
+    before = sorted((path, path.stat().st_mtime_ns) for path in half.rglob("*"))
+    with locked(half):
+        assert f"run: another process is training in {half}; wait for its end or stop it" in refused(capsys, half)
+    assert sorted((path, path.stat().st_mtime_ns) for path in half.rglob("*")) == before
+    (tmp_path / "new").mkdir()
+    with locked(tmp_path / "new"), pytest.raises(UserError, match="another process is training in"):
+        trained("apnet", images, tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+    assert resume(half) == 0
+    with locked(half):
+        pass  # it is free again
+
+
+def test_a_forked_worker_does_not_keep_the_folder_locked(tmp_path):
+    run = Run(tmp_path / "run", OptimizerConfig(0.1, 0.0, 1))
+    run.open_new()
+    with pytest.raises(BlockingIOError), locked(tmp_path / "run"):
+        pass
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        time.sleep(0.2)
+        run.unlock()
+        with locked(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_another_number_of_processes_is_said(half):
+    assert find_checkpoint(half, 1).notes == []
+    (note,) = find_checkpoint(half, 2).notes
+    assert "made with another number of processes (1) than it goes on with (2); the results may differ" in note
+
+
+def test_what_a_finished_run_would_change_is_not_said(half, capsys):
+    assert resume(half, "--title=New") == 0
+    printed = capsys.readouterr().out
+    assert "is finished" in printed
+    assert "->" not in printed
+
+
+def change_state(half, change):
+    """Write another state.json as if it had been saved so."""
+    path = place_of(half, 2) / "state.json"
+    state = json.loads(path.read_text())
+    change(state)
+    state["digests"]["state.json"] = checkpoint.state_digest(state)
+    path.write_text(json.dumps(state))
+
+
+def test_a_key_that_the_checkpoint_lacks_is_a_change_where_it_is_not_the_default(half, capsys):
+    def forget(state):
+        del state["config"]["loss"]["margin"]
+        del state["config"]["amp"]
+
+    change_state(half, forget)
+    error = refused(capsys, half, "--loss.margin=0.5", "--amp=bfloat16")
+    assert "loss.margin: 0.3 -> 0.5" in error
+    assert "amp: none -> bfloat16" in error
 
 
 @pytest.mark.parametrize(
@@ -216,6 +399,12 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
+def change_a_digit(path):
+    text = path.read_text()
+    place = text.index('"mAP": 0.') + len('"mAP": 0.')
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+
+
 DAMAGES = {
     "cut weights": lambda place: cut(place / "model.safetensors"),
     "cut state of the optimiser": lambda place: cut(place / "training.safetensors"),
@@ -224,6 +413,7 @@ DAMAGES = {
     "a missing file": lambda place: (place / "model.safetensors").unlink(),
     "no state": lambda place: (place / "state.json").unlink(),
     "half a state": lambda place: cut(place / "state.json"),
+    "another digit": lambda place: change_a_digit(place / "state.json"),
     "another's state": lambda place: (place / "state.json").write_text('{"epoch": 2}'),
     "no dictionary": lambda place: (place / "state.json").write_text("[]"),
     "a state of binary": lambda place: (place / "state.json").write_bytes(b"\x80\x04\x95\xff"),
@@ -275,10 +465,8 @@ def test_train_points_to_resume_where_a_run_is_unfinished(half, images, capsys):
 
 @pytest.mark.parametrize(("key", "warning"), [("code", "the code is not what"), ("versions", "the run was made with")])
 def test_other_code_is_a_warning(half, key, warning, capsys):
-    path = place_of(half, 2) / "state.json"
-    state = json.loads(path.read_text())
-    state[key] = {"attnreid": "0.0.1", "torch": "1.0"} if key == "versions" else "another"
-    path.write_text(json.dumps(state))
+    another = {"attnreid": "0.0.1", "torch": "1.0"} if key == "versions" else "another"
+    change_state(half, lambda state: state.update({key: another}))
     (half / "result.json").unlink()
     assert resume(half) == 0
     assert f"warning: {warning}" in capsys.readouterr().err
@@ -290,6 +478,31 @@ def test_the_log_is_cut_back_to_the_checkpoint(half, whole):
     (half / "longer").unlink()
     assert resume(half, "--optimizer.epochs=4") == 0
     assert_same_run(half, whole / "apnet")
+
+
+def test_best_weights_that_a_stop_kept_from_their_name_get_it(half):
+    change_state(half, lambda state: state["best"].update(epoch=2))
+    (half / "result.json").unlink()
+    (half / "best.safetensors").write_bytes(b"those of an epoch before")
+    assert resume(half) == 0
+    assert (half / "best.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
+
+
+def test_an_epoch_evaluated_afterwards_may_be_the_best(half):
+    def as_if_not_evaluated(state):
+        del state["log"][-1]["mAP"], state["log"][-1]["rank1"]
+        state["best"] = {"epoch": 0, "mAP": -1.0}
+
+    change_state(half, as_if_not_evaluated)
+    final = json.loads((half / "result.json").read_text())["final"]
+    (half / "result.json").unlink()
+    (half / "best.safetensors").write_bytes(b"those of an epoch before")
+    assert resume(half) == 0
+    best = {"epoch": 2, "mAP": final["mAP"]}
+    assert json.loads((half / "result.json").read_text())["best"] == best
+    assert read_checkpoint(place_of(half, 2)).state["best"] == best
+    assert logged(half)[-1]["mAP"] == final["mAP"]
+    assert (half / "best.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
 
 
 def test_best_and_last_are_kept(whole):
@@ -304,6 +517,6 @@ def test_best_and_last_are_kept(whole):
 
 
 def test_a_mistake_before_the_first_epoch_ends_leaves_nothing(images, tmp_path):
-    with pytest.raises(UserError, match="must have an image|different people"):
+    with pytest.raises(UserError, match=r"different people.*; nothing was trained yet, so .*run was removed$"):
         trained("apnet", images, tmp_path / "run", **{"sampler.ids": "9"})
     assert not (tmp_path / "run").exists()

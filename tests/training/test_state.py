@@ -11,6 +11,7 @@ from reference_pipelines.training.state import (
     optimizer_state,
     restore_generators,
     restore_optimizer,
+    seed_generators,
 )
 
 
@@ -50,6 +51,15 @@ def test_the_next_step_of_a_restored_optimiser_is_the_same_and_in_the_same_order
 
 def drawn():
     return [torch.rand(3).tolist(), torch.randn(2).tolist(), np.random.rand(3).tolist(), random.random()]
+
+
+def test_every_seed_is_another_start():
+    starts = []
+    for seed in (0, 1, 2**32 - 1):
+        seed_generators(seed)
+        starts.append(drawn())
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert all(mine != theirs for mine, theirs in zip(starts[one], starts[other], strict=True))
 
 
 def test_every_generator_goes_on():

@@ -17,15 +17,16 @@ from reference_pipelines.training.processes import join_processes, share_sizes
 from tests.training.runs import configured
 
 ROWS = 7
-# Nine images are five and four for two processes, and for two chunks.
+# Nine images are five and four for two processes; chunks must divide the batch.
 # Small batches of extraction, so that both processes extract.
 UNEVEN = {"sampler.ids": "3", "sampler.images": "3", "evaluation.batch_size": "16"}
+EVEN = {**UNEVEN, "sampler.images": "4"}
 CASES = {
     "apnet": ("apnet", {**UNEVEN}),
-    "apnet in chunks": ("apnet", {**UNEVEN, "model.bn_chunks": "2"}),
+    "apnet in chunks": ("apnet", {**EVEN, "model.bn_chunks": "2"}),
     "apnet, rga": ("apnet", {"attention.kind": "rga_s", "model.bn_chunks": "2"}),
     "mla": ("mla", {**UNEVEN}),
-    "mla in chunks": ("mla", {**UNEVEN, "model.bn_chunks": "2"}),
+    "mla in chunks": ("mla", {**EVEN, "model.bn_chunks": "2"}),
 }
 
 
@@ -48,11 +49,11 @@ def with_wide_memory(make):
     return wide
 
 
-def train_cases(root, out, processes=None):
+def train_cases(root, out, cases, processes=None):
     for module in (apnet, mla):
         module.build_model = in_double_precision(module.build_model)
     mla.make_pseudo_labels = with_wide_memory(mla.make_pseudo_labels)
-    for name, (pipeline, changes) in CASES.items():
+    for name, (pipeline, changes) in cases.items():
         PIPELINES[pipeline].train(configured(pipeline, root, **changes), out / name, processes=processes)
 
 
@@ -103,9 +104,9 @@ def primitives(processes, root):
 
 def main(root, out):
     torch.set_num_threads(1)
-    with join_processes("go on") as processes:
+    with join_processes(lambda: "go on") as processes:
         torch.save(primitives(processes, root), out / f"{processes.rank}.pt")
-        train_cases(root, out, processes)
+        train_cases(root, out, CASES, processes)
 
 
 if __name__ == "__main__":
