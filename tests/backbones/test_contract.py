@@ -8,10 +8,8 @@ import copy
 import io
 import itertools
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from attnreid import record_attention
 from attnreid.backbones import attach, attachments, find_sites
 from tests.backbones.backbones import BACKBONES, CHANNEL_GATE, FAST, IMAGES, Backbone, as_parameters, available
+from tests.compilers import why_inductor_cannot_run
 
 Observe = Callable[[nn.Module], dict[str, Any]]
 
@@ -541,15 +540,6 @@ def test_compiles_as_one_graph_in_train_mode(attended: nn.Module, images: Tensor
 @only_resnet18_is_fast
 def test_compiles_as_one_graph_in_eval_mode(attended: nn.Module, images: Tensor) -> None:
     assert_compiled_agrees(attended, images, training=False, backend="eager", relative=1e-5)
-
-
-def why_inductor_cannot_run() -> str | None:
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        return f"inductor needs a C++ compiler, and there is no {compiler}"
-    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        return "inductor needs Python's headers, and there is no Python.h"
-    return None
 
 
 @pytest.mark.slow

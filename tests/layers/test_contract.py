@@ -8,12 +8,8 @@ import ast
 import copy
 import inspect
 import io
-import os
 import pickle
-import shutil
-import sysconfig
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attnreid import AttentionPyramid, list_attention
 from attnreid.layers._gate import GateLayer
 from attnreid.registry import find_attention
+from tests.compilers import why_inductor_cannot_run
 from tests.layers import support
 
 CHANNELS, SIZE = 8, (4, 2)
@@ -522,15 +519,6 @@ def test_compiles_as_one_graph(case, training):
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     support.assert_close(compiled(x), twin(x), 1e-6)
     assert_same_state(layer, twin.state_dict())
-
-
-def why_inductor_cannot_run():
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        return f"inductor needs a C++ compiler, and there is no {compiler}"
-    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        return "inductor needs Python's headers, and there is no Python.h"
-    return None
 
 
 LAYERS = REGISTERED | PYRAMIDS  # not every option: a compiler takes its time
