@@ -73,3 +73,13 @@ def test_every_generator_goes_on():
     drawn()
     restore_generators(torch.device("cpu"), tensors, document)
     assert [drawn(), np.random.randn(), random.gauss(0, 1)] == after
+
+
+def test_every_global_generator_is_seeded():
+    def drawn(seed):
+        seed_generators(seed)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    first, again, other = drawn(3), drawn(3), drawn(4)
+    assert first == again
+    assert all(one != another for one, another in zip(first, other, strict=True))
