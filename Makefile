@@ -3,21 +3,47 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/pyproject.installed
+PIP := -m pip install --disable-pip-version-check --progress-bar off --no-compile -q
+OLDEST := .venv-oldest
+CORE := .venv-core
+# One process a core; torch takes one thread in each (tests/conftest.py).
+PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-faults lint env clean
+.PHONY: demo test test-slow test-faults test-oldest test-core test-docs lint env python clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
 
 test: lint
-	$(PY) -m pytest
+	$(PY) $(PYTEST)
 
 test-slow: env
-	$(PY) -m pytest -m slow
+	$(PY) $(PYTEST) -m slow
 
 # FAULTS=100 kills each program's run that many times as often as one.
 test-faults: env
 	$(PY) -m pytest -m faults
+
+# The suite on the lowest release of every dependency that pyproject.toml allows and this Python has a wheel of.
+test-oldest: python
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) uv
+	$(OLDEST)/bin/uv pip compile -q --resolution lowest-direct --only-binary :all: --no-binary fightingcv-attention \
+		--python $(OLDEST)/bin/python \
+		--all-extras --no-annotate --no-header -o $(OLDEST)/versions.txt pyproject.toml
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python -r $(OLDEST)/versions.txt
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --no-deps -e .
+	$(OLDEST)/bin/python $(PYTEST)
+
+# The library with nothing but its own three dependencies, and pytest.
+test-core: python
+	$(PYTHON) -m venv --clear $(CORE)
+	$(CORE)/bin/python $(PIP) -e . pytest pytest-xdist
+	$(CORE)/bin/python $(PYTEST) tests/test_core.py tests/test_pyramid.py tests/test_registry.py tests/layers
+
+# What README, docs and docstrings show, run or parsed.
+test-docs: env
+	$(PY) $(PYTEST) tests/test_docs.py tests/test_docstrings.py
 
 lint: env
 	$(PY) -m ruff check .
@@ -29,11 +55,14 @@ lint: env
 env:
 	@if ! cmp -s pyproject.toml $(STAMP); then \
 		echo "Setting up $(VENV) (a few minutes the first time)"; \
-		$(PYTHON) -c 'import sys; sys.exit("attnreid needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None' && \
+		$(MAKE) -s python && \
 		{ $(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); } && \
-		$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -e '.[pipelines,dev]' && \
+		$(PY) $(PIP) -e '.[pipelines,dev]' && \
 		cp pyproject.toml $(STAMP); \
 	fi
 
+python:
+	@$(PYTHON) -c 'import sys; sys.exit("attnreid needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLDEST) $(CORE) runs build dist .mypy_cache .ruff_cache .pytest_cache

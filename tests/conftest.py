@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 # The tests' tensors are small: a second thread only waits, and waits badly where the machine is busy.
 torch.set_num_threads(1)
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (32, 16)) -> None:
+    from PIL import Image  # the library's own tests run without it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, quality=90)
