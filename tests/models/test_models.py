@@ -69,6 +69,10 @@ FORMS = {
         lambda own: {**named("base.", own), "classifier.weight": torch.zeros(751, WIDTH)},
         " under 'base.'",
     ),
+    "after another": (
+        lambda own: {"other.conv1.weight": torch.zeros(1), **named("base.", own)},
+        " under 'base.'",
+    ),
     "state_dict": (lambda own: {"state_dict": own, "epoch": 3}, " in 'state_dict'"),
     "model": (lambda own: {"model": named("module.", own)}, " in 'model' under 'module.'"),
     "model in state_dict": (lambda own: {"state_dict": {"model": own}}, " in 'state_dict' in 'model'"),
@@ -90,6 +94,7 @@ def test_weights_as_people_have_them(tmp_path, form, capsys):
     assert not torch.equal(state_of(2).conv1.weight, source["conv1.weight"])
     aside = {
         "with a classifier": ["weights: left aside 2 of other modules: fc"],
+        "after another": ["weights: left aside 1 of other modules: other.conv1"],
         "compiled inside": ["weights: left aside 5 of other modules: neck"],
         "base and a head": ["weights: left aside 1 of other modules: classifier"],
     }
