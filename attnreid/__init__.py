@@ -15,9 +15,11 @@ from attnreid.backbones import (
 from attnreid.checkpoints import (
     Difference,
     ReleasedCheckpoint,
+    Weights,
     attach_released,
     load_checkpoint,
     read_released,
+    read_weights,
     save_checkpoint,
 )
 from attnreid.inference import fold
@@ -51,6 +53,7 @@ __all__ = [
     "Site",
     "SplitAttention",
     "SqueezeExcitation",
+    "Weights",
     "attach",
     "attach_apnet",
     "attach_mla",
@@ -64,6 +67,7 @@ __all__ = [
     "load_checkpoint",
     "plan_pyramid",
     "read_released",
+    "read_weights",
     "record_attention",
     "register_attention",
     "save_checkpoint",

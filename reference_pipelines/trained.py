@@ -10,7 +10,7 @@ from torch import nn
 
 from reference_pipelines.config import load_config
 from reference_pipelines.errors import UserError
-from reference_pipelines.models.backbones import read_state_dict
+from reference_pipelines.models.weights import load_whole, read_file
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.training.run import CONFIG, RESULT, WEIGHTS
 
@@ -63,11 +63,12 @@ def open_run(checkpoint: Path) -> TrainedRun:
     config: Any = load_config(pipeline.config, [f"--config={folder / CONFIG}"], prog="evaluate")
     # The weights of the run replace whatever it started from, which need not be there any more.
     model = pipeline.build(replace(config, model=replace(config.model, weights="none")))
-    state = {key: value for key, value in read_state_dict(weights).items() if not key.startswith("classifier.")}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"evaluate: the weights {weights} do not fit {folder / CONFIG}: {reason}") from None
+    tensors = read_file(weights).tensors
+    load_whole(
+        model,
+        {key: value for key, value in tensors.items() if not key.startswith("classifier.")},
+        f"evaluate: the weights {weights} must be those of the network in {folder / CONFIG}, attention and all",
+        "name the run that they come from, or start a training from them with --model.weights",
+    )
     model = model.to(memory_format=torch.channels_last).eval()  # as in training: the same features, bit for bit
     return TrainedRun(folder, weights, result["pipeline"], config, result, model)

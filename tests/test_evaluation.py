@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from reference_pipelines.cli import main
 from reference_pipelines.config import load_config
@@ -144,6 +145,21 @@ def test_a_folder_that_is_no_finished_run_is_refused_by_what_it_lacks(runs, caps
     assert f"it has no {missing}" in error
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "lacking"), [("apnet", ".attention."), ("apnet", "layer3.attention."), ("mla", "head")]
+)
+def test_weights_without_all_of_the_attention_are_never_evaluated(runs, capsys, pipeline, lacking):
+    weights = runs / pipeline / "model.safetensors"
+    whole = load_file(weights)
+    save_file({key: value for key, value in whole.items() if lacking not in key}, weights)
+    assert main(["evaluate", str(runs / pipeline)]) == 2
+    error = capsys.readouterr().err
+    missing = sum(lacking in key for key in whole)
+    assert f"config.yaml, attention and all, got {missing} missing ('backbone." in error
+    assert error.endswith("start a training from them with --model.weights\n")
+    assert evaluations(runs / pipeline) == []
+
+
 def test_refusals(runs, tmp_path, capsys):
     def refused(*arguments):
         assert main(["evaluate", *map(str, arguments)]) == 2
@@ -165,4 +181,4 @@ def test_refusals(runs, tmp_path, capsys):
         assert "model: " in refused(runs / "apnet" / f"x{name}")
     assert "--single-shot must be at least 0" in refused(runs / "apnet", "--single-shot", "-1")
     shutil.copy(runs / "mla" / "model.safetensors", runs / "apnet" / "model.safetensors")
-    assert "do not fit" in refused(runs / "apnet")
+    assert "must be those of the network in" in refused(runs / "apnet")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from attnreid._recording import record
+from attnreid.backbones._loading import guard_loading
 from attnreid.backbones._measuring import stand_in, watch
 from attnreid.backbones._site import Site
-from attnreid.backbones._surgery import keep_when_absent
 from attnreid.layers._gate import GateLayer
 from attnreid.registry import find_attention, option_names
 
@@ -74,7 +74,7 @@ def build_layer(who: str, attention: Attention, site: Site, like: Tensor, identi
     if identity_init and not blends_itself:
         layer = IdentityBlend(layer)
     layer.to(device=like.device, dtype=like.dtype)
-    layer.register_load_state_dict_pre_hook(keep_when_absent)  # type: ignore[no-untyped-call]
+    guard_loading(layer)
     return layer
 
 

@@ -135,7 +135,7 @@ class Replacement(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for key in self.replaced.state_dict():
+        for key in self.replaced.state_dict().keys() - self.state_dict().keys():
             state_dict.pop(prefix + key, None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -204,29 +204,3 @@ def _attended(cls: type[nn.Module]) -> type[nn.Module]:
 def _rebuild(cls: type[nn.Module]) -> nn.Module:
     generated = _attended(cls)
     return generated.__new__(generated)
-
-
-def keep_when_absent(
-    attention: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    local_metadata: dict[str, Any],
-    strict: bool,
-    missing_keys: list[str],
-    unexpected_keys: list[str],
-    error_msgs: list[str],
-) -> None:
-    """Before loading: keep the attention as it is if the state dict has none of its keys; refuse a part."""
-    if not prefix:
-        return  # The attention itself is being loaded, not a model around it.
-    own = {prefix + key: value for key, value in attention.state_dict(keep_vars=True).items()}
-    absent = [key for key in own if key not in state_dict]
-    if len(absent) == len(own):
-        # torch hands every child its own dict, so the caller's is not touched.
-        state_dict.update(own)
-    elif absent:
-        error_msgs.append(
-            f"the attention at {prefix[:-1]!r} must find all of its {len(own)} keys in the state dict or "
-            f"none; {len(absent)} are missing, first {absent[0]!r}. Save the model with the same attention "
-            f"in it, or drop the keys under {prefix!r} to keep the attention as it is."
-        )

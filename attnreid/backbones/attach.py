@@ -45,7 +45,8 @@ def attach(
 
     The layers stand on their site's device, in its dtype and its train or eval mode. The model's own names in
     `state_dict()` and `named_parameters()` stay; the attention's are `<site>.attention.*`. The plain model's
-    weights can still be loaded with `strict=True`. An `nn.Sequential` gets one more child, so its `len` and
+    weights can still be loaded with `strict=True`: a state dict without any attention's keys leaves all attention as
+    it is, one with some must have those of every site. An `nn.Sequential` gets one more child, so its `len` and
     `[-1]` change.
 
     Args:

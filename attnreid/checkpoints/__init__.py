@@ -1,14 +1,17 @@
-"""Safe files: a model with its attention, and the networks that APNet's and RGA's authors released."""
+"""Safe files: a model with its attention, plain weights, and the networks that APNet's and RGA's authors released."""
 
 from attnreid.checkpoints.released import ReleasedCheckpoint, read_released
 from attnreid.checkpoints.released_backbone import attach_released
 from attnreid.checkpoints.saving import Difference, load_checkpoint, save_checkpoint
+from attnreid.checkpoints.weights import Weights, read_weights
 
 __all__ = [
     "Difference",
     "ReleasedCheckpoint",
+    "Weights",
     "attach_released",
     "load_checkpoint",
     "read_released",
+    "read_weights",
     "save_checkpoint",
 ]

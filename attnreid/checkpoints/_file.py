@@ -38,13 +38,12 @@ def write_file(who: str, path: Path, tensors: dict[str, Tensor], header: str) ->
 def read_file(who: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     """Return our string from the header, and all tensors; refuse whatever `write_file` did not write."""
     safetensors = _safetensors(who)
-    with path.open("rb") as file:
-        start = file.read(_AFTER_LENGTH + 1)
+    start = _start_of(path)
     if start.startswith(_PICKLES) and start[_AFTER_LENGTH:] != b"{":
         raise ValueError(
-            f"{who}: {path} must be a file of save_checkpoint, got a pickle (torch.save), which can hold code; if you "
-            "trust it, read it with torch.load(..., weights_only=True), load it into the model and save_checkpoint "
-            "that; for a network released by APNet's or RGA's authors use read_released."
+            f"{who}: {path} must be a file of save_checkpoint, got a pickle (torch.save), which can hold code; read it "
+            "with read_weights, which runs nothing, load that into the model and save_checkpoint it; for a network "
+            "released by APNet's or RGA's authors use read_released."
         )
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
@@ -58,9 +57,33 @@ def read_file(who: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     if header is None:
         raise ValueError(
             f"{who}: {path} must be a file of save_checkpoint, got safetensors without its header; load such weights "
-            "with model.load_state_dict(safetensors.torch.load_file(path))."
+            "with model.load_state_dict(read_weights(path).tensors)."
         )
     return header, tensors
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file is meant as one of safetensors, whole or not."""
+    start = _start_of(path)
+    return start[_AFTER_LENGTH:] == b"{" or (path.suffix == ".safetensors" and not start.startswith(_PICKLES))
+
+
+def read_tensors(who: str, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of any safetensors file."""
+    safetensors = _safetensors(who)
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{who}: {path} must be a whole file of torch.save or safetensors, got one that does not read ({error}); "
+            "copy it again."
+        ) from error
+    return tensors
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_AFTER_LENGTH + 1)
 
 
 def _safetensors(who: str) -> Any:

@@ -6,14 +6,10 @@ both. `_layouts.py` has their keys and shapes.
 """
 
 import os
-import pickle
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,10 +24,10 @@ from attnreid.checkpoints._layouts import (
     resnet50_shapes,
     rga_shapes,
 )
+from attnreid.checkpoints.weights import read_state_dict, shared_prefix
 
 _READ = "read_released"
 _POSITIONS = (2048, 512, 128, 128)  # RGA's, at the 256x128 of its released networks
-_WRAPPERS = ("model", "state_dict")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +46,8 @@ class ReleasedCheckpoint:
         spatial: whether RGA's has spatial attention.
         channel: whether RGA's has channel attention.
         positions: of RGA: how many positions the map has after each of the four stages.
+        opened: the keys of the dicts that the state dict stood in.
+        prefix: what was taken off all names.
     """
 
     layout: Literal["apnet", "rga"]
@@ -61,23 +59,27 @@ class ReleasedCheckpoint:
     spatial: bool = False
     channel: bool = False
     positions: tuple[int, ...] = ()
+    opened: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 def read_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> ReleasedCheckpoint:
     """Read the state dict of a network released by APNet's or RGA's authors.
 
-    `{"model": ...}` or `{"state_dict": ...}` around it and a leading `module.` are taken off. APNet's file has
-    its backbone twice, cut (`base_1` to `base_5`) and whole (`base`): either will do, and both must agree.
-    `num_batches_tracked`, which old files lack, counts from 0 then.
+    `{"model": ...}` or `{"state_dict": ...}` around it is opened, and the names in front that all keys share, such as
+    `module.`, `base.` or `_orig_mod.`, are taken off; the result says which. APNet's file has its backbone twice, cut
+    (`base_1` to `base_5`) and whole (`base`): either will do, and both must agree. The head may have any number of
+    classes. `num_batches_tracked`, which old files lack, counts from 0 then.
 
     Args:
-        source: a file of torch.save, or what such a file holds. A file is read by `torch.load(...,
-            weights_only=True)`, which runs nothing in it.
+        source: a file of torch.save or safetensors, or what such a file holds; see `read_weights`, which runs
+            nothing in it.
 
     Returns:
         The tensors under the names that they have here, for `attach_released`.
 
     Raises:
+        ImportError: the file is of safetensors, which is not installed.
         OSError: the file cannot be read.
         ValueError: the file holds more than plain data, or the state dict is of neither layout, or a key is
             missing, unknown or of another shape.
@@ -89,63 +91,21 @@ def read_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> Release
         ValueError: read_released: the keys must be those of APNet's Baseline (base_1.*, ...
     """
     what = "the state dict" if isinstance(source, Mapping) else str(source)
-    given = _unwrap(what, source if isinstance(source, Mapping) else _load(Path(source)))
+    weights = read_state_dict(_READ, source)
+    prefix = shared_prefix(weights.tensors)
+    given = {key.removeprefix(prefix): value for key, value in weights.tensors.items()}
     if any(key.startswith("backbone.") for key in given):
-        return _read_rga(what, given)
-    if any(key.startswith(("base_", "base.")) for key in given):
-        return _read_apnet(what, given)
-    raise ValueError(
-        f"{_READ}: the keys must be those of APNet's Baseline (base_1.*, ..., classifier.weight) or of RGA's model "
-        f"(backbone.*, feat_bn.*, cls.weight), got {', '.join(map(repr, list(given)[:3])) or 'none'} in {what}; load "
-        "other networks with model.load_state_dict."
-    )
-
-
-def _load(path: Path) -> object:
-    with path.open("rb"):
-        pass  # a file that is not there is reported as Python does
-    try:
-        with torch.serialization.safe_globals(_numpy_numbers()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if code:
-            raise ValueError(
-                f"{_READ}: {path} must hold plain tensors only, got a pickle with {code[1]} in it, which was not run; "
-                "if you trust the file, write its tensors anew: torch.save(torch.load(path, weights_only=False)"
-                "['state_dict'], other_path)."
-            ) from error
+        checkpoint = _read_rga(what, given)
+    elif any(key.startswith(("base_", "base.")) for key in given):
+        checkpoint = _read_apnet(what, given)
+    else:
+        found = ", ".join(map(repr, list(weights.tensors)[:3])) or "none"
         raise ValueError(
-            f"{_READ}: {path} must be a whole file of torch.save, got one that does not read ({type(error).__name__}); "
-            "copy it again."
-        ) from error
-
-
-def _numpy_numbers() -> list[Any]:
-    """Return what a pickled NumPy number is rebuilt by: training scripts keep their best score as one."""
-    rebuild = np.float64(0).__reduce__()[0]
-    homes = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # NumPy 1 and 2
-    return [*((rebuild, home) for home in homes), np.dtype, *{type(np.dtype(kind)) for kind in "fdilq?"}]
-
-
-def _unwrap(what: str, content: object) -> dict[str, Tensor]:
-    """Return the state dict inside its wrappers."""
-    while isinstance(content, Mapping) and (
-        inside := [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-    ):
-        content = content[inside[0]]
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{_READ}: {what} must hold a state dict, got a {type(content).__name__}; pass the state dict."
+            f"{_READ}: the keys must be those of APNet's Baseline (base_1.*, ..., classifier.weight) or of RGA's model "
+            f"(backbone.*, feat_bn.*, cls.weight), got {found} in {what}; load other networks with "
+            "model.load_state_dict(read_weights(...).tensors)."
         )
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(
-                f"{_READ}: {what} must hold tensors by name, got a {type(value).__name__} at {key!r}; pass a "
-                "state dict."
-            )
-    prefix = "module." if content and all(key.startswith("module.") for key in content) else ""
-    return {key.removeprefix(prefix): value.detach() for key, value in content.items()}
+    return replace(checkpoint, opened=weights.opened, prefix=weights.prefix + prefix)
 
 
 def _read_apnet(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
@@ -182,7 +142,7 @@ def _read_rga(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
     if not kinds:
         raise ValueError(
             f"{_READ}: RGA's model must have spatial or channel attention (backbone.rga_att1.*), got none in {what}; "
-            "load a plain ResNet-50 with model.load_state_dict."
+            "load a plain ResNet-50 with model.load_state_dict(read_weights(...).tensors)."
         )
     classes = _rows(given, "cls.weight")
     # How many positions a map had, the shapes say.

@@ -1,8 +1,7 @@
 """A model and its attention in one safe file, and back onto a fresh backbone."""
 
-import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 import attnreid
 from attnreid.backbones import Attachment, attachments
-from attnreid.backbones._surgery import CHILD, Replacement
+from attnreid.backbones._surgery import Replacement
 from attnreid.checkpoints._file import read_file, write_file
 from attnreid.checkpoints._header import Described, Header, attention_difference, describe_model, from_json, to_json
 from attnreid.checkpoints._rebuilding import rebuild
@@ -91,8 +90,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, strict: b
 
     All or nothing: keys, shapes and dtypes are compared before a weight changes, and where something does not
     fit, the attention that was attached for it is taken out again. A model that already carries attention
-    must carry what the file has; weights that were saved without any attention leave it as it is. The model's
-    `requires_grad` and train or eval mode stay.
+    must carry what the file has; the weights of a model without attention are loaded before attaching, or with
+    `strict=False`. The model's `requires_grad` and train or eval mode stay.
 
     The file names its attention, and only names that are registered here, with options that their signatures
     have, are built; how large a layer is, is the file's word.
@@ -100,8 +99,9 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, strict: b
     Args:
         model: plain, or with the attention of the file; changed in place.
         path: what `save_checkpoint` wrote.
-        strict: False lets keys be missing or unexpected, converts dtypes as torch does, and does not compare
-            the attention that the model carries with the file's. Shapes must agree in any case.
+        strict: False lets keys be missing or unexpected, those of attention too, converts dtypes as torch does,
+            and does not compare the attention that the model carries with the file's. Shapes must agree in any
+            case.
 
     Returns:
         The keys that were missing and unexpected; both empty where strict.
@@ -192,23 +192,32 @@ def _compare_tensors(
     path: Path, model: nn.Module, tensors: Mapping[str, Tensor], header: Header, strict: bool
 ) -> Difference:
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    kept: set[str] = set()
-    if not header.attachments:  # attention stays as it is where plain weights are loaded
-        for site in itertools.chain.from_iterable(attachment.sites for attachment in attachments(model)):
-            keys = {key for key in own if key.startswith(f"{site.name}.{CHILD}.")}
-            kept |= keys if keys.isdisjoint(tensors) else set()
     dropped = {
         f"{name}.{key}"
         for name, module in model.named_modules()
         if isinstance(module, Replacement)
         for key in module.replaced.state_dict()
     }
-    missing = tuple(key for key in own if key not in tensors and key not in kept)
+    missing = tuple(key for key in own if key not in tensors)
     unexpected = tuple(key for key in tensors if key not in own and key not in dropped)
     unlike = misfits(tensors, own, dtypes=strict)
     if unlike or (strict and (missing or unexpected)):
         raise ValueError(
             f"{_LOAD}: {path} must fit {type(model).__name__}, got {name_difference(missing, unexpected, unlike)}; "
-            "build the model as it was saved (strict=False lets keys differ and converts dtypes)."
+            f"{_way_on(model, tensors, own, header, missing)}."
         )
     return Difference(missing, unexpected)
+
+
+def _way_on(
+    model: nn.Module, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], header: Header, missing: Sequence[str]
+) -> str:
+    if misfits(tensors, own, dtypes=False):
+        return (
+            "build the model with these sizes, or keep a layer of your own size, such as a classifier, out of it: put "
+            "nn.Identity() in its place, load with strict=False, put it back"
+        )
+    attention = {key for attachment in attachments(model) for key in attachment.state_dict()}
+    if not header.attachments and not attention.isdisjoint(missing):
+        return "load it before the attention is attached (strict=False leaves the attention as it is)"
+    return "build the model as it was saved (strict=False lets keys differ and converts dtypes)"

@@ -1,6 +1,8 @@
 """APNet's experiment: P x K batches, triplet and cross-entropy, BN neck, step schedule, flip-averaged test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ from reference_pipelines.apnet.losses import LossConfig, SupervisedObjective
 from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig
 from reference_pipelines.data.sampler import SamplerConfig, identity_batches
 from reference_pipelines.data.transforms import AugmentConfig
-from reference_pipelines.errors import UserError, require
+from reference_pipelines.errors import require
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.models.batch_statistics import set_batch_statistics
 from reference_pipelines.training.session import Session
@@ -71,25 +73,28 @@ class ApnetConfig:
         require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
 
 
-def build_model(config: ApnetConfig, classes: int | None = None) -> ReidModel:
+def build_model(config: ApnetConfig, classes: int | None = None, *, say: Callable[[str], object] = print) -> ReidModel:
     """Return the network with its attention, and with a classifier if there are `classes`.
+
+    Args:
+        config: the recipe.
+        classes: of the classifier.
+        say: is given a line on what was taken over from a weights file.
 
     Raises:
         UserError: the attention does not fit the backbone at this image size.
     """
-    backbone, width = build_backbone(config.model)
     attention = config.attention
-    if attention.kind != "none":
-        try:
-            attach_apnet(
-                backbone,
-                attention.kind,
-                levels=attention.levels,
-                radix=attention.radix,
-                input_size=config.data.image_size,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
+    attach = partial(
+        attach_apnet,
+        attention=attention.kind,
+        levels=attention.levels,
+        radix=attention.radix,
+        input_size=config.data.image_size,
+    )
+    backbone, width = build_backbone(
+        config.model, None if attention.kind == "none" else attach, attention=attention, say=say
+    )
     return set_batch_statistics(ReidModel(backbone, width, classes=classes), config.model.bn_chunks)
 
 
@@ -103,7 +108,8 @@ def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:
     """
     with Session("apnet", config, out, **options) as session:
         labels = session.data.train.labels()
-        session.place(build_model(replace(config, model=session.model_config), classes=int(labels.max()) + 1))
+        start = replace(config, model=session.model_config)
+        session.place(build_model(start, classes=int(labels.max()) + 1, say=session.say))
         objective = SupervisedObjective(torch.as_tensor(labels, device=session.device), config.loss)
         for epoch in session.epochs():
             session.train_epoch(identity_batches(labels, config.sampler, (config.seed, epoch)), objective)

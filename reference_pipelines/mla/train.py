@@ -1,5 +1,6 @@
 """MLA's experiment: cluster the features, train against the clusters, again each epoch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.data.sampler import ClusterSamplerConfig, cluster_batches
 from reference_pipelines.data.transforms import AugmentConfig
-from reference_pipelines.errors import UserError, require
+from reference_pipelines.errors import require
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.models.batch_statistics import set_batch_statistics
@@ -82,26 +83,26 @@ class MlaConfig:
         require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
 
 
-def build_model(config: MlaConfig) -> ReidModel:
+def build_model(config: MlaConfig, *, say: Callable[[str], object] = print) -> ReidModel:
     """Return the network with its attention.
+
+    Args:
+        config: the recipe.
+        say: is given a line on what was taken over from a weights file.
 
     Raises:
         UserError: the attention does not fit the backbone at this image size.
     """
-    backbone, width = build_backbone(config.model)
     attention = config.attention
-    if attention.levels:
-        try:
-            attach_mla(
-                backbone,
-                levels=attention.levels,
-                input_size=config.data.image_size,
-                blocks=attention.blocks,
-                heads=attention.heads,
-                memory=attention.memory,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
+    attach = partial(
+        attach_mla,
+        levels=attention.levels,
+        input_size=config.data.image_size,
+        blocks=attention.blocks,
+        heads=attention.heads,
+        memory=attention.memory,
+    )
+    backbone, width = build_backbone(config.model, attach if attention.levels else None, attention=attention, say=say)
     return set_batch_statistics(ReidModel(backbone, width), config.model.bn_chunks)
 
 
@@ -115,7 +116,7 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
     """
     with Session("mla", config, out, **options) as session:
         images = session.data.train
-        session.place(build_model(replace(config, model=session.model_config)))
+        session.place(build_model(replace(config, model=session.model_config), say=session.say))
         # Merging goes on from the clusters before; the other methods begin anew each epoch.
         clusters = session.last_labels() if config.clustering.method == "agglomerative" else None
         for epoch in session.epochs():

@@ -1,19 +1,19 @@
 """torchvision's ResNets with their weights, ready for attention: last stride set, classifier taken off."""
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from attnreid import set_last_stride
 from reference_pipelines.errors import UserError, closest, require
+from reference_pipelines.models.weights import StartingWeights, weights_file
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class ModelConfig:
     Args:
         backbone: torchvision's name of a ResNet, or "resnet_demo", torchvision's ResNet class with one narrow
             bottleneck a stage.
-        weights: "imagenet" (torchvision's), "none" (random), or a file: a .safetensors checkpoint of these
-            pipelines, or a state dict saved with torch.save.
+        weights: "imagenet" (torchvision's), "none" (random), or where to start from: a run's folder, or a file of
+            safetensors or torch.save with this backbone in it, under any names; heads are left aside, and attention
+            too unless it is the same.
         last_stride: stride of the last stage; both papers use 1.
         bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
             many devices; 1 takes them over the whole batch. Any other must divide the batch, and be divided by the
@@ -84,11 +85,23 @@ BACKBONES: dict[str, Callable[..., ResNet]] = {
 }
 
 
-def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
+def build_backbone(
+    config: ModelConfig,
+    attach: Callable[[nn.Module], object] | None = None,
+    *,
+    attention: Any = None,
+    say: Callable[[str], object] = print,
+) -> tuple[nn.Module, int]:
     """Return the backbone, which maps (N, 3, H, W) to pooled features (N, D), and D.
 
+    Args:
+        config: what to build.
+        attach: puts attention into the backbone, if there is to be any.
+        attention: the attention's config: weights of a run whose attention is the same are loaded into it too.
+        say: is given a line on what was taken over from a weights file.
+
     Raises:
-        UserError: an unknown backbone, or weights that are missing or do not fit.
+        UserError: an unknown backbone, weights that are missing or do not fit, or attention that does not.
     """
     if config.backbone not in BACKBONES:
         hint = closest(config.backbone, BACKBONES)
@@ -97,9 +110,18 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
     backbone = _with_imagenet_weights(config.backbone, build) if config.weights == "imagenet" else build()
     width = backbone.fc.in_features
     backbone.fc = nn.Identity()
-    if config.weights not in ("imagenet", "none"):
-        _load_weights(backbone, Path(config.weights).expanduser())
+    path = weights_file(config.weights)
+    start = None if path is None else StartingWeights.find(path, backbone)
+    if start is not None:
+        start.into_backbone(backbone)
     set_last_stride(backbone, config.last_stride)
+    if attach is not None:
+        try:
+            attach(backbone)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    if start is not None:
+        start.into_attention(backbone, attention, say)
     return backbone, width
 
 
@@ -116,42 +138,3 @@ def _with_imagenet_weights(name: str, build: Callable[..., ResNet]) -> ResNet:
             f"model: torchvision's ImageNet weights of {name} could not be loaded ({error}); place the file "
             f'{Path(weights.url).name} at {place}, give its path with --model.weights, or set it to "none"'
         ) from None
-
-
-def _load_weights(backbone: nn.Module, path: Path) -> None:
-    """Load the backbone's part of a checkpoint; a head, a classifier or a BN neck in it is left aside."""
-    state = read_state_dict(path)
-    prefix = "backbone."
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    try:
-        backbone.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:400]
-        raise UserError(f"model: the weights in {path} do not fit this backbone: {reason}") from None
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint file; code in a file is never run.
-
-    Raises:
-        UserError: the file is missing, damaged, or needs pickled objects.
-    """
-    if not path.is_file():
-        raise UserError(f"model: there is no weights file {path}; check --model.weights")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"model: {path} is no plain state dict: it is damaged, or holds pickled objects, which could run code, and "
-            "is refused; if you trust it, load it yourself and save its state_dict() alone"
-        ) from None
-    except Exception as error:  # torch reports damaged files by most kinds of error
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"model: {path} is not a readable checkpoint ({reason}); is it truncated?") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"model: {path} must hold a state dict, names to tensors, and holds something else")
-    return state

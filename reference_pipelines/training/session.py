@@ -18,6 +18,7 @@ from reference_pipelines.data.sampler import Batches
 from reference_pipelines.data.transforms import AugmentConfig, train_transform
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import ModelConfig
+from reference_pipelines.models.weights import load_whole, weights_file
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.retrieval import RetrievalResult
 from reference_pipelines.training.checkpoint import Checkpoint, saved_epochs
@@ -91,7 +92,8 @@ class Session:
         self.data = self._read()
         self.fingerprint = self.data.fingerprint()
         self._check_data()
-        self.weights_digest = file_digest(Path(config.model.weights))
+        weights = weights_file(config.model.weights)
+        self.weights_digest = None if weights is None else file_digest(weights)
         self.run = Run(out, config)
         self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device, self.processes)
         self.start: dict[str, Any] = {}
@@ -104,8 +106,7 @@ class Session:
         self._final: tuple[Tensor, Tensor, RetrievalResult] | None = None
         self.processes.once(self._open)
         seed_generators(config.seed)
-        if self.processes.first:
-            print(f"{config.title}: {self.data}", flush=True)
+        self.say(f"{config.title}: {self.data}")
 
     def __enter__(self) -> "Session":
         return self
@@ -155,6 +156,11 @@ class Session:
                 f"they are others (fingerprint {self.fingerprint}); give the right folder with --data.root, "
                 "or train anew"
             )
+
+    def say(self, line: str) -> None:
+        """Print a line, once."""
+        if self.processes.first:
+            print(line, flush=True)
 
     def _open(self) -> None:
         try:
@@ -327,7 +333,12 @@ class Session:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Put everything back as it was when the checkpoint was saved."""
         state, trainer = checkpoint.state, self.trainer
-        trainer.model.load_state_dict(checkpoint.model)
+        load_whole(
+            trainer.model,
+            checkpoint.model,
+            f"resume: the checkpoint after epoch {checkpoint.epoch} must fit the network that its config builds here",
+            "resume with the code that the run was made with, or train anew",
+        )
         restore_optimizer(trainer.optimizer, checkpoint.training, state["groups"])
         trainer.schedule.load_state_dict(state["schedule"])
         trainer.scaler.load_state_dict(state["scaler"])

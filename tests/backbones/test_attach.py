@@ -3,7 +3,10 @@
 import copy
 import functools
 import pickle
+import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -273,15 +276,199 @@ def test_weights_with_attention_load_back(net: Net, images: Tensor) -> None:
     assert torch.equal(other(images), net(images))
 
 
-@pytest.mark.parametrize("strict", [True, False])
-def test_a_part_of_the_attention_is_an_error(net: Net, strict: bool) -> None:
+class Holder(nn.Module):
+    """A model in a model, as DataParallel has it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+AROUND: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "alone": lambda net: net,
+    "held": Holder,
+    "held twice, between others": lambda net: nn.Sequential(nn.Linear(2, 2), Holder(net), nn.BatchNorm2d(3)),
+    "copied": copy.deepcopy,
+    "copied in a holder": lambda net: copy.deepcopy(Holder(net)),
+    "from a pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "a child on its own": lambda net: Holder(net).module,
+}
+
+
+def filled(model: nn.Module, value: float) -> dict[str, Tensor]:
+    """A state dict of the model's keys without torch's metadata, as other libraries save it."""
+    return {key: torch.full_like(tensor, value) for key, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("lacking", ["stem", "stage.0", "stage", ["stem", "stage.0"], ["stage.0", "stage"]])
+def test_attention_of_some_sites_only_is_an_error_that_says_how_to_go_on(net: Net, around: str, lacking: Any) -> None:
+    attach(net, TwoLayers, ["stem", "stage.0", "stage"], input_size=(16, 8))
+    model = AROUND[around](net)
+    lacking = [lacking] if isinstance(lacking, str) else lacking
+    weights = filled(model, 2)
+    missing = [key for key in weights if any(f"{site}.attention." in key for site in lacking)]
+    for key in missing:
+        del weights[key]
+    held = dict(weights)
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict(weights)
+    message = str(caught.value)
+    assert sorted(re.findall(r'"(\S+)"', message.partition("\n\tattnreid")[0])) == sorted(missing)
+    assert message.count("attnreid: ") == 1
+    assert f"' and not '{missing[0]}'; load the weights first and attach the other attention after, or" in message
+
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(1)
+    result = model.load_state_dict(weights, strict=False)
+    assert sorted(result.missing_keys) == sorted(missing)
+    assert not result.unexpected_keys
+    for key, tensor in model.state_dict().items():
+        assert (tensor == (1 if key in missing else 2)).all(), key
+    assert list(weights) == list(held)
+    assert all(weights[key] is tensor for key, tensor in held.items())
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_plain_weights_load_strictly_wherever_the_model_stands(net: Net, around: str) -> None:
+    attach(net, TwoLayers, ["stem", "stage.0", "stage"], input_size=(16, 8))
+    attach(net, Foreign, "stage.1.conv", where="instead", input_size=(16, 8))
+    model = AROUND[around](net)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items() if ".attention." in key}
+    weights = {key: tensor for key, tensor in filled(model, 2).items() if key not in before}
+    for strict in (True, False):
+        result = model.load_state_dict(weights, strict=strict)
+        assert (result.missing_keys, result.unexpected_keys) == ([], [])
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key]) if key in before else (tensor == 2).all(), key
+
+
+def test_the_advice_helps(net: Net) -> None:
+    attach(net, TwoLayers, "stem", input_size=(16, 8))
+    weights = filled(net, 2)
+    net.load_state_dict(weights)
+    attach(net, TwoLayers, "stage", input_size=(16, 8))
+    with pytest.raises(RuntimeError, match="attach the other attention after"):
+        net.load_state_dict(weights)
+    assert (net.stem.attention.norm.weight == 2).all()
+
+
+def test_two_attended_models_in_one_are_judged_together(net: Net) -> None:
+    attach(net, TwoLayers, "stem", input_size=(16, 8))
+    for names in (["first", "second"], ["second", "first"]):
+        pair = nn.ModuleDict({name: copy.deepcopy(net) for name in names})
+        weights = filled(pair, 2)
+        del weights["first.stem.attention.norm.bias"]
+        with pytest.raises(RuntimeError, match=r"not 'first.stem.attention.norm.bias'; load"):
+            pair.load_state_dict(weights)
+        weights = {key: tensor for key, tensor in weights.items() if not key.startswith("first.stem.attention")}
+        with pytest.raises(RuntimeError, match=r"some of 'second.stem.attention' and not 'first.stem.attention.norm"):
+            pair.load_state_dict(weights)
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_a_part_of_one_attention_is_no_whole_one(net: Net, kept: int) -> None:
     attach(net, TwoLayers, "stem", input_size=(16, 8))
     weights = net.state_dict()
-    del weights["stem.attention.norm.bias"]
-    with pytest.raises(
-        RuntimeError, match=r"the attention at 'stem.attention' must find all of its 5 keys.* 1 are missing"
-    ):
-        net.load_state_dict(weights, strict=strict)
+    own = [key for key in weights if ".attention." in key]
+    missing = [key for number, key in enumerate(own) if number != kept]
+    for key in missing:
+        del weights[key]
+    with pytest.raises(RuntimeError, match=r"some of 'stem.attention' and not 'stem.attention.norm.*; load"):
+        net.load_state_dict(weights)
+    assert net.load_state_dict(weights, strict=False).missing_keys == missing
+
+
+def test_counters_may_be_missing_as_torch_lets_them(net: Net) -> None:
+    attach(net, TwoLayers, ["stem", "stage"], input_size=(16, 8))
+    weights = {key: tensor for key, tensor in filled(net, 2).items() if "num_batches_tracked" not in key}
+    assert not net.load_state_dict(weights).missing_keys
+    assert (net.stem.attention.norm.weight == 2).all()
+
+
+def test_a_part_of_a_model_is_judged_by_what_it_is_given(net: Net) -> None:
+    attach(net, TwoLayers, ["stem", "stage.0", "stage"], input_size=(16, 8))
+    stage = filled(net.stage, 2)
+    net.stage.load_state_dict(stage)  # whole, without the stem's
+    assert (net.stage[0].attention.norm.weight == 2).all()
+    net.stage.load_state_dict({key: tensor for key, tensor in stage.items() if "attention" not in key})
+    with pytest.raises(RuntimeError, match=r"some of '0.attention' and not 'attention.norm.weight'; load"):
+        net.stage.load_state_dict({key: tensor for key, tensor in stage.items() if not key.startswith("attention.")})
+    # The attention itself is torch's own matter.
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"norm.weight\"") as caught:
+        net.stem.attention.load_state_dict({})
+    assert "attnreid" not in str(caught.value)
+
+
+def test_one_call_says_nothing_of_the_next(net: Net) -> None:
+    attach(net, TwoLayers, ["stem", "stage"], input_size=(16, 8))
+    whole = filled(net, 2)
+    plain = {key: tensor for key, tensor in whole.items() if ".attention." not in key}
+    part = {key: tensor for key, tensor in whole.items() if not key.startswith("stage.attention.")}
+    left = [key for key in whole if key.startswith("stage.attention.")]
+    for _ in range(20):  # torch's lists come back at the same addresses
+        for weights, missing in ((plain, []), (whole, []), (part, left), (plain, [])):
+            assert net.load_state_dict(weights, strict=False).missing_keys == missing
+        with pytest.raises(RuntimeError, match="stage.attention"):
+            net.load_state_dict(part)
+
+
+class LoadsAnother(nn.Module):
+    """Loads another model whenever it is loaded itself."""
+
+    def __init__(self, other: nn.Module, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(lambda *_: other.load_state_dict(weights))  # type: ignore[no-untyped-call]
+
+
+def test_a_call_within_a_call_does_not_mix_them_up(net: Net) -> None:
+    attach(net, TwoLayers, ["stem", "stage"], input_size=(16, 8))
+    other = copy.deepcopy(net)
+    whole = filled(net, 2)
+    net.add_module("stage", nn.Sequential(LoadsAnother(other, whole), net.stage))
+    weights = {key: tensor for key, tensor in filled(net, 2).items() if not key.startswith("stem.attention.")}
+    with pytest.raises(RuntimeError, match=r"some of 'stage.1.attention' and not 'stem.attention.norm.weight'; load"):
+        net.load_state_dict(weights)
+    assert (other.stem.attention.norm.weight == 2).all()
+
+
+def test_threads_load_at_the_same_time(net: Net) -> None:
+    attach(net, TwoLayers, ["stem", "stage"], input_size=(16, 8))
+    models = [copy.deepcopy(net) for _ in range(12)]
+    together = threading.Barrier(len(models), timeout=60)
+    for model in models:  # all have seen their stem before one sees its stage
+        model.stage.register_load_state_dict_pre_hook(lambda *_: together.wait())  # type: ignore[no-untyped-call]
+    weights = {key: tensor for key, tensor in filled(net, 2).items() if not key.startswith("stem.attention.")}
+    with ThreadPoolExecutor(len(models)) as pool:
+        results = list(pool.map(lambda model: model.load_state_dict(weights, strict=False), models))
+    assert [len(result.missing_keys) for result in results] == [5] * len(models)
+
+
+def test_a_layer_that_has_attention_inside_is_left_whole(net: Net) -> None:
+    def build(channels: int) -> nn.Module:
+        layer = Foreign(channels)
+        attach(layer, TwoLayers, "mix", example_inputs=(torch.rand(2, channels, 8, 4),))
+        return layer
+
+    attach(net, build, ["stem", "stage"], input_size=(16, 8))
+    whole = filled(net, 2)
+    plain = {key: tensor for key, tensor in whole.items() if ".attention." not in key}
+    assert net.load_state_dict(plain) == ([], [])
+    assert net.load_state_dict(whole) == ([], [])
+    outer = {key: tensor for key, tensor in whole.items() if "mix.attention" not in key}
+    with pytest.raises(RuntimeError, match=r"some of 'stem.attention' and not 'stem.attention.mix.attention.norm"):
+        net.load_state_dict(outer)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_part_is_assigned_as_it_is_copied(net: Net, assign: bool) -> None:
+    attach(net, TwoLayers, ["stem", "stage"], input_size=(16, 8))
+    weights = {key: tensor for key, tensor in filled(net, 2).items() if not key.startswith("stem.attention.")}
+    objects = [id(parameter) for parameter in net.stem.attention.parameters()]
+    assert len(net.load_state_dict(weights, strict=False, assign=assign).missing_keys) == 5
+    assert [id(parameter) for parameter in net.stem.attention.parameters()] == objects
+    assert (net.stage.attention.norm.weight == 2).all()
 
 
 def test_foreign_keys_stay_an_error(net: Net) -> None:
@@ -530,6 +717,16 @@ def test_exactly_the_replaced_keys_are_ignored(net: Net) -> None:
     net.load_state_dict({key: value for key, value in plain.items() if not key.startswith("stage.0.conv")})
     with pytest.raises(RuntimeError, match=r"Unexpected key.*stage\.0\.conv\.gamma"):
         net.load_state_dict({**plain, "stage.0.conv.gamma": torch.zeros(1)})
+
+
+def test_the_new_keys_win_where_the_replaced_module_had_the_same(net: Net) -> None:
+    net.stem = nn.Sequential(net.stem, Holder(nn.Conv2d(16, 16, 1)))
+    net.stem[1].attention, net.stem[1].forward = nn.Conv2d(16, 16, 1), lambda x: x  # type: ignore[method-assign]
+    attach(net, lambda channels: nn.Conv2d(channels, channels, 1), "stem.1", where="instead", input_size=(16, 8))
+    weights = filled(net, 2)
+    assert "stem.1.attention.weight" in weights
+    net.load_state_dict(weights)
+    assert (net.stem[1].attention.weight == 2).all()
 
 
 def test_replaced_module_follows_the_model(net: Net) -> None:

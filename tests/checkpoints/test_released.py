@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
@@ -98,17 +99,48 @@ def test_what_was_read_is_named():
 # Files and wrappers --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrap", ["model", "state_dict", "module.", "model and module."])
-def test_a_file_and_its_wrappers_are_read(wrap, tmp_path):
+PREFIXES = ["", "module.", "base.", "_orig_mod.", "backbone.", "module.backbone.", "module._orig_mod.base.", "net."]
+
+
+@pytest.mark.parametrize("layout", ["apnet_level1", "rga_c"])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_all_keys_share_is_taken_off(layout, prefix):
+    weights = blank(layout)
+    checkpoint = read_released({f"{prefix}{key}": value for key, value in weights.items()})
+    assert checkpoint.prefix == prefix
+    plain = read_released(weights)
+    assert (checkpoint.layout, checkpoint.levels, checkpoint.channel) == (plain.layout, plain.levels, plain.channel)
+    assert checkpoint.backbone.keys() == plain.backbone.keys()
+    assert checkpoint.neck.keys() == plain.neck.keys()
+
+
+@pytest.mark.parametrize("opened", [("model",), ("state_dict",), ("model", "state_dict"), ("state_dict", "model")])
+@pytest.mark.parametrize("ending", ["pth", "pth.tar"])
+def test_a_file_and_its_wrappers_are_read(opened, ending, tmp_path):
     weights = blank("apnet_level0")
-    content = {f"module.{key}" if "module." in wrap else key: value for key, value in weights.items()}
-    if wrap == "state_dict":
-        content = {"state_dict": content, "epoch": 3, "best_top1": 0.5, "optimizer": {"state": {}, "param_groups": []}}
-    elif wrap != "module.":
-        content = {"model": content}
-    torch.save(content, tmp_path / "file.pth")
-    for source in (content, tmp_path / "file.pth", str(tmp_path / "file.pth")):
-        assert read_released(source).backbone.keys() == read_released(weights).backbone.keys()
+    content = {f"module.{key}": value for key, value in weights.items()}
+    for key in reversed(opened):
+        content = {key: content, "epoch": 3, "best_top1": 0.5, "optimizer": {"state": {}, "param_groups": []}}
+    torch.save(content, tmp_path / f"file.{ending}")
+    for source in (content, tmp_path / f"file.{ending}", str(tmp_path / f"file.{ending}")):
+        checkpoint = read_released(source)
+        assert checkpoint.backbone.keys() == read_released(weights).backbone.keys()
+        assert (checkpoint.opened, checkpoint.prefix) == (opened, "module.")
+
+
+def test_a_file_of_safetensors_is_read(tmp_path):
+    weights = {key: value.half().contiguous() for key, value in blank("apnet_level0").items()}
+    weights["base_5.0.2.conv3.weight"] += 2
+    weights["base.layer4.2.conv3.weight"] += 2
+    save_file(weights, tmp_path / "a.safetensors")
+    assert (read_released(tmp_path / "a.safetensors").backbone["layer4.2.conv3.weight"] == 2).all()
+
+
+@pytest.mark.parametrize("classes", [1, 5, 1041])
+def test_the_head_has_any_number_of_classes(classes):
+    weights = {**blank("apnet_level0"), "classifier.weight": torch.zeros(()).expand(classes, 2048)}
+    checkpoint = read_released(weights)
+    assert (checkpoint.classes, checkpoint.classifier["weight"].shape) == (classes, (classes, 2048))
 
 
 @pytest.mark.parametrize("left", ["base.", "base_"])
@@ -183,7 +215,7 @@ def test_files_that_do_not_read_are_named(tmp_path):
     ):
         path.write_bytes(content)
         with pytest.raises(
-            ValueError, match=r"read_released: .*a.pth must be a whole file of torch.save, got one that"
+            ValueError, match=r"read_released: .*a.pth must be a whole file of torch.save or safetensors, got"
         ):
             read_released(path)
     with pytest.raises(FileNotFoundError):
@@ -269,7 +301,7 @@ def test_what_is_wrong_is_named(layout, change, match):
             r"must be those of APNet's Baseline .*, got 'conv1.weight' in the state dict",
         ),
         ({}, "got none in the state dict"),
-        ({"model": [1]}, r"must hold tensors by name, got a list at 'model'; pass a state dict"),
+        ({"model": [1]}, r"must hold tensors by name .*, got a list at 'model'; pass a state dict"),
         ({"state_dict": {1: torch.zeros(1)}}, "got a Tensor at 1"),
     ],
 )

@@ -443,14 +443,51 @@ def test_weights_on_meta_are_refused(path):
 
 
 @pytest.mark.parametrize("where", ["after", "instead"])
-def test_plain_weights_leave_the_attention_as_it_is(where, path):
+def test_plain_weights_leave_the_attention_as_it_is_only_where_that_is_asked_for(where, path, observe):
     plain, model = randomise(Backbone()), Backbone(seed=1)
     save_checkpoint(plain, path)
     attachment = attach(model, "pixel", "3", input_size=SIZE, where=where)
-    before = copy.deepcopy(attachment.state_dict())
-    assert load_checkpoint(model, path) == Difference()
+    own = tuple(attachment.state_dict())
+    before, seen = copy.deepcopy(attachment.state_dict()), observe(model)
+    match = (
+        r"must fit Backbone, got 2 missing \('3.attention.conv.weight', .*\); load it before the attention is attached "
+        r"\(strict=False leaves"
+    )
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(model, path)
+    assert observe(model) == seen
+    assert load_checkpoint(model, path, strict=False) == Difference(missing=own)
     assert all(torch.equal(value, before[key]) for key, value in attachment.state_dict().items())
     assert torch.equal(model[0].weight, plain[0].weight)
+    fresh = Backbone(seed=1)
+    assert load_checkpoint(fresh, path) == Difference()
+    attach(fresh, "pixel", "3", input_size=SIZE, where=where)
+
+
+def test_attention_of_one_site_only_is_not_enough(path):
+    save_checkpoint(carry((lambda channels: SE2(channels), "2", {})), path)
+    model = carry((lambda channels: SE2(channels), "2", {}), (lambda channels: SE2(channels), "3", {}))
+    with pytest.raises(ValueError, match="attachments: 1 in the file and 2 on the model"):
+        load_checkpoint(model, path)
+    difference = load_checkpoint(model, path, strict=False)
+    assert difference == Difference(missing=("3.attention.reduce", "3.attention.expand"))
+
+
+def test_the_advice_for_a_head_of_another_size_helps(path):
+    model = resnet()
+    attach_apnet(model, input_size=SIZE)
+    save_checkpoint(randomise(model), path)
+    fresh = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)
+    for strict in (True, False):
+        with pytest.raises(
+            ValueError, match=r"'fc.weight' is 3x512 and must be 5x512.*; build .* keep a layer"
+        ) as caught:
+            load_checkpoint(fresh, path, strict=strict)
+    assert "put nn.Identity() in its place, load with strict=False, put it back" in str(caught.value)
+    head, fresh.fc = fresh.fc, nn.Identity()
+    assert set(load_checkpoint(fresh, path, strict=False).unexpected) == {"fc.weight", "fc.bias"}
+    fresh.fc = head
+    assert torch.equal(fresh.layer4.attention.levels[1].reduce, model.layer4.attention.levels[1].reduce)
 
 
 def test_not_strict_lets_keys_and_dtypes_and_attention_differ(path):
@@ -591,7 +628,7 @@ def test_pickles_are_refused_and_not_run(write, path):
         torch.save(payload, path, _use_new_zipfile_serialization=write == "zip")
     match = (
         r"load_checkpoint: .*model.safetensors must be a file of save_checkpoint, got a pickle \(torch.save\), which "
-        r"can hold code; if you trust it, read it with torch.load\(..., weights_only=True\)"
+        r"can hold code; read it with read_weights"
     )
     with pytest.raises(ValueError, match=match):
         load_checkpoint(Backbone(), path)

@@ -2,14 +2,19 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from reference_pipelines.config import load_config, to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
+from reference_pipelines.models.weights import load_whole, weights_file
+from reference_pipelines.pipelines import PIPELINES
 
 
 def test_the_backbone_maps_images_to_pooled_features_with_last_stride_1():
@@ -36,19 +41,208 @@ def state_of(seed):
     return build_backbone(ModelConfig("resnet_demo", "none"))[0]
 
 
-@pytest.mark.parametrize("kind", ["safetensors of a run", "torch state dict"])
-def test_weights_from_a_file(tmp_path, kind):
+WIDTH = 512
+NECK = {f"neck.{key}": value for key, value in nn.BatchNorm1d(WIDTH).state_dict().items()}
+
+
+def named(prefix, tensors):
+    return {f"{prefix}{key}": value for key, value in tensors.items()}
+
+
+def assert_taken_over(loaded, source):
+    own = source.state_dict() if isinstance(source, nn.Module) else source
+    differing = [key for key in own if not torch.equal(loaded.state_dict()[key], own[key])]
+    assert not differing
+
+
+# What people have, from a backbone's state dict, and how the line says where it stood.
+FORMS = {
+    "plain": (lambda own: own, ""),
+    "with a classifier": (lambda own: {**own, "fc.weight": torch.zeros(10, WIDTH), "fc.bias": torch.zeros(10)}, ""),
+    "module.": (lambda own: named("module.", own), " under 'module.'"),
+    "base.": (lambda own: named("base.", own), " under 'base.'"),
+    "_orig_mod.": (lambda own: named("_orig_mod.", own), " under '_orig_mod.'"),
+    "module.backbone.": (lambda own: named("module.backbone.", own), " under 'module.backbone.'"),
+    "module._orig_mod.base.": (lambda own: named("module._orig_mod.base.", own), " under 'module._orig_mod.base.'"),
+    "compiled inside": (lambda own: {**named("backbone._orig_mod.", own), **NECK}, " under 'backbone._orig_mod.'"),
+    "base and a head": (
+        lambda own: {**named("base.", own), "classifier.weight": torch.zeros(751, WIDTH)},
+        " under 'base.'",
+    ),
+    "after another": (
+        lambda own: {"other.conv1.weight": torch.zeros(1), **named("base.", own)},
+        " under 'base.'",
+    ),
+    "state_dict": (lambda own: {"state_dict": own, "epoch": 3}, " in 'state_dict'"),
+    "model": (lambda own: {"model": named("module.", own)}, " in 'model' under 'module.'"),
+    "model in state_dict": (lambda own: {"state_dict": {"model": own}}, " in 'state_dict' in 'model'"),
+    "a number of numpy": (lambda own: {"state_dict": own, "best": np.float64(0.5)}, " in 'state_dict'"),
+    "no counters": (lambda own: {key: value for key, value in own.items() if "num_batches" not in key}, ""),
+    "half": (lambda own: {key: value.half() if value.is_floating_point() else value for key, value in own.items()}, ""),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_as_people_have_them(tmp_path, form, capsys):
+    wrap, place = FORMS[form]
+    source = {key: value.half().to(value.dtype) for key, value in state_of(1).state_dict().items()}
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(source), path)
+    lines = []
+    loaded, _ = build_backbone(ModelConfig("resnet_demo", str(path)), say=lines.append)
+    assert_taken_over(loaded, source)
+    assert not torch.equal(state_of(2).conv1.weight, source["conv1.weight"])
+    aside = {
+        "with a classifier": ["weights: left aside 2 of other modules: fc"],
+        "after another": ["weights: left aside 1 of other modules: other.conv1"],
+        "compiled inside": ["weights: left aside 5 of other modules: neck"],
+        "base and a head": ["weights: left aside 1 of other modules: classifier"],
+    }
+    assert lines == [f"weights: the backbone alone is taken over from {path}{place}", *aside.get(form, [])]
+    assert not capsys.readouterr().out
+
+
+def test_weights_of_safetensors_and_under_the_home_folder(tmp_path, monkeypatch, capsys):
     source = state_of(1)
-    if kind == "safetensors of a run":
-        path = tmp_path / "model.safetensors"
-        save_file(ReidModel(source, 512, classes=3).state_dict(), path)
+    save_file(named("module.", source.state_dict()), tmp_path / "a.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded, _ = build_backbone(ModelConfig("resnet_demo", "~/a.safetensors"))
+    assert_taken_over(loaded, source)
+    assert capsys.readouterr().out.startswith("weights: the backbone alone is taken over from")
+    assert weights_file("~/a.safetensors") == tmp_path / "a.safetensors"
+
+
+# From a run ----------------------------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "apnet": {"data.root": ".", "model.backbone": "resnet_demo", "data.image_size": "[32, 16]"},
+    "mla": {"data.root": ".", "model.backbone": "resnet_demo", "data.image_size": "[32, 16]"},
+}
+NONE = {"apnet": {"attention.kind": "none"}, "mla": {"attention.levels": "[]"}}
+
+
+def configured(pipeline, weights="none", **changes):
+    values = {**SETTINGS[pipeline], "model.weights": str(weights), **changes}
+    recipe = PIPELINES[pipeline].recipes / "demo.yaml"
+    return load_config(
+        PIPELINES[pipeline].config, ["--config", str(recipe), *(f"--{key}={value}" for key, value in values.items())]
+    )
+
+
+def built(pipeline, weights="none", **changes):
+    """The network, and what was said of its weights."""
+    lines = []
+    return PIPELINES[pipeline].build(configured(pipeline, weights, **changes), say=lines.append), lines
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make what a run's folder holds for others to start from."""
+
+    def make(pipeline, **changes):
+        model, _ = built(pipeline, **changes)
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.fill_(0.5)
+        model.classifier = nn.Linear(WIDTH, 8, bias=False)
+        folder = tmp_path / "run"
+        folder.mkdir()
+        save_file(model.state_dict(), folder / "model.safetensors")
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(configured(pipeline, **changes))))
+        return folder, model.state_dict()
+
+    return make
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("named_by", ["folder", "file", "best"])
+def test_a_run_with_the_same_attention_is_taken_over_with_it(run, pipeline, named_by):
+    folder, state = run(pipeline)
+    (folder / "model.safetensors").rename(folder / "best.safetensors") if named_by == "best" else None
+    weights = {"folder": folder, "file": folder / "model.safetensors", "best": folder / "best.safetensors"}[named_by]
+    model, lines = built(pipeline, weights)
+    file = weights if weights.suffix else folder / "model.safetensors"
+    assert lines[0] == f"weights: the backbone and its attention are taken over from {file} under 'backbone.'"
+    assert lines[1:] == ["weights: left aside 6 of other modules: classifier, neck"]
+    assert any("attention" in key for key in state)
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, state[f"backbone.{key}"]), key
+    assert not torch.equal(model.neck.weight, state["neck.weight"])  # a head
+
+
+OTHER = [
+    ("apnet", {"attention.levels": "1"}, "attention.levels is 2 there and 1 here"),
+    ("apnet", {"attention.radix": "4"}, "attention.radix is 2 there and 4 here"),
+    ("apnet", {"attention.kind": "rga_s"}, "attention.kind is se there and rga_s here"),
+    ("mla", {"attention.heads": "2"}, "attention.heads is 4 there and 2 here"),  # of the same names and sizes
+    ("mla", {"attention.memory": "8"}, "attention.memory is 64 there and 8 here"),
+    ("mla", {"data.image_size": "[64, 32]"}, "of another size"),
+]
+
+
+@pytest.mark.parametrize(("pipeline", "changes", "why"), OTHER)
+def test_into_other_attention_the_backbone_alone_is_taken_over(run, pipeline, changes, why):
+    folder, state = run(pipeline)
+    torch.manual_seed(3)
+    model, lines = built(pipeline, folder, **changes)
+    torch.manual_seed(3)
+    anew, _ = built(pipeline, **changes)
+    assert "the backbone alone is taken over" in lines[0]
+    assert "its attention is left aside, since it is another one (" in lines[0]
+    assert why in lines[0]
+    assert lines[0].endswith("and this one starts anew")
+    for key, value in model.backbone.state_dict().items():
+        expected = anew.backbone.state_dict()[key] if ".attention." in key else state[f"backbone.{key}"]
+        assert torch.equal(value, expected), key
+
+
+def test_without_its_config_the_names_and_sizes_decide_and_that_is_said(run):
+    folder, state = run("mla")
+    (folder / "config.yaml").unlink()
+    model, lines = built("mla", folder)
+    assert "(the same by its names and sizes; there is no config beside the file) are taken over" in lines[0]
+    assert torch.equal(
+        model.backbone.layer4[0].conv2.attention.head.qkv.weight,
+        state["backbone.layer4.0.conv2.attention.head.qkv.weight"],
+    )
+    _, lines = built("mla", folder, **{"attention.memory": "8"})
+    assert "another one (2 of another size ('layer4.0.conv2.attention.domain." in lines[0]
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_attention_on_one_side_only(run, pipeline):
+    folder, state = run(pipeline)
+    model, lines = built(pipeline, folder, **NONE[pipeline])
+    assert lines[0].endswith("; its attention is left aside, since this network has none")
+    shared = [key for key in model.backbone.state_dict() if f"backbone.{key}" in state]
+    assert all(torch.equal(model.backbone.state_dict()[key], state[f"backbone.{key}"]) for key in shared)
+    random = [key for key in model.backbone.state_dict() if f"backbone.{key}" not in state]
+    if pipeline == "mla":  # whose attention stands instead of a convolution
+        assert random == ["layer4.0.conv2.weight"]
+        assert lines[1] == (
+            "weights: there are none for layer4.0.conv2.weight, where attention stands instead: random at first"
+        )
     else:
-        path = tmp_path / "resnet.pth"
-        torch.save({**source.state_dict(), "fc.weight": torch.zeros(10, 512)}, path)
-    loaded, _ = build_backbone(ModelConfig("resnet_demo", str(path)))
-    for name, tensor in source.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert not torch.equal(state_of(2).conv1.weight, source.conv1.weight)
+        assert not random
+        assert len(lines) == 2
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_run_without_attention_starts_attention_anew(run, pipeline):
+    folder, state = run(pipeline, **NONE[pipeline])
+    model, lines = built(pipeline, folder)
+    assert lines[0].endswith("under 'backbone.'; the attention starts anew")
+    for key, value in model.backbone.state_dict().items():
+        assert (".attention." in key) != (f"backbone.{key}" in state and torch.equal(value, state[f"backbone.{key}"]))
+
+
+def test_one_program_starts_from_the_other(run):
+    folder, _ = run("apnet")
+    _, lines = built("mla", folder)
+    assert "another one (attention.levels is 2 there and ['pixel', 'head', 'domain'] here)" in lines[0]
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -56,28 +250,93 @@ class Trap:
         return (print, ("code ran",))
 
 
-def test_refusals(tmp_path, capsys):
-    (tmp_path / "cut.safetensors").write_bytes(b"\x10")
-    with open(tmp_path / "code.pth", "wb") as file:
-        pickle.dump({"w": Trap()}, file)
-    torch.save({"epoch": 3}, tmp_path / "other.pth")
-    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "foreign.pth")
-    wrong = {
-        "nowhere.pth": "there is no weights file",
-        "cut.safetensors": "is not a readable checkpoint",
-        "code.pth": "holds pickled objects, which could run code, and is refused",
-        "other.pth": "must hold a state dict",
-        "foreign.pth": "do not fit this backbone",
-    }
-    for name, message in wrong.items():
-        with pytest.raises(UserError, match=message) as caught:
-            build_backbone(ModelConfig("resnet_demo", str(tmp_path / name)))
-        assert "\n" not in str(caught.value)
+def within_itself():
+    content = {"epoch": 3}
+    content["state_dict"] = content
+    return content
+
+
+REFUSED = {
+    "nowhere.pth": (None, "there is no weights file .*nowhere.pth; name a run's folder"),
+    "empty": (None, "there is no weights file .*empty.model.safetensors; name a run's folder"),
+    "cut.safetensors": (b"\x10", "cut.safetensors must be a whole file .*; copy it again$"),
+    "code.pth": (lambda: {"w": Trap()}, "with .*print in it, which was not run; if you trust"),
+    "other.pth": (lambda: {"epoch": 3}, "must hold tensors by name .*, got a int at 'epoch'"),
+    "list.pth": (lambda: [1], "must hold a state dict, got a list"),
+    "itself.pth": (within_itself, "a dict that contains itself at 'state_dict'"),
+    "foreign.pth": (lambda: {"weight": torch.zeros(1)}, r"do not fit this backbone, got \d+ missing \('conv1.weight'"),
+    "size.pth": (
+        lambda: {**state_of(1).state_dict(), "conv1.weight": torch.zeros(64, 3, 3, 3)},
+        r"got 1 of another size \('conv1.weight', which is 64x3x3x3 and must be 64x3x7x7\); choose the --model.b",
+    ),
+    "part.pth": (
+        lambda: {
+            key: value for key, value in named("base.", state_of(1).state_dict()).items() if "bn1.bias" not in key
+        },
+        r"missing \('bn1.bias', .*\) under 'base.'; choose",
+    ),
+    "deeper.pth": (
+        lambda: {**state_of(1).state_dict(), "layer3.1.conv1.weight": torch.zeros(1)},
+        r"got 1 unexpected \('layer3.1.conv1.weight'\)",
+    ),
+    "twice.pth": (
+        lambda: {**named("student.", state_of(1).state_dict()), **named("teacher.", state_of(2).state_dict())},
+        r"must hold the backbone once, got it under 'student.' and 'teacher.'; save",
+    ),
+    "two.pth": (
+        lambda: {"model": state_of(1).state_dict(), "state_dict": state_of(2).state_dict()},
+        "must hold one state dict, got two, at 'model' and 'state_dict'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_weights_that_do_not_fit_are_refused_in_a_sentence(name, tmp_path, capsys):
+    content, message = REFUSED[name]
+    if name == "empty":
+        (tmp_path / name).mkdir()
+    elif isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        torch.save(content(), tmp_path / name)
+    with pytest.raises(UserError, match=message) as caught:
+        build_backbone(ModelConfig("resnet_demo", str(tmp_path / name)))
+    assert str(caught.value).startswith("model: ")
+    assert "\n" not in str(caught.value)
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_bare_pickle_is_refused_and_not_run(tmp_path, capsys):
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"w": Trap()}, protocol=2))
+    with pytest.raises(UserError, match="model: .*code.pth must"):
+        build_backbone(ModelConfig("resnet_demo", str(tmp_path / "code.pth")))
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_unknown_backbones_are_refused():
     with pytest.raises(UserError, match="got 'resnet51'; did you mean resnet5?"):
         build_backbone(ModelConfig("resnet51", "none"))
     with pytest.raises(UserError, match="resnet_demo has no ImageNet weights"):
         build_backbone(ModelConfig("resnet_demo", "imagenet"))
+
+
+@pytest.mark.parametrize("lacks", ["attention", "one site", "bn1.bias", "nothing"])
+def test_a_runs_own_weights_must_be_whole(lacks):
+    model, _ = built("apnet")
+    state = {key: torch.full_like(value, 0.5) for key, value in model.state_dict().items()}
+    pattern = {"attention": ".attention.", "one site": "layer2.attention.", "nothing": "?"}.get(lacks, lacks)
+    given = {key: value for key, value in state.items() if pattern not in key}
+    missing = [key for key in state if key not in given]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    if lacks == "nothing":
+        load_whole(model, given, "who: rule", "way on")
+        assert_taken_over(model, state)
+        return
+    with pytest.raises(UserError) as caught:
+        load_whole(model, given, "who: rule", "way on")
+    assert str(caught.value).startswith(f"who: rule, got {len(missing)} missing ({missing[0]!r}")
+    assert str(caught.value).endswith("; way on")
+    assert_taken_over(model, before)
 
 
 def test_a_failed_download_says_what_to_place_where(monkeypatch):

@@ -8,15 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reference_pipelines.cli import main
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
 from reference_pipelines.mla import train as mla
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.training import loop
+from reference_pipelines.training.checkpoint import place_of
 from reference_pipelines.training.optimizer import rate_factor
 from reference_pipelines.training.resume import find_checkpoint
-from tests.training.runs import configured, trained
+from reference_pipelines.training.run import file_digest
+from tests.training.runs import arguments, configured, trained
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,26 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(runs, images,
     trained(pipeline, images, tmp_path / "other", seed="2")
     other = load_file(tmp_path / "other" / "model.safetensors")
     assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "what"),
+    [("apnet", "the backbone and its attention are taken over from"), ("mla", "the backbone alone is taken over from")],
+)
+def test_training_starts_from_another_runs_folder(runs, images, tmp_path, capsys, pipeline, what):
+    source, out = runs["apnet"][0], tmp_path / "run"
+    changes = {"model.weights": str(source), "optimizer.epochs": "1", "optimizer.milestones": "[]"}
+    assert main(["train", pipeline, "--out", str(out), *arguments(pipeline, images, **changes)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].startswith(f"weights: {what} {source / 'model.safetensors'} under 'backbone.'")
+    assert printed[2] == "weights: left aside 6 of other modules: classifier, neck"
+    assert sum(line.startswith("weights: ") for line in printed) == 2
+    before, start = load_file(source / "model.safetensors"), load_file(place_of(out, 0) / "model.safetensors")
+    taken = [name for name in start if name.startswith("backbone.") and (pipeline == "apnet" or name in before)]
+    assert all(torch.equal(start[name], before[name]) for name in taken)
+    assert any(".attention." in name for name in taken) == (pipeline == "apnet")
+    result = json.loads((out / "result.json").read_text())
+    assert result["weights_digest"] == file_digest(source / "model.safetensors") is not None
 
 
 def test_what_is_clustered_is_reported(runs):

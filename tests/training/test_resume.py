@@ -25,7 +25,7 @@ from reference_pipelines.training.loop import Trainer
 from reference_pipelines.training.resume import find_checkpoint
 from reference_pipelines.training.run import Run, how_to_go_on, resume_command
 from reference_pipelines.training.session import Session
-from tests.training.runs import arguments, assert_same_run, in_child, logged, trained
+from tests.training.runs import arguments, assert_same_run, configured, in_child, logged, trained
 
 FOUR = {"optimizer.epochs": "4"}
 ALL = list(PIPELINES)
@@ -387,6 +387,19 @@ def test_weights_that_the_run_started_from_need_not_be_there_any_more(images, ha
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["weights"] == str(start)
     assert result["weights_digest"] is not None
+
+
+@pytest.mark.parametrize("lacking", [".attention.", "layer2.attention.", "neck.bias"])
+def test_a_checkpoint_must_have_every_key_of_the_network(half, images, lacking):
+    checkpoint = find_checkpoint(half).checkpoint
+    missing = [key for key in checkpoint.model if lacking in key]
+    for key in missing:
+        del checkpoint.model[key]
+    config = configured("apnet", images, **{"optimizer.epochs": "3"})
+    with pytest.raises(UserError) as refused:
+        PIPELINES["apnet"].train(config, half, checkpoint=checkpoint)
+    assert str(refused.value).startswith("resume: the checkpoint after epoch 2 must fit the network ")
+    assert f"got {len(missing)} missing (" in str(refused.value)
 
 
 def cut(path):
