@@ -87,11 +87,15 @@ def _take(left: list[str], count: int | None, ends: Callable[[str], bool]) -> li
     taken: list[str] = []
     while left and not is_option(left[0]):
         bracketed = count != 1 and bool(taken) and taken[0].startswith("[")
-        whole = taken[-1].endswith("]") if bracketed else len(taken) == count
+        whole = taken[-1].endswith("]") if bracketed else _parts(taken) == count
         if whole or (count is None and taken and not bracketed and ends(left[0])):
             break
         taken.append(left.pop(0))
     return taken
+
+
+def _parts(words: Sequence[str]) -> int:
+    return sum(len(word.split(",")) for word in words)
 
 
 def _as_list(words: Sequence[str]) -> str:

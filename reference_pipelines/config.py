@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -256,7 +256,7 @@ def read_recipe(schema: type, path: Path) -> dict[str, Any]:
     if twice:
         raise UserError(f"config: {path} must give a key once, it gives {twice} twice; leave one of them out")
     kinds, required = _kinds(schema), _required(schema)
-    values = _flatten(recipe)
+    values = _flatten(recipe, kinds)
     for key, value in values.items():
         if value == {} and any(each.startswith(f"{key}.") for each in kinds):
             continue
@@ -265,10 +265,9 @@ def read_recipe(schema: type, path: Path) -> dict[str, Any]:
                 f"config: {path}: {key} is a section of keys ({', '.join(keys)}), it holds {_said(value)}; give them, "
                 "or leave the section out"
             )
-        if key not in kinds and not any(key.startswith(f"{name}.") for name in kinds):
+        if key not in kinds:
             raise UserError(f"config: {path} has an unknown key {key!r}{closest(key, kinds)}")
-        optional = key not in kinds or type(None) in get_args(kinds[key]) or key in required
-        if value is None and not optional:
+        if value is None and type(None) not in get_args(kinds[key]) and key not in required:
             raise UserError(f"config: {path}: {key} has no value; give one, or leave the key out for its default")
     return values
 
@@ -307,10 +306,13 @@ def _required(schema: type, prefix: str = "") -> set[str]:
     return keys
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: Mapping[Any, Any], keys: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Return the values by dotted key; those of `keys` are values, whatever they hold."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+        key = f"{prefix}{name}"
+        section = isinstance(value, dict) and value and key not in keys
+        flat |= _flatten(value, keys, f"{key}.") if section else {key: value}
     return flat
 
 
