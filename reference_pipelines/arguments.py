@@ -75,6 +75,8 @@ def refuse_unknown(who: str, names: Iterable[str], known: Iterable[str]) -> None
     """
     known = list(known)
     for name in names:
+        if keys := [each for each in known if each.startswith(f"{name}.")]:
+            raise UserError(f"{who}: {name} is a section of keys: set {', '.join(keys)}")
         if name not in known:
             section = name.rpartition(".")[0]
             others = [each for each in known if section and each.startswith(f"{section}.")]

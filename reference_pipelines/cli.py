@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     parser, parsers = build_parser()
-    command = " ".join(arguments[: 2 if arguments[:1] == ["data"] else 1])
+    command = " ".join(arguments[: 2 if "data" in arguments[:1] else 1])
     asks = bool({"-h", "--help"} & set(arguments))
     trains = command in _TRAINING and not (command == "resume" and asks)
     if not trains:
@@ -61,7 +61,7 @@ def _run(arguments: Sequence[str]) -> int:
             _check_options(command, arguments, parsers)
         options, rest = parser.parse_known_args(arguments)
         if rest:
-            raise UserError(f"{command}: {rest[0]!r} is one word too many; see {parsers[command].prog} --help")
+            raise UserError(f"{command}: {rest[0]!r} is one word too many; see {parser.prog} {command} --help")
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UserError(f"{command}: only train and resume run as many processes; start it without torchrun")
     # Imported late, so that --help and a mistyped command answer at once.

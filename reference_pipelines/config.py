@@ -143,9 +143,6 @@ def load_config(
     """
     kinds = _kinds(schema)
     words = separate(prog, arguments, word_counts(schema))
-    for name in words.options:
-        if keys := [f"--{key}" for key in kinds if key.startswith(f"{name[2:]}.")]:
-            raise UserError(f"{prog}: {name} is a section of keys: set {', '.join(keys)}")
     refuse_unknown(prog, words.options, word_counts(schema))
     if words.bare:
         raise UserError(
@@ -192,7 +189,7 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
         )
     if Path(name).suffix:
         return Path(name)
-    raise UserError(f"config: there is no recipe {name!r}{closest(name, shipped)}; {listed}, or give a YAML file")
+    raise UserError(f"config: there is no recipe {name!r}; {listed}, or give a YAML file{closest(name, shipped)}")
 
 
 def _missing(keys: str, recipe: str | None, recipes: Path | None) -> str:
