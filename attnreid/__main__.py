@@ -365,14 +365,14 @@ def _preset_options(chosen: argparse.Namespace) -> dict[str, Any]:
         if name not in known:
             own = ", ".join(f"--{option}" for option in _PRESET_OPTIONS if option in known)
             raise Refused(f"the preset {chosen.preset} has no --{name}; its options are {own}")
-    for name in ("levels", "attention"):
-        if name in options and not "".join(options[name]):
-            raise Refused(f"--{name} must not be empty; leave it out for its default")
     if "levels" in options:
         read = given.words if chosen.preset == "mla" else given.apnet_levels
         options["levels"] = read(",".join(options["levels"]))
     if "attention" in options:
         options["attention"] = given.attention(",".join(options["attention"]))
+    for name, value in options.items():
+        if value in ((), []):
+            raise Refused(f"--{name} must not be empty; leave it out for its default")
     return options
 
 

@@ -205,7 +205,7 @@ def apnet_levels(text: str) -> int | tuple[int, ...]:
 def attention(text: str) -> Any:
     """Read a registered name or module:callable, or with commas one for each level."""
     built = [load(word) if ":" in word else word for word in words(text)]
-    return built if "," in text else (built or [text])[0]
+    return built if "," in text else (built or [()])[0]
 
 
 def words(text: str) -> tuple[str, ...]:

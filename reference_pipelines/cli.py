@@ -119,8 +119,10 @@ def _path(text: str) -> Path:
 
 def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not re.fullmatch(r"[+-]?[0-9]+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number and at least {least}, got {text}")
+        if not re.fullmatch(r"[+-]?[0-9]+", text):
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text}")
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
         return int(text)
 
     return number
