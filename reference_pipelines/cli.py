@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from reference_pipelines.arguments import is_option, refuse_unknown
 from reference_pipelines.errors import Stopped, UserError
@@ -18,6 +18,26 @@ _DESCRIPTION = "The two papers of attnreid as programs: APNet (supervised) and M
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status: 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left."""
+    try:
+        return _run_in_words(arguments)
+    except BrokenPipeError:
+        if _is_read(sys.stdout):  # it was another pipe, of a worker's
+            raise
+        # As `| head` does. What is left to write goes nowhere, or the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _is_read(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _run_in_words(arguments: Sequence[str]) -> int:
+    """Run one command, and say what ends it early in a sentence."""
     # Of several processes that torchrun started the first one speaks.
     speaks = os.environ.get("RANK", "0") == "0"
     try:
@@ -42,10 +62,6 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # As `| head` does. What is left to write goes nowhere, or the interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return status
 
 

@@ -155,21 +155,22 @@ def load_config(
         recipe = read_recipe(schema, path)
         # What comes later overrides what came before.
         given = [f"--config={path}", *(word for word in given if not word.startswith("--config="))]
+    missing = [key for key in _required(schema) if f"--{key}" not in words.options and recipe.get(key) is None]
+    if missing and "--print_config" not in words.options:
+        raise UserError(f"{prog}: {_missing(missing, named, recipes)}")
     parser = config_parser(schema, prog)
     try:
         values = parser.instantiate(parser.parse_args(given))
     except ArgumentError as error:
         message = " ".join(str(error).split()).rstrip(".")
-        missing = re.search(r"arguments are required: ([\w., ]+)", message)
-        if missing:
-            raise UserError(f"{prog}: {_missing(missing[1], named, recipes)}") from None
         wrong = re.search(r'Parser key "([^"]+)"', message)
         if wrong and wrong[1] in kinds:
             raise UserError(_wrong_value(prog, wrong[1], kinds[wrong[1]], words.options, recipe)) from None
         raise UserError(f"{prog}: {message}") from None
     config = schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
     for key, value in _flatten(dataclasses.asdict(config)).items():  # type: ignore[call-overload]
-        require(not isinstance(value, float) or math.isfinite(value), f"{key} must be finite", value)
+        numbers = [each for each in (value if isinstance(value, tuple) else [value]) if isinstance(each, float)]
+        require(all(map(math.isfinite, numbers)), f"{key} must be finite", value)
     return config
 
 
@@ -192,8 +193,8 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
     raise UserError(f"config: there is no recipe {name!r}; {listed}, or give a YAML file{closest(name, shipped)}")
 
 
-def _missing(keys: str, recipe: str | None, recipes: Path | None) -> str:
-    names = [f"--{key}" for key in keys.replace(",", " ").split()]
+def _missing(keys: Sequence[str], recipe: str | None, recipes: Path | None) -> str:
+    names = [f"--{key}" for key in keys]
     if recipe is None and recipes is not None:
         shipped = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
         return f"--config is missing; name a recipe, {shipped}, or a YAML file (or give {', '.join(names)} here)"
@@ -293,13 +294,13 @@ def _kinds(schema: type, prefix: str = "") -> dict[str, Any]:
     return kinds
 
 
-def _required(schema: type, prefix: str = "") -> set[str]:
+def _required(schema: type, prefix: str = "") -> list[str]:
     """Return the dotted keys that have no default: a recipe may leave their values to the command line."""
-    keys: set[str] = set()
+    keys: list[str] = []
     for field in dataclasses.fields(schema):
         if field.default is dataclasses.MISSING:
             section = dataclasses.is_dataclass(field.type)
-            keys |= _required(field.type, f"{prefix}{field.name}.") if section else {prefix + field.name}  # type: ignore[arg-type]
+            keys += _required(field.type, f"{prefix}{field.name}.") if section else [prefix + field.name]  # type: ignore[arg-type]
     return keys
 
 

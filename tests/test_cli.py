@@ -255,6 +255,15 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path, market, monkeypatch, cap
     assert not (tmp_path / "run").exists()
 
 
+def test_another_pipe_that_breaks_shows_itself(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("reference_pipelines.commands.verify", fail)
+    with pytest.raises(BrokenPipeError):
+        main(["data", "verify", str(tmp_path), "--workers", "0"])
+
+
 @pytest.mark.parametrize("step", ["Evaluator.__call__", "Trainer.train_epoch"])
 def test_a_bug_before_the_first_epochs_end_leaves_no_folder(tmp_path, market, monkeypatch, step):
     def fail(*_, **__):

@@ -188,6 +188,7 @@ def test_there_are_lists_of_both_kinds():
         (["--seed", "true"], "--seed must be a whole number, got true"),
         (["--optimizer.learning_rate", "fast"], "--optimizer.learning_rate must be a number, got fast"),
         (["--optimizer.learning_rate", ".inf"], "optimizer.learning_rate must be finite, got inf"),
+        (["--augment.erase_fill", "0", "0", ".inf"], "augment.erase_fill must be finite, got .*inf"),
         (["--data.skip_corrupt", "1"], "--data.skip_corrupt must be true or false, got 1"),
         (["--data.skip_corrupt"], "--data.skip_corrupt has no value"),
         (["-x"], "there is no option -x"),
