@@ -89,7 +89,7 @@ def _take(left: list[str], count: int | None, ends: Callable[[str], bool]) -> li
     taken: list[str] = []
     while left and not is_option(left[0]):
         bracketed = count != 1 and bool(taken) and taken[0].startswith("[")
-        whole = taken[-1].endswith("]") if bracketed else _parts(taken) == count
+        whole = taken[-1].endswith("]") if bracketed else count is not None and _parts(taken) >= count
         if whole or (count is None and taken and not bracketed and ends(left[0])):
             break
         taken.append(left.pop(0))

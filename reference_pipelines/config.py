@@ -246,7 +246,7 @@ def read_recipe(schema: type, path: Path) -> dict[str, Any]:
         twice = _given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
     except OSError as error:
         raise UserError(f"config: cannot read the recipe {path} ({error.strerror}); check --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"config: {path} is not valid YAML ({reason})") from None
     if not isinstance(recipe, dict):

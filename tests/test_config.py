@@ -263,6 +263,7 @@ WHOLE = "data: {root: d}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs:
         ("optimizer: {epoch: 3}", r"unknown key 'optimizer\.epoch'; did you mean optimizer\.epochs"),
         ("atention: {levels: 1}", r"unknown key 'atention\.levels'; did you mean attention\.levels"),
         ("title: [", "is not valid YAML"),
+        ("data: &data {root: *data}", "is not valid YAML"),
         ("- 1", r"must hold keys and values, it holds \[1\]"),
         ("", "must hold keys and values, it holds nothing"),
         ("seed: 1\nseed: 2", "must give a key once, it gives seed twice"),
