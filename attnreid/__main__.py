@@ -114,10 +114,7 @@ def run() -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses as everything else here does: in one sentence, and no abbreviated option."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+    """Refuses as everything else here does: in one sentence."""
 
     def error(self, message: str) -> NoReturn:
         raise Refused(f"{message}; see {self.prog} --help")

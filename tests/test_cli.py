@@ -104,6 +104,7 @@ def test_data_render_refuses_an_unknown_size(capsys, tmp_path):
         ("trian", "invalid choice: 'trian' .*train.*; see python -m reference_pipelines --help"),
         ("--verbose train", "the command must come first, got --verbose; see python -m reference_pipelines --help"),
         ("data", "required: KIND; see python -m reference_pipelines data --help"),
+        ("data --he", "required: KIND"),
         ("data rendr", "invalid choice: 'rendr' .*render"),
         ("demo --ot x", "demo: there is no option --ot; did you mean --out"),
         ("demo x", "demo: 'x' is one word too many; see python -m reference_pipelines demo --help"),
