@@ -7,14 +7,15 @@ anything else is a bug and shows itself.
 import argparse
 import dataclasses
 import inspect
+import io
 import json
 import os
-import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import nn
@@ -27,10 +28,12 @@ from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones.sites import InputSize
 from attnreid.registry import closest
 
-_PROGRAM = "python -m attnreid"
+_SCRIPT = "attnreid"
 _DEPTH = 2
 _INPUT_SIZE = ("256", "128")
 _PRESETS: dict[str, Callable[..., Attachment]] = {"apnet": attach_apnet, "mla": attach_mla, "se": attach_se}
+_LISTS = ("input_size", "levels", "attention")  # options that take several words
+_REPEATABLE = "--option"
 _PRESET_OPTIONS = ("attention", "levels", "radix", "variant", "blocks", "heads", "memory", "reduction")
 
 _DESCRIPTION = """\
@@ -38,31 +41,31 @@ Look at a model before attention goes into it. A model is named as MODULE:CALLAB
 class of torchvision or any other package, or your own (models:build is build() in models.py of this
 folder). Where it can be, it is built without memory for its weights; none are downloaded."""
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
-  {_PROGRAM} sites torchvision.models:resnet50 --input-size 256 128
-  {_PROGRAM} cost torchvision.models:resnet50 --preset apnet --levels 2"""
+  {program} sites torchvision.models:resnet50 --input-size 256 128
+  {program} cost torchvision.models:resnet50 --preset apnet --levels 2"""
 
 _SITES = """\
 List the modules of a model that give a map, by the names that attnreid.attach takes: the kind of
 module, the channels and size of the map, and, where attention cannot stand there, why."""
 
-_SITES_EXAMPLES = f"""\
+_SITES_EXAMPLES = """\
 examples:
-  {_PROGRAM} sites torchvision.models:resnet50 --input-size 256 128
-  {_PROGRAM} sites torchvision.models:inception_v3 --option aux_logits=False --all
-  {_PROGRAM} sites models:build --json"""
+  {program} sites torchvision.models:resnet50 --input-size 256 128
+  {program} sites torchvision.models:inception_v3 --option aux_logits=False --all
+  {program} sites models:build --json"""
 
 _COST = """\
 Put a paper's attention into a model and print where it stands, with the parameters and
 multiply-adds that it adds, and those of the whole model without and with it."""
 
-_COST_EXAMPLES = f"""\
+_COST_EXAMPLES = """\
 examples:
-  {_PROGRAM} cost torchvision.models:resnet50 --preset apnet --levels 2 --last-stride 1
-  {_PROGRAM} cost torchvision.models:resnet50 --preset apnet --attention rga_s --levels 1,2
-  {_PROGRAM} cost torchvision.models:resnet50 --preset mla --levels pixel,head --blocks last
-  {_PROGRAM} cost torchvision.models:resnet50 --preset se --reduction 8"""
+  {program} cost torchvision.models:resnet50 --preset apnet --levels 2 --last-stride 1
+  {program} cost torchvision.models:resnet50 --preset apnet --attention rga_s --levels 1,2
+  {program} cost torchvision.models:resnet50 --preset mla --levels pixel,head --blocks last
+  {program} cost torchvision.models:resnet50 --preset se --reduction 8"""
 
 _COUNTED = """\
 Counted for one image in eval mode: convolutions, linear maps and matrix products, a multiplication
@@ -95,6 +98,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def run() -> int:
+    """Run what this process was started with and return its exit status."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # timm would fetch weights from there
+    if not sys.flags.safe_path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, for a model of this folder
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a character shows its code instead.
+            stream.reconfigure(errors="backslashreplace")
+    return main(sys.argv[1:])
+
+
 # What can be typed
 
 
@@ -106,43 +121,64 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _answer(arguments: Sequence[str]) -> str:
-    chosen, rest = _build_parser().parse_known_args(arguments)
+    program = _program()
+    parser, parsers = _build_parser(program)
+    command = arguments[0] if arguments else ""
+    if command in parsers:
+        _check_options(f"{command} has", arguments, parsers[command])
+    elif command.startswith("-"):
+        _check_options(f"{program} has", arguments[:1], parser)
+    chosen, rest = parser.parse_known_args(arguments)
     if rest:
-        known = re.findall(r"^ +(--[a-z-]+)", chosen.text(), flags=re.MULTILINE)
-        advice = f"has no option {rest[0]}: {closest(rest[0].partition('=')[0], known)}"
-        if not rest[0].startswith("-"):
-            advice = f"takes one MODULE:CALLABLE, got {rest[0]!r} too; see {_PROGRAM} {chosen.command} --help"
-        raise Refused(f"{chosen.command} {advice}")
+        raise Refused(f"{command} takes one MODULE:CALLABLE, got {rest[0]!r} too; see {program} {command} --help")
+    _find_target(chosen)
     answer: str = chosen.answer(chosen)
     return answer
 
 
-def _build_parser() -> _Parser:
+def _check_options(who_has: str, arguments: Sequence[str], parser: _Parser) -> None:
+    """Refuse unknown options by the known ones, and, as argparse keeps the last one silently, an option given twice."""
+    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    given = [word.partition("=")[0] for word in words if word.startswith("-") and not word[1:2].isdecimal()]
+    known = [name for name in parser._option_string_actions if name not in ("-h", "--help")]
+    for name in given:
+        if name not in (*known, "-h", "--help"):
+            longer = [each for each in known if name.startswith("--") and each.startswith(name)]
+            raise Refused(f"{who_has} no option {name}: {closest(longer[0] if longer else name, known)}")
+        if given.count(name) > 1 and name != _REPEATABLE:
+            raise Refused(f"{name} must be given once, it is given {given.count(name)} times; leave one")
+
+
+def _program() -> str:
+    """Return what this program was started as."""
+    return _SCRIPT if Path(sys.argv[0]).stem == _SCRIPT else "python -m attnreid"
+
+
+def _build_parser(program: str) -> tuple[_Parser, Mapping[str, _Parser]]:
     as_written = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=_PROGRAM, description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=as_written)
+    examples = _EXAMPLES.format(program=program)
+    parser = _Parser(prog=program, description=_DESCRIPTION, epilog=examples, formatter_class=as_written)
     parser.add_argument("--version", action="version", version=f"attnreid {attnreid.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _fill_sites(
-        commands.add_parser(
-            "sites",
-            usage=f"{_PROGRAM} sites MODULE:CALLABLE [options]",
-            help="where attention can stand in a model",
-            description=_SITES,
-            epilog=_SITES_EXAMPLES,
-            formatter_class=as_written,
-        )
+    sites = commands.add_parser(
+        "sites",
+        usage=f"{program} sites MODULE:CALLABLE [options]",
+        help="where attention can stand in a model",
+        description=_SITES,
+        epilog=_SITES_EXAMPLES.format(program=program),
+        formatter_class=as_written,
     )
-    _fill_cost(
-        commands.add_parser(
-            "cost",
-            usage=f"{_PROGRAM} cost MODULE:CALLABLE --preset PRESET [options]",
-            help="what a paper's attention costs in a model",
-            description=_COST,
-            epilog=_COST_EXAMPLES,
-            formatter_class=as_written,
-        )
+    cost = commands.add_parser(
+        "cost",
+        usage=f"{program} cost MODULE:CALLABLE --preset PRESET [options]",
+        help="what a paper's attention costs in a model",
+        description=_COST,
+        epilog=_COST_EXAMPLES.format(program=program),
+        formatter_class=as_written,
     )
-    return parser
+    _fill_sites(sites)
+    _fill_cost(cost)
+    return parser, {"sites": sites, "cost": cost}
 
 
 def _fill_sites(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +192,7 @@ def _fill_sites(parser: argparse.ArgumentParser) -> None:
         help=f"list names of up to N dotted parts; layer4.2 has 2 (default: {_DEPTH})",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list, with how often each module is called")
-    parser.set_defaults(answer=_sites, text=parser.format_help)
+    parser.set_defaults(answer=_sites)
 
 
 def _fill_cost(parser: argparse.ArgumentParser) -> None:
@@ -177,14 +213,17 @@ def _fill_cost(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options of the presets")
     group.add_argument(
         "--attention",
+        nargs="+",
         metavar="NAME",
-        help="apnet: se, rga_s or another registered name, or MODULE:CALLABLE for a layer of yours; with commas one "
+        help="apnet: se, rga_s or another registered name, or MODULE:CALLABLE for a layer of yours; several are one "
         f"for each level (default: {_default('apnet', 'attention')})",
     )
     group.add_argument(
         "--levels",
-        help=f"apnet: how many, or with commas the parts of each, such as 1,2,4 (default: {_default('apnet', 'levels')}"
-        f"); mla: which of pixel, head and domain, with commas (default: {_default('mla', 'levels')})",
+        nargs="+",
+        metavar="LEVEL",
+        help=f"apnet: how many, or several for the parts of each, such as 1 2 4 (default: {_default('apnet', 'levels')}"
+        f"); mla: which of pixel, head and domain (default: {_default('mla', 'levels')})",
     )
     for option, preset, what in (
         ("radix", "apnet", "into how many parts a level splits those of the one before"),
@@ -200,7 +239,7 @@ def _fill_cost(parser: argparse.ArgumentParser) -> None:
     ):
         text = f"{preset}: {what} (default: {_default(preset, option)})"
         group.add_argument(f"--{option}", choices=choices, help=text)
-    parser.set_defaults(answer=_cost, text=parser.format_help)
+    parser.set_defaults(answer=_cost)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -231,16 +270,22 @@ def _default(preset: str, option: str) -> Any:
 
 def _model(chosen: argparse.Namespace) -> tuple[str, nn.Module, InputSize]:
     """Build what is chosen; return its name, too, and the input size."""
-    target, sides = chosen.target, list(chosen.input_size)
-    if target is None and ":" in sides[-1]:  # argparse gives what follows --input-size to it
-        target = sides.pop()
-    if target is None:
+    if chosen.target is None:
         raise Refused(
             f"{chosen.command} must be given the model as MODULE:CALLABLE, such as torchvision.models:resnet50; "
-            f"see {_PROGRAM} {chosen.command} --help"
+            f"see {_program()} {chosen.command} --help"
         )
-    size = given.input_size(sides)
-    return target, given.build_model(target, given.call_options(chosen.option), size), size
+    size = given.input_size(chosen.input_size)
+    return chosen.target, given.build_model(chosen.target, given.call_options(chosen.option), size), size
+
+
+def _find_target(chosen: argparse.Namespace) -> None:
+    """Give the model's name back that argparse has taken for the last word of a list."""
+    for name in _LISTS:
+        words = getattr(chosen, name, None) or []
+        if chosen.target is None and len(words) > 1 and ":" in words[-1]:
+            chosen.target = words[-1]
+            setattr(chosen, name, words[:-1])
 
 
 def _sites(chosen: argparse.Namespace) -> str:
@@ -252,7 +297,8 @@ def _sites(chosen: argparse.Namespace) -> str:
         found = find_sites(model, size)
     listed = [site for site in found if chosen.all or _depth(site) <= depth]
     if chosen.json:
-        return json.dumps([dataclasses.asdict(site) for site in listed], indent=2)
+        typed = [dataclasses.replace(site, refusal=site.refusal and given.as_typed(site.refusal)) for site in listed]
+        return json.dumps([dataclasses.asdict(site) for site in typed], indent=2)
     return "\n".join([_title(target, size), "", *(_sites_table(listed) if listed else []), _summary(listed, found)])
 
 
@@ -277,7 +323,7 @@ def _sites_table(sites: Sequence[Site]) -> list[str]:
     for site in sites:
         channels = "" if site.channels is None else str(site.channels)
         size = "" if site.size is None else f"{site.size[0]} x {site.size[1]}"
-        rows.append((site.name, site.kind, channels, size, site.refusal or ""))
+        rows.append((site.name, site.kind, channels, size, given.as_typed(site.refusal or "")))
     lines = _table(rows, "<<>><")
     if not sys.stdout.isatty():
         return [*lines, ""]  # one line for each site, for grep and the like
@@ -317,9 +363,13 @@ def _preset_options(chosen: argparse.Namespace) -> dict[str, Any]:
             own = ", ".join(f"--{option}" for option in _PRESET_OPTIONS if option in known)
             raise Refused(f"the preset {chosen.preset} has no --{name}; its options are {own}")
     if "levels" in options:
-        options["levels"] = (given.words if chosen.preset == "mla" else given.apnet_levels)(options["levels"])
+        read = given.words if chosen.preset == "mla" else given.apnet_levels
+        options["levels"] = read(",".join(options["levels"]))
     if "attention" in options:
-        options["attention"] = given.attention(options["attention"])
+        options["attention"] = given.attention(",".join(options["attention"]))
+    for name, value in options.items():
+        if value in ((), []):
+            raise Refused(f"--{name} must not be empty; leave it out for its default")
     return options
 
 
@@ -334,7 +384,7 @@ def _library() -> Iterator[None]:
         with given.quiet():
             yield
     except (TypeError, ValueError, RuntimeError) as error:  # torch answers what does not fit with a RuntimeError
-        raise Refused(given.one_line(error)) from error
+        raise Refused(given.as_typed(given.one_line(error))) from error
 
 
 # How it looks
@@ -361,5 +411,4 @@ def _percent(before: int | None, after: int | None) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # timm would fetch weights from there
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run())

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import io
 import pkgutil
+import re
 import reprlib
 import sys
 import warnings
@@ -20,6 +21,27 @@ from torch import nn
 
 from attnreid.backbones._costs import count_multiply_adds
 from attnreid.backbones.sites import InputSize
+
+# What the library says in Python's words, and what is typed instead.
+_TYPED = (
+    (
+        r"pass another input_size, or example_inputs=.*? where forward takes something else",
+        "give another --input-size; a model whose forward takes something else can be looked at in Python alone, by "
+        "find_sites(model, example_inputs=...)",
+    ),
+    (
+        r"got dim=None: pass dim='channels' or dim='height'",
+        "which is for Python, AttentionPyramid(..., dim=...), to say; --levels 1 splits nothing",
+    ),
+    (r"find_sites\(model, \.\.\.\)", "the command sites"),
+    (r"\b(use|pass) (attach\(|layout=|dim=|identity_init)", r"in Python, \1 \2"),
+    (r"\b(input_size)=\((\d+), (\d+)\)", r"--input-size \2 \3"),
+)
+_VALUE = re.compile(
+    r"\b(attention|levels|radix|variant|blocks|heads|memory|reduction)="
+    r"('[^']*'|\d+|[(\[](?:[\w' ]+,? ?)*[)\]])"
+)
+_UNQUOTED = str.maketrans("", "", "'()[] ")
 
 
 class Refused(Exception):
@@ -151,13 +173,14 @@ def call_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def input_size(texts: Sequence[str]) -> InputSize:
-    """Read two or three whole numbers."""
-    if len(texts) not in (2, 3) or not all(text.isdecimal() and len(text) < 7 and int(text) for text in texts):
+    """Read two or three whole numbers, with spaces or commas between them."""
+    numbers = words(",".join(texts))
+    if len(numbers) not in (2, 3) or not all(text.isdecimal() and len(text) < 7 and int(text) for text in numbers):
         raise Refused(
             "--input-size must be height and width, such as 256 128, or channels, height and width, got "
             f"{' '.join(texts)!r}"
         )
-    size: Any = tuple(map(int, texts))
+    size: Any = tuple(map(int, numbers))
     return size  # type: ignore[no-any-return]
 
 
@@ -182,7 +205,7 @@ def apnet_levels(text: str) -> int | tuple[int, ...]:
 def attention(text: str) -> Any:
     """Read a registered name or module:callable, or with commas one for each level."""
     built = [load(word) if ":" in word else word for word in words(text)]
-    return built if "," in text else (built or [text])[0]
+    return built if "," in text else (built or [()])[0]
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -204,6 +227,13 @@ def quiet() -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """Return an error's message without line breaks."""
     return " ".join(str(error).split())
+
+
+def as_typed(text: str) -> str:
+    """Say with the options of the command line what the library says with its arguments."""
+    for pattern, typed in _TYPED:
+        text = re.sub(pattern, typed, text)
+    return _VALUE.sub(lambda found: f"--{found[1]} {found[2].translate(_UNQUOTED)}", text)
 
 
 def _failure(error: BaseException) -> str:

@@ -1,18 +1,25 @@
 """Typed configs: a frozen dataclass is the schema, a YAML recipe fills it, the command line overrides it."""
 
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from reference_pipelines.arguments import refuse_unknown, separate
 from reference_pipelines.data.transforms import Interpolation
 from reference_pipelines.errors import UserError, closest, require
 
 Config = TypeVar("Config")
+
+_SINGULAR = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_PLURAL = {int: "whole numbers", float: "numbers", str: "texts"}
+_EXAMPLE = {2: "64 32", 3: "0 0 0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +44,7 @@ class DataConfig:
     skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
+        require(self.root.strip() != "", "data.root must not be empty", repr(self.root))
         require(
             min(self.image_size) >= 1,
             "data.image_size must be a height and a width above 0",
@@ -106,9 +114,17 @@ def config_parser(schema: type, prog: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog, description=(schema.__doc__ or "").split("\n")[0], exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument("--config", action="config", help="YAML recipe; what follows it on the line overrides it")
+    parser.add_argument(
+        "--config", action="config", help="recipe, a name or a YAML file; the other options override it"
+    )
     parser.add_class_arguments(schema)
     return parser
+
+
+def word_counts(schema: type) -> dict[str, int | None]:
+    """Return how many words each option of `schema` takes on the command line; None is any number."""
+    kinds = _kinds(schema)
+    return {"--config": 1, "--print_config": 0, **{f"--{key}": _count(kind) for key, kind in kinds.items()}}
 
 
 def load_config(
@@ -118,101 +134,188 @@ def load_config(
 
     Args:
         schema: the config's dataclass.
-        arguments: keys and values; a recipe's values are overridden by what follows it.
+        arguments: keys and values; they override the recipe's, wherever they stand.
         prog: who complains.
         recipes: folder whose recipes may be named without path and ending.
 
     Raises:
         UserError: an unknown key (with the closest ones), a value of another type, or a recipe that is no YAML.
     """
-    given = [_with_recipe_found(item, recipes) for item in _one_word_each(arguments)]
-    for item in given:
-        if item.startswith("--config="):
-            check_recipe(schema, Path(item.removeprefix("--config=")))
+    kinds = _kinds(schema)
+    words = separate(prog, arguments, word_counts(schema))
+    refuse_unknown(prog, words.options, word_counts(schema))
+    if words.bare:
+        raise UserError(
+            f"{prog}: {words.bare[0]!r} belongs to no option; write --name VALUE, and a value with spaces in quotes"
+        )
+    recipe: dict[str, Any] = {}
+    given, named = words.arguments(), words.options.get("--config")
+    if named is not None:
+        path = _find_recipe(named, recipes)
+        recipe = read_recipe(schema, path)
+        # What comes later overrides what came before.
+        given = [f"--config={path}", *(word for word in given if not word.startswith("--config="))]
+    missing = [key for key in _required(schema) if f"--{key}" not in words.options and recipe.get(key) is None]
+    if missing and "--print_config" not in words.options:
+        raise UserError(f"{prog}: {_missing(missing, named, recipes)}")
     parser = config_parser(schema, prog)
     try:
         values = parser.instantiate(parser.parse_args(given))
     except ArgumentError as error:
-        raise UserError(f"{prog}: {_sentence(str(error), schema)}") from None
-    return schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
+        message = " ".join(str(error).split()).rstrip(".")
+        wrong = re.search(r'Parser key "([^"]+)"', message)
+        if wrong and wrong[1] in kinds:
+            raise UserError(_wrong_value(prog, wrong[1], kinds[wrong[1]], words.options, recipe)) from None
+        raise UserError(f"{prog}: {message}") from None
+    config = schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
+    for key, value in _flatten(dataclasses.asdict(config)).items():  # type: ignore[call-overload]
+        numbers = [each for each in (value if isinstance(value, tuple) else [value]) if isinstance(each, float)]
+        require(all(map(math.isfinite, numbers)), f"{key} must be finite", value)
+    return config
 
 
-def _one_word_each(arguments: Sequence[str]) -> list[str]:
-    """Join `--config FILE` to `--config=FILE`, so that there is one spelling to look at."""
-    words: list[str] = []
-    for word in arguments:
-        if words and words[-1] == "--config":
-            words[-1] = f"--config={word}"
-        else:
-            words.append(word)
-    return words
-
-
-def _with_recipe_found(word: str, recipes: Path | None) -> str:
-    name = word.removeprefix("--config=")
-    if recipes is None or name == word or Path(name).exists():
-        return word
+def _find_recipe(name: str, recipes: Path | None) -> Path:
+    """Return the file that --config names: a path, or a name in the folder of recipes."""
+    if recipes is None or Path(name).is_file():
+        return Path(name)
     shipped = {path.stem: path for path in recipes.glob("*.yaml")}
     if name in shipped:
-        return f"--config={shipped[name]}"
-    if not Path(name).suffix:
-        raise UserError(f"config: there is no recipe {name!r}; the recipes are {', '.join(sorted(shipped))}")
-    return word
+        return shipped[name]
+    listed = f"the recipes are {', '.join(sorted(shipped))}"
+    if owners := sorted(path.parts[-3] for path in Path(__file__).parent.glob("*/recipes/*.yaml") if path.stem == name):
+        owner = owners[0]
+        raise UserError(
+            f"config: {name} is a recipe of {owner}, for `train {owner} --config {name}`; {listed} for "
+            f"`train {recipes.parent.name}`"
+        )
+    if Path(name).suffix:
+        return Path(name)
+    raise UserError(f"config: there is no recipe {name!r}; {listed}, or give a YAML file{closest(name, shipped)}")
 
 
-def _sentence(message: str, schema: type) -> str:
-    """Say in the field's words what the parser says in its own."""
-    message = " ".join(message.split()).rstrip(".")
-    unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-    if unknown:
-        return f"there is no option {unknown[1]}{closest(unknown[1], [f'--{key}' for key in _keys(schema)])}"
-    missing = re.search(r"arguments are required: (\S+)", message)
-    if missing:
-        return f"--{missing[1].removeprefix('--')} is missing; give it on the command line or in the recipe"
-    wrong = re.search(r'Parser key "([^"]+)": .*?Expected an? (.+?)\. Got value: (.+)', message)
-    if wrong:
-        kind = wrong[2].removeprefix("<class '").removesuffix("'>").replace("typing.", "")
-        return f"--{wrong[1]} must be of the type {kind}, got {wrong[3]}"
-    section = re.search(r'Parser key "([^"]+)": Unable to load config', message)
-    if section:
-        keys = ", ".join(f"--{key}" for key in _keys(schema) if key.startswith(f"{section[1]}."))
-        return f"--{section[1]} is a section of keys: set {keys}"
-    return message
+def _missing(keys: Sequence[str], recipe: str | None, recipes: Path | None) -> str:
+    names = [f"--{key}" for key in keys]
+    if recipe is None and recipes is not None:
+        shipped = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
+        return f"--config is missing; name a recipe, {shipped}, or a YAML file (or give {', '.join(names)} here)"
+    are = "is missing; give it" if len(names) == 1 else "are missing; give them"
+    return f"{', '.join(names)} {are} on the command line or in the recipe"
 
 
-def check_recipe(schema: type, path: Path) -> None:
-    """Refuse a recipe with a key that `schema` does not have, naming the closest ones."""
+def _wrong_value(prog: str, key: str, kind: Any, options: Mapping[str, str], recipe: Mapping[str, Any]) -> str:
+    """Say what a key's value must be."""
+    if f"--{key}" in options:
+        return f"{prog}: --{key} must be {_described(kind)}, got {options[f'--{key}']}"
+    value = recipe.get(key)
+    read = "; YAML reads no, off, yes and on as false and true: put them in quotes" if isinstance(value, bool) else ""
+    return f"{prog}: {key} in {options.get('--config')} must be {_described(kind)}, got {value!r}{read}"
+
+
+def _count(kind: Any) -> int | None:
+    if get_origin(kind) is not tuple:
+        return 1
+    parts = get_args(kind)
+    return None if Ellipsis in parts else len(parts)
+
+
+def _described(kind: Any) -> str:
+    """Say what values a type has."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if get_origin(kind) is tuple:
+        if Ellipsis not in parts:
+            return f"{len(parts)} {_PLURAL[parts[0]]}, such as {_EXAMPLE[len(parts)]}"
+        inner = _PLURAL.get(parts[0]) or f"any of {', '.join(map(str, get_args(parts[0])))}"
+        return f"{inner}, with spaces between them, or [] for none"
+    if parts:
+        return " or ".join("null" if part is type(None) else _described(part) for part in parts)
+    return _SINGULAR[kind]
+
+
+def read_recipe(schema: type, path: Path) -> dict[str, Any]:
+    """Return a recipe's values by dotted key.
+
+    Raises:
+        UserError: it cannot be read, or has a key that `schema` does not have (with the closest ones), a key twice, or
+            one without a value.
+    """
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        recipe = yaml.safe_load(text)
+        twice = _given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
     except OSError as error:
         raise UserError(f"config: cannot read the recipe {path} ({error.strerror}); check --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"config: {path} is not valid YAML ({reason})") from None
     if not isinstance(recipe, dict):
-        raise UserError(f"config: {path} must hold keys and values, it holds {type(recipe).__name__}")
-    known = _keys(schema)
-    for key in _flatten(recipe):
-        if key not in known and not any(key.startswith(f"{name}.") and not known[name] for name in known):
-            raise UserError(f"config: {path} has an unknown key {key!r}{closest(key, known)}")
+        raise UserError(f"config: {path} must hold keys and values, it holds {_said(recipe)}")
+    if twice:
+        raise UserError(f"config: {path} must give a key once, it gives {twice} twice; leave one of them out")
+    kinds, required = _kinds(schema), _required(schema)
+    values = _flatten(recipe, kinds)
+    for key, value in values.items():
+        if value == {} and any(each.startswith(f"{key}.") for each in kinds):
+            continue
+        if keys := [each for each in kinds if each.startswith(f"{key}.")]:
+            raise UserError(
+                f"config: {path}: {key} is a section of keys ({', '.join(keys)}), it holds {_said(value)}; give them, "
+                "or leave the section out"
+            )
+        if key not in kinds:
+            raise UserError(f"config: {path} has an unknown key {key!r}{closest(key, kinds)}")
+        if value is None and type(None) not in get_args(kinds[key]) and key not in required:
+            raise UserError(f"config: {path}: {key} has no value; give one, or leave the key out for its default")
+    return values
 
 
-def _keys(schema: type, prefix: str = "") -> dict[str, bool]:
-    """Return every dotted key and whether it is a section."""
-    keys: dict[str, bool] = {}
+def _given_twice(node: Any, prefix: str = "", seen: set[str] | None = None) -> str | None:
+    """Return the first key that a YAML document gives twice, of which a loader would take the last."""
+    seen = set() if seen is None else seen
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        key = f"{prefix}{name.value}"
+        if key in seen:
+            return key
+        seen.add(key)
+        if inner := _given_twice(value, f"{key}.", seen):
+            return inner
+    return None
+
+
+def _kinds(schema: type, prefix: str = "") -> dict[str, Any]:
+    """Return every dotted key with its type."""
+    kinds: dict[str, Any] = {}
     for field in dataclasses.fields(schema):
-        section = dataclasses.is_dataclass(field.type)
-        keys[prefix + field.name] = section
-        if section:
-            keys |= _keys(field.type, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        if dataclasses.is_dataclass(field.type):
+            kinds |= _kinds(field.type, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            kinds[prefix + field.name] = field.type
+    return kinds
+
+
+def _required(schema: type, prefix: str = "") -> list[str]:
+    """Return the dotted keys that have no default: a recipe may leave their values to the command line."""
+    keys: list[str] = []
+    for field in dataclasses.fields(schema):
+        if field.default is dataclasses.MISSING:
+            section = dataclasses.is_dataclass(field.type)
+            keys += _required(field.type, f"{prefix}{field.name}.") if section else [prefix + field.name]  # type: ignore[arg-type]
     return keys
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    keys = []
+def _flatten(tree: Mapping[Any, Any], keys: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Return the values by dotted key; those of `keys` are values, whatever they hold."""
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
-        keys += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
-    return keys
+        key = f"{prefix}{name}"
+        section = isinstance(value, dict) and value and key not in keys
+        flat |= _flatten(value, keys, f"{key}.") if section else {key: value}
+    return flat
+
+
+def _said(value: Any) -> str:
+    return "nothing" if value is None else reprlib.repr(value)
 
 
 def to_plain(config: Any) -> dict[str, Any]:

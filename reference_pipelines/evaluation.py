@@ -1,7 +1,8 @@
 """A trained network on any data set, its own or another, without training: what `evaluate` does."""
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from reference_pipelines.trained import TrainedRun, open_run
 from reference_pipelines.training.device import describe_hardware, pick_device
 from reference_pipelines.training.evaluation import Evaluator, as_numbers
 from reference_pipelines.training.run import EVALUATIONS, file_digest, provenance, write_text
+
+_ROOM = 1 << 16  # bytes that a result may take
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,20 @@ class EvaluationOptions:
     device: Device = "auto"
 
 
-def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None = None) -> dict[str, Any]:
+def evaluate_run(
+    checkpoint: Path,
+    options: EvaluationOptions,
+    out: Path | None = None,
+    *,
+    show: Callable[[dict[str, Any]], None] = lambda numbers: None,
+) -> dict[str, Any]:
     """Test a trained network and write the result; return what is written.
 
     Args:
         checkpoint: a run folder, or a weights file in it.
         options: the data, and how to test.
         out: the JSON file; None puts it among the run's evaluations, where `report` finds it.
+        show: is given the result before it is written, so that a full disk does not take it along.
 
     Raises:
         UserError: no finished run, no data to test on, or a file that cannot be written.
@@ -59,6 +69,7 @@ def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None 
         raise UserError(f"evaluate: --single-shot must be at least 0, got {options.single_shot}")
     device = pick_device(options.device)
     run = open_run(checkpoint)
+    _check_writable(out, run.folder / EVALUATIONS)
     loading = _data_config(run, options)
     testing = _evaluation_config(run, options)
     data = _read(run, options, loading.workers)
@@ -81,6 +92,7 @@ def evaluate_run(checkpoint: Path, options: EvaluationOptions, out: Path | None 
         "hardware": describe_hardware(device),
         **provenance(),
     }
+    show(numbers)
     _write(out or run.folder / EVALUATIONS / _file_name(numbers), numbers)
     return numbers
 
@@ -114,9 +126,26 @@ def _file_name(numbers: Mapping[str, Any]) -> str:
     return "-".join(words).replace(" ", "_").replace("/", "_") + ".json"
 
 
+def _check_writable(out: Path | None, evaluations: Path) -> None:
+    """Refuse a file, or the run's folder of evaluations, that could not be written, before anything is computed."""
+    if out is not None and out.is_dir():
+        raise UserError(f"evaluate: --out must be a file, {out} is a folder; name a file in it")
+    folder = evaluations if out is None else out.absolute().parent
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(bytes(_ROOM))
+    except OSError as error:
+        raise _not_written(out or evaluations, error) from None
+
+
 def _write(path: Path, numbers: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(numbers, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"evaluate: cannot write {path} ({error.strerror}); name another file with --out") from None
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"evaluate: cannot write {path} ({error.strerror}); name another file with --out")

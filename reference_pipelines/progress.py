@@ -32,7 +32,7 @@ def progress_bar(
         mininterval=0.1 if terminal else _SECONDS_BETWEEN_LINES,
         # Without a terminal the first line would come at once and say nothing.
         delay=0.0 if terminal else _SECONDS_BETWEEN_LINES,
-        ascii=not terminal,
+        ascii=None if terminal else True,  # None asks the terminal
         dynamic_ncols=terminal,
         disable=not shown,
     )

@@ -88,6 +88,21 @@ class Flattens(nn.Module):
         return x.flatten(1)
 
 
+class TakesTwo(nn.Module):
+    def forward(self, x, y):
+        return x + y
+
+
+class Pools(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.pool = nn.AdaptiveAvgPool2d(4)
+
+    def forward(self, x):
+        return self.pool(self.stem(x))
+
+
 @register_attention("command_line_none")
 def none(channels):
     return nn.Identity()
@@ -224,6 +239,9 @@ def test_a_factory_of_the_users_and_its_options(capsys, mine):
 def test_the_model_may_come_after_the_input_size(capsys, mine):
     text = printed(capsys, "sites", "--input-size", "64", "32", "mine:build")
     assert text == printed(capsys, "sites", "mine:build", "--input-size", "64", "32")
+    assert text == printed(capsys, "sites", "--input-size", "64,32", "mine:build")
+    cost = printed(capsys, "cost", "--preset", "apnet", "--levels", "1", "2", "mine:resnet18")
+    assert cost == printed(capsys, "cost", "mine:resnet18", "--preset", "apnet", "--levels", "1,2")
 
 
 def test_all_sites_may_be_deep(capsys, mine):
@@ -311,6 +329,9 @@ def test_the_cost_of_se_by_hand(capsys):
         ("apnet", ("--levels", "3"), {"levels": 3}),
         ("apnet", ("--levels", "1,2,4"), {"levels": (1, 2, 4)}),
         ("apnet", ("--levels", "2,"), {"levels": (2,)}),
+        ("apnet", ("--levels", "1", "2", "4"), {"levels": (1, 2, 4)}),
+        ("apnet", ("--attention", "se", "split"), {"attention": ["se", "split"]}),
+        ("mla", ("--levels", "pixel", "head"), {"levels": ("pixel", "head")}),
         ("apnet", ("--levels", "1", "--radix", "4"), {"levels": 1, "radix": 4}),
         ("apnet", ("--attention", "rga_s"), {"attention": "rga_s"}),
         ("apnet", ("--attention", "se,split"), {"attention": ["se", "split"]}),
@@ -405,7 +426,9 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         ("sites mine:build --depth 2 --all", "argument --all: not allowed with argument --depth"),
         ("sites mine:build --depth two", "argument --depth: invalid int value: 'two'; see python -m attnreid sites"),
         ("sites mine:build --inputsize 64 32", "sites has no option --inputsize: did you mean '--input-size'"),
-        ("sites mine:build --jsn=1", "sites has no option --jsn=1: did you mean '--json'"),
+        ("sites mine:build --jsn=1", "sites has no option --jsn: did you mean '--json'"),
+        ("sites -- mine:build --depth", "sites takes one MODULE:CALLABLE, got '--depth' too"),
+        ("--jsn sites mine:build", "python -m attnreid has no option --jsn"),
         ("sites mine:build mine:needs", "sites takes one MODULE:CALLABLE, got 'mine:needs' too; see python -m"),
         ("cost mine:build", "the following arguments are required: --preset"),
         ("cost mine:build --preset apent", "invalid choice: 'apent' .*apnet.*mla.*se"),
@@ -415,7 +438,7 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         ("cost mine:attended --preset se --levels 2", "the preset se has no --levels; its options are --reduction"),
         ("cost mine:resnet18 --preset mla --radix 2", "the preset mla has no --radix; its options are --levels, --bl"),
         ("cost mine:resnet18 --preset apnet --heads 2", "no --heads; its options are --attention, --levels, --radix,"),
-        ("cost mine:resnet18 --preset apnet --level 2 --attenton se", "cost has no option --attenton: did you mean"),
+        ("cost mine:resnet18 --preset apnet --levels 2 --attenton se", "cost has no option --attenton: did you mean"),
         ("cost mine:resnet18 --preset apnet --levels pixel", "must be a count, such as 2, or the parts .* got 'pixel'"),
         ("cost mine:resnet18 --preset apnet --levels ,", "--levels of apnet must be a count, .* got ','"),
         ("cost mine:resnet18 --preset apnet --levels 9", "split into 128 parts by level 8, must be a multiple of 128"),
@@ -441,6 +464,51 @@ def test_a_mistake_is_answered_in_one_sentence(capsys, mine, arguments, message)
     (mine / "lazy.py").write_text("def __getattr__(name):\n    raise RuntimeError('too heavy')")
     pattern = message.replace("(", r"\(").replace(")", r"\)")
     assert re.search(pattern, refused(capsys, *arguments.split()))
+
+
+@pytest.mark.parametrize("command", ["sites", "cost"])
+def test_no_option_may_be_abbreviated_or_given_twice(capsys, command):
+    _, parsers = program._build_parser("x")
+    names = [name for name in parsers[command]._option_string_actions if name.startswith("--") and name != "--help"]
+    assert len(names) > 4
+    for name in names:
+        for short in {name[:3], name[:-1]} - {*names, "--"}:
+            message = refused(capsys, command, RESNET18, short, "1")
+            assert message.startswith(f"{command} has no option {short}: did you mean '{short}")
+        if name != "--option":
+            assert f"{name} must be given once" in refused(capsys, command, RESNET18, name, "1", f"{name}=1")
+    assert "has no option --vers: did you mean '--version'" in refused(capsys, "--vers")
+
+
+# A way on that only Python has is said to be Python's.
+PYTHONS = re.compile(r"\b(?!aux_logits)\w+=|\(model, \.\.\.|\(tensors")
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("sites mine:TakesTwo", "give another --input-size; "),
+        ("cost mine:resnet18 --preset apnet --levels 1,2 --radix 3", "got --radix 3 and --levels 1,2: pass one of"),
+        ("cost mine:resnet18 --preset apnet --variant released --levels 3", "use --variant paper for others"),
+        ("cost mine:resnet18 --preset apnet --attention mine:Flattens", "--levels 1 splits nothing"),
+        ("cost mine:build --preset apnet", "in Python, use attach"),
+        ("cost mine:resnet18 --preset mla --levels ,", "--levels must not be empty"),
+        ("cost mine:resnet18 --preset apnet --attention ,", "--attention must not be empty"),
+    ],
+)
+def test_advice_is_the_command_lines(capsys, mine, line, advice):
+    message = refused(capsys, *line.split())
+    assert advice in message
+    for found in PYTHONS.finditer(message):
+        assert "Python" in message[: found.start()], message
+
+
+def test_a_sites_refusal_advises_so_too(capsys, mine):
+    text = printed(capsys, "sites", "mine:Pools")
+    assert 'in Python, pass layout="NCHW"' in text
+    refusals = [site["refusal"] for site in json.loads(printed(capsys, "sites", "mine:Pools", "--json"))]
+    assert refusals[0] is None
+    assert 'in Python, pass layout="NCHW"' in refusals[1]
 
 
 @pytest.mark.parametrize("factory", ["pretrained", "stubborn", "resnet18"])
@@ -542,3 +610,37 @@ def test_a_reader_that_leaves_ends_it_quietly(arguments):
     with os.fdopen(writer, "w") as pipe:
         ran = run(*arguments, stdout=pipe)
     assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The program as an installer writes it: a file in a folder of its own."""
+    (tmp_path / "bin").mkdir()
+    path = tmp_path / "bin" / "attnreid"
+    path.write_text("import sys\nfrom attnreid.__main__ import run\nif __name__ == '__main__':\n    sys.exit(run())")
+    return path
+
+
+def test_the_script_is_the_same_program(tmp_path, script):
+    """It finds a model of this folder, names itself, and does not die of a character that the terminal lacks."""
+    (tmp_path / "models.py").write_text(
+        "import os\nfrom torch import nn\n"
+        "def build():\n    assert os.environ['HF_HUB_OFFLINE'] == '1'\n"
+        "    return nn.ModuleDict({'行': nn.Conv2d(3, 8, 3)})['行']\n"
+        "class Two(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.add_module('行', build())\n"
+        "    def forward(self, x):\n        return self.get_submodule('行')(x)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "cp1252"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, str(script), "sites", "models:Two", "--input-size", "32", "16"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [r"\u884c", "Conv2d", "8", "30 x 14"] in cells(ran.stdout)
+
+
+def test_the_usage_names_the_program_that_was_started(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/attnreid"])
+    assert printed(capsys, "--help").startswith("usage: attnreid [-h]")
+    assert "\n  attnreid cost torchvision" in printed(capsys, "cost", "--help")
+    assert refused(capsys, "sites").endswith("see attnreid sites --help")

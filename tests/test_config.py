@@ -1,6 +1,9 @@
 """Recipes and overrides: every shipped recipe builds, and a typing error is answered with the nearest key."""
 
+import dataclasses
+from operator import attrgetter
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 import yaml
@@ -113,6 +116,53 @@ def test_the_command_line_overrides_the_recipe():
     assert config.data.image_size == (64, 32)
 
 
+DEMO = ["--config", str(PIPELINES["apnet"].recipes / "demo.yaml")]
+ROOT = ["--data.root", "d"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(["--optimizer.epochs", "1", "--title", "mine"], []), ([], ["--optimizer.epochs", "1", "--title", "mine"])],
+)
+@pytest.mark.parametrize("config", [DEMO, [f"--config={DEMO[1]}"]])
+def test_the_command_line_wins_wherever_the_recipe_stands(before, after, config):
+    loaded = load_config(PIPELINES["apnet"].config, [*before, *ROOT, *config, *after])
+    assert (loaded.optimizer.epochs, loaded.title, loaded.data.root) == (1, "mine", "d")
+    assert loaded.model.backbone == "resnet_demo"  # the rest is the recipe's
+
+
+def _lists(schema, prefix=""):
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.type):
+            yield from _lists(field.type, f"{prefix}{field.name}.")
+        elif get_origin(field.type) is tuple:
+            yield f"{prefix}{field.name}", get_args(field.type)
+
+
+LISTS = [(name, key, parts) for name, each in PIPELINES.items() for key, parts in _lists(each.config)]
+
+
+@pytest.mark.parametrize(("pipeline", "key", "parts"), LISTS)
+def test_every_list_is_taken_as_words_with_commas_and_in_brackets(pipeline, key, parts):
+    """And a list of any length as a single word."""
+    words = {int: ["3", "4", "5"], float: ["0.1", "0.2", "0.3"]}.get(parts[0], ["pixel", "head", "domain"])
+    words = words if Ellipsis in parts else words[: len(parts)]
+    forms = [words, [",".join(words)], [f"[{', '.join(words)}]"], f"[{', '.join(words)}]".split(" ")]
+    for form in forms:
+        arguments = ["--config=demo", *ROOT, f"--{key}", *form]
+        config = load_config(PIPELINES[pipeline].config, arguments, recipes=PIPELINES[pipeline].recipes)
+        assert list(map(str, attrgetter(key)(config))) == words
+    if Ellipsis in parts:
+        for form, value in (([words[1]], words[1:2]), (["[]"], [])):
+            arguments = ["--config=demo", *ROOT, f"--{key}", *form]
+            config = load_config(PIPELINES[pipeline].config, arguments, recipes=PIPELINES[pipeline].recipes)
+            assert list(map(str, attrgetter(key)(config))) == value
+
+
+def test_there_are_lists_of_both_kinds():
+    assert {key for _, key, _ in LISTS} >= {"data.image_size", "optimizer.milestones", "attention.levels"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -121,7 +171,28 @@ def test_the_command_line_overrides_the_recipe():
             r"there is no option --attention\.level; did you mean --attention\.levels",
         ),
         (["--optimizer.epochs", "many"], r"optimizer\.epochs.*many"),
-        (["--attention.kind", "sse"], r"attention\.kind.*'none', 'se', 'rga_s'.*sse"),
+        (["--attention.kind", "sse"], r"--attention\.kind must be one of none, se, rga_s, got sse"),
+        (["--optimizer.lr", "1"], r"no option --optimizer\.lr; did you mean --optimizer\.learning_rate"),
+        (["--data.image_size", "64"], r"--data\.image_size must be 2 whole numbers, such as 64 32, got \[64\]"),
+        (["--data.image_size", "64", "32", "3"], "'3' belongs to no option"),
+        (["--optimizer.milestones", "one", "2"], r"milestones must be whole numbers, .* got \[one, 2\]"),
+        (["--title", "My", "Title"], "'Title' belongs to no option; .* quotes"),
+        (["--attention", "{levels: 3}"], "--attention is a section of keys: set --attention.kind, --attention.levels"),
+        (["--seed", "1", "--seed", "2"], "--seed must be given once"),
+        (["--config", "demo"], "--config must be given once"),
+        (["--", "--seed", "2"], "'--' has no meaning"),
+        (["--seed"], "--seed has no value"),
+        (["--seed="], "--seed has no value"),
+        (["--data.layout", ""], "--data.layout has no value"),
+        (["--seed", "1e3"], "--seed must be a whole number, got 1e3"),
+        (["--seed", "true"], "--seed must be a whole number, got true"),
+        (["--optimizer.learning_rate", "fast"], "--optimizer.learning_rate must be a number, got fast"),
+        (["--optimizer.learning_rate", ".inf"], "optimizer.learning_rate must be finite, got inf"),
+        (["--augment.erase_fill", "0", "0", ".inf"], "augment.erase_fill must be finite, got .*inf"),
+        (["--data.skip_corrupt", "1"], "--data.skip_corrupt must be true or false, got 1"),
+        (["--data.skip_corrupt"], "--data.skip_corrupt has no value"),
+        (["-x"], "there is no option -x"),
+        (["--optimizer.milestones+", "3"], "no option --optimizer.milestones.*; did you mean --optimizer.milestones"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(arguments, message):
@@ -130,9 +201,60 @@ def test_a_wrong_argument_is_one_sentence(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["true", "True", "yes", "on"])
+def test_a_truth_has_yamls_words(word):
+    assert apnet("--data.skip_corrupt", word).data.skip_corrupt is True
+
+
+def test_a_rate_may_have_an_exponent_without_a_point(tmp_path):
+    # Which PyYAML reads as a text.
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("title: t\ndata: {root: d}\noptimizer: {learning_rate: 1e-4, weight_decay: 5e-4, epochs: 3}")
+    config = load_config(PIPELINES["apnet"].config, ["--config", str(recipe)])
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 5e-4)
+    assert apnet("--optimizer.learning_rate", "1e-4").optimizer.learning_rate == 1e-4
+
+
+def test_a_missing_recipe_is_asked_for_by_name():
+    pipeline = PIPELINES["apnet"]
+    with pytest.raises(
+        UserError, match="^train: --config is missing; .*apnet_c2_market, apnet_s2_market, demo"
+    ) as said:
+        load_config(pipeline.config, ROOT, recipes=pipeline.recipes)
+    assert "--title, --optimizer.learning_rate, --optimizer.weight_decay, --optimizer.epochs" in str(said.value)
+    for arguments in (["--config"], ["--config", *ROOT], ["--config=", *ROOT]):
+        with pytest.raises(UserError, match="^train: --config has no value"):
+            load_config(pipeline.config, arguments, recipes=pipeline.recipes)
+
+
+def test_several_missing_keys_are_named(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("title: t")
+    with pytest.raises(UserError, match="--data.root, --optimizer.learning_rate, .*epochs are missing; give them on"):
+        load_config(PIPELINES["apnet"].config, ["--config", str(tmp_path / "recipe.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "other"), [("mla_market", "mla", "apnet"), ("apnet_c2_market", "apnet", "mla")]
+)
+def test_the_other_papers_recipe_is_named_as_its(name, owner, other):
+    pipeline = PIPELINES[other]
+    with pytest.raises(UserError, match=f"{name} is a recipe of {owner}, .*`train {owner} --config {name}`"):
+        load_config(pipeline.config, ["--config", name, *ROOT], recipes=pipeline.recipes)
+
+
+def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    pipeline = PIPELINES["apnet"]
+    assert load_config(pipeline.config, ["--config", "demo", *ROOT], recipes=pipeline.recipes).title == "APNet-C2"
+
+
 def test_a_missing_root_is_said():
     with pytest.raises(UserError, match=r"data\.root"):
         load_config(PIPELINES["mla"].config, ["--config", str(PIPELINES["mla"].recipes / "demo.yaml")])
+
+
+WHOLE = "data: {root: d}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs: 1}\n"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +263,27 @@ def test_a_missing_root_is_said():
         ("optimizer: {epoch: 3}", r"unknown key 'optimizer\.epoch'; did you mean optimizer\.epochs"),
         ("atention: {levels: 1}", r"unknown key 'atention\.levels'; did you mean attention\.levels"),
         ("title: [", "is not valid YAML"),
-        ("- 1", "must hold keys and values, it holds list"),
+        ("data: &data {root: *data}", "is not valid YAML"),
+        ("- 1", r"must hold keys and values, it holds \[1\]"),
+        ("", "must hold keys and values, it holds nothing"),
+        ("seed: 1\nseed: 2", "must give a key once, it gives seed twice"),
+        ("optimizer: {epochs: 1}\noptimizer: {gamma: 1}", "must give a key once, it gives optimizer twice"),
+        ("data: {workers: 2}\ndata.workers: 3", r"must give a key once, it gives data\.workers twice"),
+        ("attention: 3", r"attention is a section of keys \(attention\.kind, .*\), it holds 3"),
+        ("attention: [1]", r"attention is a section of keys .* it holds \[1\]"),
+        ("attention:", "attention is a section of keys .* it holds nothing"),
+        ("atention: {}", "unknown key 'atention'"),
+        ("seed:", "seed has no value; give one, or leave the key out"),
+        ("attention: {levels: null}", r"attention\.levels has no value"),
+        (f"{WHOLE}title: {{a: 1}}", r"title in .*recipe\.yaml must be a text, got \{'a': 1\}"),
+        (f"{WHOLE}title: 2024", "title in .* must be a text, got 2024"),
+        (f"{WHOLE}title: t\nseed: yes", "seed in .* must be a whole number, got True; YAML reads .*quotes"),
+        (f"{WHOLE}title: t\nattention: {{kind: no}}", "attention.kind in .* one of none, se, .* got False; YAML reads"),
+        (f"{WHOLE}title: t\nevaluation: {{flip: 1}}", "evaluation.flip in .* must be true or false, got 1$"),
+        (
+            "title: t\ndata: {root: ''}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs: 1}",
+            "root must not be emp",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(tmp_path, content, message):
@@ -150,6 +292,15 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         load_config(PIPELINES["apnet"].config, ["--config", str(recipe)])
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_may_leave_a_required_key_to_the_command_line(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "title:\ndata: {root: }\nattention: {}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs: 1}"
+    )
+    config = load_config(PIPELINES["apnet"].config, ["--title", "t", "--config", str(recipe), *ROOT])
+    assert (config.title, config.data.root) == ("t", "d")
 
 
 def test_a_missing_recipe_is_said():

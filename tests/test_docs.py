@@ -29,4 +29,8 @@ def commands():
         for block in re.findall(r"^```(?:|console|sh|bash|shell)\n(.*?)^```", page.read_text(), re.DOTALL | re.M)
         for line in block.replace("\\\n", " ").splitlines()
     ]
-    return [pytest.param(line, id=f"{page.name}: {line}") for page, line in lines if re.search(r"-m attnreid |-m reference_pipelines ", line)]
+    return [
+        pytest.param(line, id=f"{page.name}: {line}")
+        for page, line in lines
+        if re.search(r"-m attnreid |-m reference_pipelines ", line)
+    ]

@@ -1,6 +1,8 @@
 """`evaluate`: a trained network on its own data and on other data; nothing is trained, source and target are named."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -158,6 +160,41 @@ def test_weights_without_all_of_the_attention_are_never_evaluated(runs, capsys, 
     assert f"config.yaml, attention and all, got {missing} missing ('backbone." in error
     assert error.endswith("start a training from them with --model.weights\n")
     assert evaluations(runs / pipeline) == []
+
+
+def fail_to_write(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_computed(runs, tmp_path, capsys, monkeypatch):
+    def compute(*_):
+        raise AssertionError("it was computed")
+
+    monkeypatch.setattr("reference_pipelines.evaluation.Evaluator", compute)
+    run = runs / "apnet"
+    (tmp_path / "taken").write_text("")
+    for out, said in (
+        (tmp_path / "taken" / "x.json", "cannot write"),
+        (tmp_path / "taken" / "deep" / "x.json", "cannot write"),
+        (tmp_path, "--out must be a file"),
+    ):
+        assert main(["evaluate", str(run), "--out", str(out)]) == 2
+        assert f"{said} {out}".replace("a file ", "a file, ") in capsys.readouterr().err
+    # A full disk takes a name and no content; a folder that may not be written, neither.
+    monkeypatch.setattr("reference_pipelines.evaluation.tempfile.TemporaryFile", fail_to_write)
+    assert main(["evaluate", str(run)]) == 2
+    assert f"cannot write {run / 'evaluations'} (No space left on device); name another" in capsys.readouterr().err
+    assert not (run / "evaluations").exists()
+
+
+def test_scores_are_printed_before_they_are_written(runs, capsys, monkeypatch):
+    monkeypatch.setattr("reference_pipelines.evaluation.write_text", fail_to_write)
+    assert main(["evaluate", str(runs / "apnet"), "--camera-pairs"]) == 2
+    printed = capsys.readouterr()
+    assert "mAP [95 %]" in printed.out
+    assert "mAP of queries from" in printed.out
+    assert "cannot write" in printed.err
+    assert "No space left on device" in printed.err
 
 
 def test_refusals(runs, tmp_path, capsys):

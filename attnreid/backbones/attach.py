@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Never, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from attnreid.backbones._surgery import (
     take_out,
 )
 from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, look, select
+from attnreid.registry import closest, find_attention, option_names
 
 Where = Literal["after", "instead"]
 
@@ -40,6 +41,7 @@ def attach(
     identity_init: bool = False,
     example_inputs: Sequence[Tensor] | None = None,
     layout: Layout | None = None,
+    **unknown: Never,
 ) -> "Attachment":
     """Put one fresh attention layer at every site that `at` names: all of them, or none.
 
@@ -62,12 +64,13 @@ def attach(
             learnt scalar a layer that starts at 0.
         example_inputs: what forward takes, instead of `input_size`, where that is not one image batch.
         layout: "NCHW" states that the maps are (N, C, H, W) where looking cannot tell.
+        unknown: refused; a layer's own options go into a `functools.partial` of it.
 
     Returns:
         The handle that lists what was put in and takes it out again.
 
     Raises:
-        TypeError: `attention` is not something that builds a layer.
+        TypeError: `attention` is not something that builds a layer, `at` is no name, or there is no such option.
         ValueError: a site is unknown, unfit or taken, the model does not run on this input, or the layer
             refuses or changes a map. The model is then as it was.
 
@@ -80,6 +83,8 @@ def attach(
         >>> attachment.remove()
     """
     who = "attach"
+    _check_options(who, attention, unknown)
+    _check_names(who, model, at)
     if where not in ("after", "instead"):
         raise ValueError(f"{who}: where must be 'after' or 'instead', got {where!r}.")
     if where == "instead" and identity_init:
@@ -105,6 +110,29 @@ def attach(
     if example_inputs is not None:
         recipe = None  # tensors are no plain data
     return put_in(who, model, attention, places, survey, recipe, identity_init=identity_init)
+
+
+def _check_options(who: str, attention: Attention, unknown: Mapping[str, object]) -> None:
+    for name, value in unknown.items():
+        builder = find_attention(attention) if isinstance(attention, str) else attention
+        of_layer = option_names(builder)
+        if name in of_layer:
+            layer = getattr(builder, "__name__", type(builder).__name__)
+            raise TypeError(
+                f"{who}: {name} is an option of the layer, got {name}={value!r}; give the layer with it, as "
+                f"functools.partial({layer}, {name}={value!r})."
+            )
+        known = {*option_names(attach), *of_layer} - {"unknown", "channels"}  # type: ignore[arg-type]
+        raise TypeError(f"{who}: there is no option {name!r}: {closest(name, sorted(known))}")
+
+
+def _check_names(who: str, model: nn.Module, at: object) -> None:
+    several = isinstance(at, Iterable) and not isinstance(at, str | nn.Module)
+    for each in at if several else [at]:  # type: ignore[attr-defined]
+        if not isinstance(each, str):
+            places = [name for name, module in model.named_modules() if module is each]
+            found = f"the module at {places[0]!r}; pass that name" if places else f"{type(each).__name__}; pass a name"
+            raise TypeError(f"{who}: at must be a dotted name or pattern, or several, got {found}.")
 
 
 def attachments(model: nn.Module) -> list["Attachment"]:

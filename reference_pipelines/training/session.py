@@ -104,9 +104,9 @@ class Session:
         self.epoch = 0
         self._began = 0.0
         self._final: tuple[Tensor, Tensor, RetrievalResult] | None = None
+        self.say(f"{config.title}: {self.data}")
         self.processes.once(self._open)
         seed_generators(config.seed)
-        self.say(f"{config.title}: {self.data}")
 
     def __enter__(self) -> "Session":
         return self
@@ -116,7 +116,9 @@ class Session:
         if self.processes.first:
             if isinstance(error, UserError):
                 error.args = (f"{error}{self._what_is_kept()}",)
-            elif error is not None and not isinstance(error, Exception):  # a signal
+            elif isinstance(error, Exception):  # a bug: the traceback says it, and what is kept
+                error.add_note(f"The run has stopped{self._what_is_kept()}.")
+            elif error is not None:  # a signal
                 self.run.discard(untrained=False)
             self.run.unlock()
 

@@ -884,3 +884,31 @@ def test_layer_that_runs_only_off_meta(net: Net, images: Tensor) -> None:
     plain = net(images)
     attach(net, Asks, "stem", input_size=(16, 8))
     assert not torch.equal(net(images), plain)
+
+
+def test_a_module_where_a_name_is_asked_for_is_answered_with_its_name() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sequential(nn.ReLU()))
+    for at in (model[1], [model[1]], ["0", model[1]]):
+        with pytest.raises(
+            TypeError, match=r"attach: at must be a dotted name .*, got the module at '1'; pass that name"
+        ):
+            attach(model, "se", at, input_size=(8, 8))  # type: ignore[arg-type]
+    for wrong, kind in ((nn.ReLU(), "ReLU"), (3, "int"), (None, "NoneType"), (["0", 1], "int")):
+        with pytest.raises(TypeError, match=f"attach: at must be a dotted name .*, got {kind}; pass a name"):
+            attach(model, "se", wrong, input_size=(8, 8))  # type: ignore[arg-type]
+    assert not attachments(model)
+
+
+def test_a_layers_option_is_answered_with_how_to_give_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3))
+    for attention in ("se", SqueezeExcitation):
+        with pytest.raises(
+            TypeError, match=r"got reduction=8; .* functools\.partial\(SqueezeExcitation, reduction=8\)"
+        ):
+            attach(model, attention, "0", input_size=(8, 8), reduction=8)  # type: ignore[arg-type]
+    attach(model, functools.partial(SqueezeExcitation, reduction=8), "0", input_size=(8, 8)).remove()
+    with pytest.raises(TypeError, match="attach: there is no option 'input_sise': did you mean 'input_size'"):
+        attach(model, "se", "0", input_sise=(8, 8))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="attach: there is no option 'redction': did you mean 'reduction'"):
+        attach(model, "se", "0", input_size=(8, 8), redction=8)  # type: ignore[arg-type]
+    assert not attachments(model)

@@ -200,7 +200,7 @@ def test_a_root_below_a_file_is_refused(tmp_path):
         ({"distractors": 1.5}, r"distractors must be a whole number of at least 0, got 1\.5"),
         ({"image_size": (8, 4)}, r"image_size must be \(height, width\) of at least"),
         ({"image_size": (64, 32, 3)}, r"image_size must be \(height, width\) of at least"),
-        ({"workers": 0}, "workers must be a whole number >= 1, got 0"),
+        ({"workers": -1}, "workers must be a whole number >= 0, got -1"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, options, message):

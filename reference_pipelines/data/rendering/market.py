@@ -109,7 +109,7 @@ def _write_chunks(
     chunks: Sequence[Sequence[ImageSpec]], folder: Path, settings: _Settings, workers: int
 ) -> Iterator[list[tuple[str, str]]]:
     write = partial(_write_chunk, folder=folder, settings=settings)
-    if workers == 1:
+    if workers <= 1:
         yield from map(write, chunks)
         return
     # Forking a process that has started torch's threads can hang; spawned workers start clean.
@@ -120,7 +120,7 @@ def _write_chunks(
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "render_market: all workers must live to the end, got a dead one; nothing was kept: try "
-                "again with workers=1 (a script that renders needs an `if __name__ == '__main__':` guard)."
+                "again with workers=0 (a script that renders needs an `if __name__ == '__main__':` guard)."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -136,8 +136,8 @@ def _fingerprint(digests: Sequence[tuple[str, str]]) -> str:
 def _worker_count(workers: int | None, images: int) -> int:
     if workers is None:
         return max(1, min(available_cores(), images // _IMAGES_WORTH_A_WORKER))
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"render_market: workers must be a whole number >= 1, got {workers!r}; None chooses.")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise ValueError(f"render_market: workers must be a whole number >= 0, got {workers!r}; None chooses.")
     return workers
 
 
@@ -263,7 +263,7 @@ def render_market(
         domain: "plaza" or "mall": other people, clothes, places and cameras.
         occluded: True hides a part of the person in every query, as Occluded-Duke does.
         seed: At least 0; another seed gives other people and cameras.
-        workers: Processes that draw; None chooses by the number of images and cores.
+        workers: Processes that draw; with 0 or 1 this one does. None chooses by the number of images and cores.
         progress: Whether a progress bar is shown.
 
     Raises:

@@ -1,0 +1,104 @@
+"""The words of a command line: options with their values, in any order, and the words that stand between them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reference_pipelines.errors import UserError, closest
+
+# How many words an option takes; None is any number, up to the next option.
+Counts = Mapping[str, int | None]
+
+
+@dataclass
+class Words:
+    """A command line taken apart.
+
+    Args:
+        bare: the words that belong to no option.
+        options: the value of each option, under its name with the dashes; a list in brackets where an option does not
+            take one word, empty where it takes none.
+    """
+
+    bare: list[str] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        """Return the options as arguments again, each one word."""
+        return [f"{name}={value}" if value else name for name, value in self.options.items()]
+
+
+def separate(
+    who: str, arguments: Sequence[str], counts: Counts, *, ends: Callable[[str], bool] = lambda word: False
+) -> Words:
+    """Take a command line apart: `--data.workers 8 RUN` has the bare word RUN.
+
+    Args:
+        who: complains.
+        arguments: the words, an option as `--name VALUE` or `--name=VALUE`. A list may have brackets or none:
+            `64 32`, `[64, 32]` and `64,32` are the same.
+        counts: how many words each option takes; one that is not in it takes one.
+        ends: whether a word belongs no more to an option that takes any number and has one.
+
+    Raises:
+        UserError: an option is given twice or without a value.
+    """
+    words = Words()
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if not is_option(word):
+            words.bare.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name == "--":
+            raise UserError(f"{who}: '--' has no meaning here; leave it out")
+        if name in words.options:
+            raise UserError(f"{who}: {name} must be given once, it is given twice; leave one of them out")
+        count = counts.get(name, 1)
+        taken = [value] if equals else _take(left, count, ends)
+        if not any(taken) and count != 0 and name in counts:
+            raise UserError(f"{who}: {name} has no value; write {name} VALUE, or leave it out")
+        words.options[name] = " ".join(taken) if count in (0, 1) else _as_list(taken)
+    return words
+
+
+def is_option(word: str) -> bool:
+    """Return whether a word is an option's name, and no value such as -1 or -.5."""
+    return len(word) > 1 and word[0] == "-" and not word[1].isdecimal() and word[1] != "."
+
+
+def refuse_unknown(who: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first of the options' `names` that is not `known`, and say which are meant.
+
+    Raises:
+        UserError: there is one.
+    """
+    known = list(known)
+    for name in names:
+        if keys := [each for each in known if each.startswith(f"{name}.")]:
+            raise UserError(f"{who}: {name} is a section of keys: set {', '.join(keys)}")
+        if name not in known:
+            section = name.rpartition(".")[0]
+            others = [each for each in known if section and each.startswith(f"{section}.")]
+            listed = f"; there are {', '.join(others)}" if others else f"; see {who} --help"
+            raise UserError(f"{who}: there is no option {name}{closest(name, known) or listed}")
+
+
+def _take(left: list[str], count: int | None, ends: Callable[[str], bool]) -> list[str]:
+    """Take an option's words from the front of what is left."""
+    taken: list[str] = []
+    while left and not is_option(left[0]):
+        bracketed = count != 1 and bool(taken) and taken[0].startswith("[")
+        whole = taken[-1].endswith("]") if bracketed else count is not None and _parts(taken) >= count
+        if whole or (count is None and taken and not bracketed and ends(left[0])):
+            break
+        taken.append(left.pop(0))
+    return taken
+
+
+def _parts(words: Sequence[str]) -> int:
+    return sum(len(word.split(",")) for word in words)
+
+
+def _as_list(words: Sequence[str]) -> str:
+    return " ".join(words) if words[0].startswith("[") else f"[{', '.join(words)}]"
