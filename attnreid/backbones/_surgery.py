@@ -338,7 +338,9 @@ def _rebased(cls: type[nn.Module], old: type[nn.Module], new: type[nn.Module]) -
             f"of {old.__name__}, and its methods call super(); give the module back the class that it had first."
         )
     bases = tuple(new if base is old else base for base in cls.__bases__)
-    return type(cls)(cls.__name__.replace(old.__name__, new.__name__), bases, space)
+    metaclass: Any = type(cls)
+    rebased: type[nn.Module] = metaclass(cls.__name__.replace(old.__name__, new.__name__), bases, space)
+    return rebased
 
 
 def _plain_name(module: nn.Module) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 # By name, since importing torch.distributed.fsdp takes long; other libraries' wrappers are called the same.
-_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
 
 
 def check_python(who: str, model: nn.Module) -> None:
@@ -39,14 +39,14 @@ def check_plain(who: str, model: nn.Module) -> None:
     if any("DTensor" in _names(parameter) for parameter in model.parameters()):
         raise _wrapped(who, "something that shards its parameters")
     if torch.distributed.is_available() and torch.distributed.is_initialized() and _has_wrapper_around(model):
-        raise _wrapped(who, "DistributedDataParallel, as the model around this one is,")
+        raise _wrapped(who, "DistributedDataParallel, as this one is")
 
 
 def _wrapped(who: str, wrapper: str) -> ValueError:
     return ValueError(
-        f"{who}: attention must be attached before the model is wrapped in {wrapper} (the model inside is too late as "
-        "well): it does not know parameters that come later, and each process would train its own. Attach to the "
-        "plain model on every process, then wrap it."
+        f"{who}: attention must be attached before the model is wrapped for many processes, got one in {wrapper}. The "
+        "wrapper does not know parameters that come later, and each process would train its own, so that the model "
+        "inside it is no way round: attach to the plain model in every process, then wrap it."
     )
 
 
