@@ -56,6 +56,12 @@ def _names(thing: object) -> set[str]:
 
 def _has_wrapper_around(model: nn.Module) -> bool:
     own = {id(module) for module in model.modules()}
+
+    def found() -> bool:
+        wrappers = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.parallel.DistributedDataParallel)]
+        return any(id(module) in own for wrapper in wrappers for module in wrapper.modules())
+
+    if not found():
+        return False
     gc.collect()  # a wrapper that nobody holds any more is none
-    wrappers = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.parallel.DistributedDataParallel)]
-    return any(id(module) in own for wrapper in wrappers for module in wrapper.modules())
+    return found()

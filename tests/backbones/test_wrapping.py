@@ -1,7 +1,6 @@
 """Attention and the wrappers that train on many processes: before them it works, after them it is refused."""
 
 import copy
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,17 +36,18 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_model_in_distributed_data_parallel_is_refused(call: Callable[[nn.Module], Any]) -> None:
+def test_a_model_in_distributed_data_parallel_is_refused() -> None:
     model = plain()
     together = DistributedDataParallel(model)
-    for one in (together, model, nn.ModuleList([model])):
+    for call in CALLS:
         with pytest.raises(ValueError, match=REFUSAL.format("DistributedDataParallel")):
-            call(one)
+            call(together)
+    for inside in (model, model.layer4):
+        with pytest.raises(ValueError, match=REFUSAL.format("DistributedDataParallel, as this one is")):
+            attach(inside, "se", "*", input_size=SIZE)
     assert attachments(model) == []
-    del together, one
-    gc.collect()
-    call(model)  # nobody wraps it any more
+    del together
+    attach_se(model)  # nobody wraps it any more
 
 
 def test_data_parallel_copies_what_is_attached_later() -> None:
@@ -69,8 +69,8 @@ def shard(model: nn.Module) -> nn.Module:
     return model
 
 
-def step(model: nn.Module) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
     model.train()(images(4)).square().sum().backward()
     optimizer.step()
     model.eval()
@@ -83,10 +83,11 @@ def test_attention_works_under_fully_shard_and_comes_out_of_it() -> None:
     handle = attach_se(model)
     alone = copy.deepcopy(model)
     shard(model)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (model, alone)]
     assert torch.equal(model(images()), alone(images()))
     assert attention_runs(model) == len(handle.sites)
-    step(model)
-    step(alone)
+    for one, optimizer in zip((model, alone), optimizers, strict=True):
+        step(one, optimizer)
     torch.testing.assert_close(model(images()), alone(images()))
     assert len(str(handle).splitlines()) == len(handle.sites) + 2
     host = model.layer4[0].bn2
@@ -96,8 +97,8 @@ def test_attention_works_under_fully_shard_and_comes_out_of_it() -> None:
     assert type(host).__name__ == "FSDPBatchNorm2d"
     assert "FSDPModule" in {cls.__name__ for cls in type(host).__mro__}
     torch.testing.assert_close(model(images()), alone(images()))
-    step(model)
-    step(alone)
+    for one, optimizer in zip((model, alone), optimizers, strict=True):
+        step(one, optimizer)
     torch.testing.assert_close(model(images()), alone(images()))
 
 
