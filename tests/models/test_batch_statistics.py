@@ -143,7 +143,7 @@ def test_every_norm_changes_class_and_can_change_back():
 
 def test_attention_on_norms_stays_and_comes_out_of_the_chunked_norms():
     model = whole_network("SE in every block")
-    images = torch.randn(4, 3, *SIZE, dtype=torch.float64)
+    images = torch.randn(8, 3, *SIZE, dtype=torch.float64)
     handle = attachments(model)[0]
     for chunks in (2, 1, 4):
         set_batch_statistics(model, chunks)
