@@ -5,7 +5,8 @@ import copy
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from attnreid.layers._folding import Foldable
+from attnreid.backbones._wrapping import check_python
+from attnreid.layers._folding import Foldable, seal
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -15,7 +16,7 @@ def fold(model: nn.Module) -> nn.Module:
     attention's query and key become one conv. The backbone's own batch norms stay: `torch` and deployment
     tools fold those. The outputs are equal up to rounding. A model without attention is plainly copied. The
     copy's attention has other parameters, so that its state dict fits no unfolded model, and it refuses train
-    mode.
+    mode, as a whole, before any part of it changes.
 
     Args:
         model: in eval mode; it stays as it is.
@@ -27,7 +28,7 @@ def fold(model: nn.Module) -> nn.Module:
         TypeError: `model` is not a module.
         ValueError: the model, or anything in a layer that can be folded, is in train mode: there, batch norms
             use the batch's statistics, which no folded weight can hold. Or such a layer has parametrizations,
-            or norms without statistics.
+            or norms without statistics. Or it is scripted or traced.
 
     Example:
         >>> import torch
@@ -39,11 +40,13 @@ def fold(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"fold: the model must be an nn.Module, got {type(model).__name__}: pass the model itself")
+    check_python("fold", model)
     _check(model)
     folded = copy.deepcopy(model)
     for module in list(folded.modules()):
         if isinstance(module, Foldable) and not module.folded:
             module.fold_()
+    seal(folded)
     return folded
 
 

@@ -215,6 +215,34 @@ def test_a_folded_layer_refuses_train_mode():
     assert folded.train(False) is folded
 
 
+@pytest.mark.parametrize("part", ["", "0", "1"])
+def test_a_folded_model_refuses_train_mode_before_any_of_it_changes(part):
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)), nn.Sequential(nn.ReLU()), nn.ReLU())
+    attach(model.eval(), "rga_s", ["0.0", "1"], input_size=SIZE)
+    folded = fold(model)
+    for one in (folded, copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        with pytest.raises(ValueError, match=r"must stay in eval mode, got train\(\) with Relation.* folded from"):
+            one.get_submodule(part).train()
+        assert not any(module.training for module in one.modules())
+        assert one.eval() is one
+    assert all(module.training for module in model.train().modules())
+    for attachment in attachments(folded):
+        attachment.remove()
+    assert all(module.training for module in folded.train().modules())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_or_traced_model_is_refused():
+    model = nn.Sequential(nn.ReLU())
+    for made in (
+        torch.jit.script(model),
+        torch.jit.trace(model, torch.rand(1)),
+        nn.Sequential(torch.jit.script(model)),
+    ):
+        with pytest.raises(ValueError, match=r"fold: the model must be made of Python modules, .* made from"):
+            fold(made)
+
+
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"fold: the model must be an nn.Module, got dict"):
         fold({})

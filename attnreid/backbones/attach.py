@@ -20,10 +20,12 @@ from attnreid.backbones._surgery import (
     Mark,
     Replacement,
     attention_of,
+    guard,
     insert_after,
     insert_instead,
     mark_of,
     take_out,
+    without_attention,
 )
 from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, look, select
 from attnreid.registry import closest, find_attention, option_names
@@ -159,9 +161,8 @@ def attachments(model: nn.Module) -> list["Attachment"]:
             parent_name, _, child = name.rpartition(".")
             parent = model.get_submodule(parent_name) if name else None
             site = dataclasses.replace(mark.site, name=name)
-            inserted = _Inserted(site, host, attention_of(host), mark, parent, child)
-            groups.setdefault(mark.group, []).append(inserted)
-    return [Attachment(groups[group]) for group in sorted(groups, key=lambda group: group.order)]
+            groups.setdefault(mark.group, []).append(_Inserted(site, host, attention_of(host), mark, parent, child))
+    return [Attachment(groups[group], model) for group in sorted(groups, key=lambda group: group.order)]
 
 
 @dataclass(frozen=True)
@@ -184,11 +185,21 @@ class Place:
 @dataclass(frozen=True)
 class _Inserted:
     site: Site
-    host: nn.Module
-    attention: nn.Module
+    first_host: nn.Module
+    first_attention: nn.Module
     mark: Mark
     parent: nn.Module | None
     child: str
+
+    @property
+    def host(self) -> nn.Module:
+        """The module that carries the attention: what the first one was converted to, where it was."""
+        return self.mark.host or self.first_host
+
+    @property
+    def attention(self) -> nn.Module:
+        """The attention that it carries, or carried until it was taken out."""
+        return attention_of(self.host) if mark_of(self.host) is self.mark else self.first_attention
 
     @property
     def prefix(self) -> str:
@@ -224,8 +235,9 @@ class Attachment:
         True
     """
 
-    def __init__(self, inserted: Sequence[_Inserted]) -> None:
+    def __init__(self, inserted: Sequence[_Inserted], model: nn.Module) -> None:
         self._inserted = tuple(inserted)
+        self._model = model
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -287,10 +299,20 @@ class Attachment:
         return places
 
     def remove(self) -> None:
-        """Give the model back as it was: the same module objects, names and outputs. Harmless twice."""
-        for one in reversed(self._inserted):
-            if mark_of(one.host) is one.mark:
-                take_out(one.host, one.parent, one.child)
+        """Give the model back as it was: the same module objects, names and outputs. Harmless twice.
+
+        What else became of a module since stays: a converted norm, a parametrization, a class of `fully_shard`.
+
+        Raises:
+            ValueError: a module's class was changed since in a way that the attention cannot be taken out of.
+                Nothing is taken out then.
+        """
+        present = [one for one in reversed(self._inserted) if mark_of(one.host) is one.mark]
+        for one in present:
+            without_attention(one.host)
+        for one in present:
+            take_out(one.host, one.parent, one.child)
+        guard(self._model)
 
     def __enter__(self) -> Self:
         return self
@@ -350,12 +372,13 @@ def put_in(
             )
         taken |= parts
         layers.append(layer.train(model.get_submodule(place.site.name).training))
-    attachment = Attachment(())
+    attachment = Attachment((), model)
     try:
         group = Group(recipe)
         for place, layer in zip(places, layers, strict=True):
             inserted = _insert(model, layer, place, Mark(group, place.site))
-            attachment = Attachment((*attachment._inserted, inserted))
+            attachment = Attachment((*attachment._inserted, inserted), model)
+        guard(model)
         _check_running(who, model, attachment, survey)
     except BaseException:
         attachment.remove()

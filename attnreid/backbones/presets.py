@@ -13,6 +13,7 @@ from torch import nn
 
 from attnreid.backbones._building import Attention
 from attnreid.backbones._recipes import Recipe, describe_call
+from attnreid.backbones._wrapping import check_plain
 from attnreid.backbones.attach import Attachment, Place, put_in
 from attnreid.backbones.families import RESNET, Family, blocks_of, check_family, check_resnet
 from attnreid.backbones.sites import InputSize, Survey, look, measure_heights, select
@@ -78,6 +79,7 @@ def attach_apnet(
         variant=variant,
         identity_init=identity_init,
     )
+    check_plain(who, model)
     if variant == "released":
         return _attach_released(who, model, attention, levels, radix, input_size, identity_init, recipe)
     if variant != "paper":
@@ -135,6 +137,7 @@ def attach_mla(
     who = "attach_mla"
     if blocks not in ("all", "last"):
         raise ValueError(f"{who}: blocks must be 'all' or 'last', got {blocks!r}; pass one of them.")
+    check_plain(who, model)
     check_resnet(who, model)
     survey = look(who, model, input_size)
     names = [f"layer4.{name}.conv2" for name, _ in blocks_of(model, "layer4")]
@@ -175,6 +178,7 @@ def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: Input
         ['layer1.0.bn2', 'layer1.1.bn2', 'layer2.0.bn2']
     """
     who = "attach_se"
+    check_plain(who, model)
     check_resnet(who, model)
     survey = look(who, model, input_size)
     names = []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnreid.backbones._measuring import Seen, Watch, stand_in, watch
 from attnreid.backbones._site import Site as Site  # part of this module's interface
 from attnreid.backbones._surgery import CHILD, mark_of
+from attnreid.backbones._wrapping import check_plain
 
 Layout = Literal["NCHW"]
 InputSize = tuple[int, int] | tuple[int, int, int]
@@ -41,7 +42,8 @@ def find_sites(
         `model.named_modules()`. Where attention cannot stand, `refusal` says why.
 
     Raises:
-        ValueError: the model does not run on this input, or cannot be copied.
+        ValueError: the model does not run on this input, cannot be copied, is scripted or traced, or is wrapped for
+            training on many processes.
 
     Example:
         >>> from torch import nn
@@ -82,6 +84,7 @@ def look(
     """Measure every module of `model`; `who` is named in what is raised. For the rest see `find_sites`."""
     if layout not in (None, "NCHW"):
         raise ValueError(f"{who}: layout must be 'NCHW' or None, got {layout!r}; attention takes (N, C, H, W) only.")
+    check_plain(who, model)
     inputs = _inputs(who, model, input_size, example_inputs)
     try:
         meta = True
@@ -271,7 +274,9 @@ def _refusal(seen: Seen, others: list[str], height_axis: int | None, layout: Lay
     if height_axis == 1:
         return "its map is (N, H, W, C), and attention takes (N, C, H, W); choose a module whose map is"
     if height_axis != 2 and layout is None:
+        _, channels, height, width = seen.given
         return (
-            'a taller input does not show which axis of its map is the height; pass layout="NCHW" if it is (N, C, H, W)'
+            f"a taller input does not show which axis of its map, of shape {seen.given}, is the height; pass "
+            f'layout="NCHW" only if it has {channels} channels, a height of {height} and a width of {width}'
         )
     return None

@@ -1,23 +1,49 @@
-"""The stride of a ResNet's last stage, which re-identification sets to 1."""
+"""The stride of a backbone's last stage, which re-identification sets to 1.
 
-from torch import nn
+| family | where the last stride is |
+|---|---|
+| ResNet | what has a stride of 2 in the first block of `layer4`: convolutions, pooling, blurring |
+| DenseNet | the pooling in `features.transition3`, before the last block |
+| Inception-V3 | two convolutions and a pooling in `Mixed_7a` |
 
+What to change is written down first, as data, and tried on a copy; the model is changed if the copy's map has
+the size that it should have.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnreid.backbones._measuring import Watch, stand_in, watch
+from attnreid.backbones._wrapping import check_python
 from attnreid.backbones.attach import attachments
-from attnreid.backbones.families import blocks_of, check_resnet
+from attnreid.backbones.families import DENSENET, INCEPTION_V3, RESNET, Family, blocks_of, check_family
+
+Edit = tuple[str, str, Any]  # of the module of this name, this attribute becomes this
+
+_UNDO = "_attnreid_last_stride"
+_HEIGHT, _WIDTH = 256, 128
+_STAGE = {RESNET: "layer4", DENSENET: "features.transition3", INCEPTION_V3: "Mixed_7a"}
 
 
 def set_last_stride(model: nn.Module, stride: int = 1) -> None:
-    """Set the stride of a ResNet's last stage, 1 for the larger last map that re-identification uses.
+    """Set the stride of a backbone's last stage, 1 for the larger last map that re-identification uses.
 
-    Names and weights stay. Nothing changes where the stage has this stride already.
+    For ResNets (torchvision's, and timm's with average pooling or blurring in the shortcut), DenseNets and
+    Inception-V3. Names and weights stay. Nothing changes where the stage has this stride already. Inception's
+    convolutions are not padded: at stride 1 its last map is two rows smaller than the one before it.
 
     Args:
-        model: a ResNet; changed in place.
+        model: the backbone; changed in place.
         stride: 1 or 2.
 
     Raises:
-        ValueError: the stride is another, the model is no ResNet, or its last stage carries attention that
-            was measured at the present stride. The model is then as it was.
+        ValueError: the stride is another, the model is of no such family or does not run, its last stage gives
+            a map of another size than this stride should, or attention was measured at the present stride. The
+            model is then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -28,38 +54,139 @@ def set_last_stride(model: nn.Module, stride: int = 1) -> None:
     """
     who = "set_last_stride"
     if stride not in (1, 2):
-        raise ValueError(f"{who}: stride must be 1 or 2, got {stride!r}; a plain ResNet has 2.")
-    check_resnet(who, model)
-    block = blocks_of(model, "layer4")[0][1]
-    shortcut = _shortcut(who, block)
-    if shortcut.stride == (stride, stride):
+        raise ValueError(f"{who}: stride must be 1 or 2, got {stride!r}; a plain backbone has 2.")
+    check_python(who, model)
+    family = check_family(who, model)
+    stage = _STAGE[family]
+    double = _stand_in(who, model)
+    before = _watch(double, model)
+    now = _stride_of(who, before, stage)
+    if now == stride:
         return
-    carriers = [site.name for one in attachments(model) for site in one.sites if site.name.split(".")[0] == "layer4"]
+    region = f"layer4.{blocks_of(model, 'layer4')[0][0]}" if family is RESNET else stage
+    edits = _edits(who, family, model.get_submodule(region), stride)
+    _edit(double.get_submodule(region), edits)
+    after = _watch(double, model)
+    if after.error is not None and before.error is None:
+        raise ValueError(
+            f"{who}: the model must run with a last stride of {stride}; it failed with: {after.error}. Set the stride "
+            "where the model is built."
+        )
+    if _stride_of(who, after, stage) != stride:
+        raise ValueError(
+            f"{who}: {stage!r} must give a map of the size for a stride of {stride}, got {after.seen[stage].given} "
+            f"from {after.seen[stage].taken}; set the stride where the model is built."
+        )
+    _check_no_attention(who, model, stage, before, after)
+    undo = [(name, key, getattr(model.get_submodule(f"{region}.{name}".strip(".")), key)) for name, key, _ in edits]
+    part = model.get_submodule(region)
+    _edit(part, edits)
+    if vars(part).pop(_UNDO, None) is None:
+        part.__dict__[_UNDO] = undo
+
+
+class ReductionOfStride1(nn.Module):
+    """Inception-V3's `Mixed_7a` at stride 1: its own forward has the pooling's stride of 2 in its code."""
+
+    branch3x3_1: nn.Module
+    branch3x3_2: nn.Module
+    branch7x7x3_1: nn.Module
+    branch7x7x3_2: nn.Module
+    branch7x7x3_3: nn.Module
+    branch7x7x3_4: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 768, H, W) to (N, 1280, H - 2, W - 2)."""
+        narrow = self.branch3x3_2(self.branch3x3_1(x))
+        wide = self.branch7x7x3_2(self.branch7x7x3_1(x))
+        wide = self.branch7x7x3_4(self.branch7x7x3_3(wide))
+        return torch.cat([narrow, wide, F.max_pool2d(x, kernel_size=3, stride=1)], 1)
+
+
+def _edits(who: str, family: Family, part: nn.Module, stride: int) -> list[Edit]:
+    undo: list[Edit] | None = vars(part).get(_UNDO)
+    if undo is not None:
+        return undo
+    if stride == 2:
+        if family is RESNET:
+            return _as_torchvision_builds_it(who, part)
+        raise ValueError(
+            f"{who}: a stride of 2 must have been there before, to be set again, got a {family.name} that was built "
+            "with 1; set the stride where the model is built."
+        )
+    edits: list[Edit] = []
+    for name, module in part.named_modules():
+        for key in ("stride", "kernel_size"):
+            value = getattr(module, key, None)
+            if not isinstance(value, int | tuple):
+                continue
+            # A window as large as its stride is for the stride alone; as large as the new one, it passes the map.
+            if key == "kernel_size" and not (isinstance(module, nn.AvgPool2d) and value == module.stride):
+                continue
+            if value in (2, (2, 2)):
+                edits.append((name, key, 1 if value == 2 else (1, 1)))
+    if family is INCEPTION_V3:
+        edits.append(("", "__class__", ReductionOfStride1))
+    return edits
+
+
+def _as_torchvision_builds_it(who: str, block: nn.Module) -> list[Edit]:
+    """Return the edits for a stride of 2, for a block that never had one."""
+    downsample = block._modules.get("downsample")
+    shortcuts = [name for name, module in block.named_modules() if name.startswith("downsample") and _is_conv(module)]
+    if len(shortcuts) != 1:
+        raise ValueError(
+            f"{who}: the last stage's first block must have a downsample with one convolution, got "
+            f"{downsample}; set the strides where the model is built."
+        )
+    names = [name for name in ("conv1", "conv2", "conv3") if _is_conv(block._modules.get(name))]
+    edits: list[Edit] = [(name, "stride", (2, 2)) for name in (names[len(names) - 2], shortcuts[0])]
+    return [*edits, ("", "stride", 2)] if isinstance(getattr(block, "stride", None), int) else edits
+
+
+def _is_conv(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Conv2d)
+
+
+def _edit(part: nn.Module, edits: Iterable[Edit]) -> None:
+    for name, key, value in edits:
+        setattr(part.get_submodule(name), key, value)
+
+
+def _stand_in(who: str, model: nn.Module) -> nn.Module:
+    try:
+        double = stand_in(model, meta=True, bypass=True)
+        return double if _watch(double, model).error is None else stand_in(model, meta=False, bypass=True)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from error
+
+
+def _watch(double: nn.Module, model: nn.Module) -> Watch:
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    like = next(double.parameters())
+    return watch(double, [torch.zeros((2, channels, _HEIGHT, _WIDTH), dtype=like.dtype, device=like.device)])
+
+
+def _stride_of(who: str, watched: Watch, stage: str) -> int:
+    taken, given = watched.seen[stage].taken, watched.seen[stage].given
+    if taken is None or given is None or len(taken) != 4 or len(given) != 4:
+        raise ValueError(
+            f"{who}: {stage!r} must map one map to another when the model runs on {_HEIGHT}x{_WIDTH} images, and does "
+            f"not{f'; it failed with: {watched.error}' if watched.error else ''}. Set the stride where the model is "
+            "built."
+        )
+    return round(taken[2] / given[2])
+
+
+def _check_no_attention(who: str, model: nn.Module, stage: str, before: Watch, after: Watch) -> None:
+    sites = [site.name for one in attachments(model) for site in one.sites]
+    carriers = [
+        name
+        for name in sites
+        if f"{name}.".startswith(f"{stage}.") or before.seen[name].given != after.seen[name].given
+    ]
     if carriers:
         raise ValueError(
             f"{who}: the last stage must carry no attention while its map's size changes, got attention at "
             f"{', '.join(repr(name) for name in carriers)}; remove() it, set the stride and attach it again."
         )
-    _main_convolution(block).stride = shortcut.stride = (stride, stride)
-    if isinstance(getattr(block, "stride", None), int):
-        block.stride = stride  # type: ignore[assignment]
-
-
-def _shortcut(who: str, block: nn.Module) -> nn.Conv2d:
-    """Return the convolution of a block's downsample: it has the block's stride."""
-    downsample = block._modules.get("downsample")
-    convs = [conv for conv in downsample.modules() if isinstance(conv, nn.Conv2d)] if downsample else []
-    if len(convs) != 1:
-        raise ValueError(
-            f"{who}: the last stage's first block must have a downsample with one convolution, got "
-            f"{downsample}; set the strides by hand."
-        )
-    return convs[0]
-
-
-def _main_convolution(block: nn.Module) -> nn.Conv2d:
-    """Return what has the stride on a block's main path; at stride 1, what torchvision would give it to."""
-    children = [block._modules.get(name) for name in ("conv1", "conv2", "conv3")]
-    convs = [conv for conv in children if isinstance(conv, nn.Conv2d)]
-    strided = [conv for conv in convs if conv.stride != (1, 1)]
-    return (strided or convs[len(convs) - 2 :])[0]

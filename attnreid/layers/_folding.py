@@ -32,6 +32,34 @@ class Foldable(nn.Module):
         return super().train(mode)
 
 
+class _Train:
+    """What `train` is on a module with folded layers inside: `nn.Module.train` would change half of it, then fail."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        folded = _folded_in(self.module)
+        if mode and folded:
+            raise ValueError(
+                f"{type(self.module).__name__}: a model with folded layers must stay in eval mode, got train() with "
+                f"{type(folded[0]).__name__} inside: train the model that it was folded from"
+            )
+        return type(self.module).train(self.module, mode)
+
+
+def seal(model: nn.Module) -> None:
+    """Have every module of `model` with folded layers inside refuse train mode before anything changes."""
+    for module in model.modules():
+        if not isinstance(module, Foldable) and _folded_in(module):
+            # On the object and not by a class: the copy's modules keep their types.
+            module.__dict__["train"] = _Train(module)
+
+
+def _folded_in(model: nn.Module) -> list[Foldable]:
+    return [part for part in model.modules() if isinstance(part, Foldable) and part.folded]
+
+
 def eval_form(who: str, norm: nn.Module | None) -> tuple[Tensor, Tensor, float, Tensor, Tensor]:
     """Return what a batch norm in eval mode computes with: mean, variance, epsilon, weight, bias.
 

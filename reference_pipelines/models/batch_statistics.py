@@ -29,7 +29,8 @@ def set_batch_statistics(model: Model, chunks: int) -> Model:
     statistics of their own, until `share_running_statistics` (or DistributedDataParallel's `broadcast_buffers`) makes
     them the first process's.
 
-    Parameters, state-dict keys and eval mode stay as they are. The norms stay the same objects; their class changes.
+    Parameters, state-dict keys and eval mode stay as they are. The norms stay the same objects; their class changes,
+    and attention that was attached to a norm stays.
 
     Args:
         model: changed in place; its batch norms must be torch's BatchNorm1d and BatchNorm2d.
@@ -52,14 +53,14 @@ def set_batch_statistics(model: Model, chunks: int) -> Model:
         )
     norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     for name, norm in norms:
-        if type(norm) not in _PLAIN:
+        if _class_of(norm) not in _PLAIN:
             raise ValueError(
                 f"set_batch_statistics: batch norms must be torch's BatchNorm1d or BatchNorm2d, got {name!r} "
-                f"({type(norm).__name__}); choose the statistics before another module changes the norm"
+                f"({_class_of(norm).__name__}); choose the statistics before another module changes the norm"
             )
     own_chunks = max(1, chunks // processes)
     for _, norm in norms:
-        plain = _PLAIN[type(norm)]
+        plain = _PLAIN[_class_of(norm)]
         if chunks < processes:
             norm.__class__ = _SYNCHRONISED[plain]
         elif own_chunks == 1:
@@ -219,6 +220,12 @@ class _Normalise(Function):
 
 def _all_but_channels(x: Tensor) -> list[int]:
     return [0, *range(2, x.ndim)]
+
+
+def _class_of(norm: nn.Module) -> type:
+    """Return the class of a norm, seen through attention behind it; attention stays when the class is set."""
+    own: type = getattr(type(norm), "attended_class", type(norm))
+    return own
 
 
 def _processes() -> int:

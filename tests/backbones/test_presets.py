@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -526,7 +527,77 @@ def test_last_stride_refuses_other_strides_and_blocks(observe: Observe) -> None:
         set_last_stride(model, 4)
     model.layer4[0].downsample = None
     before = observe(model)
-    with pytest.raises(ValueError, match="must have a downsample with one convolution, got None"):
+    with pytest.raises(ValueError, match=r"'layer4' must map one map to another .* it failed with.* is built"):
+        set_last_stride(model)
+    assert observe(model) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "before", "last", "heights"),
+    [
+        (densenet121, "features.denseblock3", "features.denseblock4", (8, 4, 8)),
+        (functools.partial(inception_v3, aux_logits=False, init_weights=False), "Mixed_6e", "Mixed_7c", (6, 2, 4)),
+        *[(name, "layer3", "layer4", (8, 4, 8)) for name in ("resnet26d", "resnetblur18", "resnest14d")],
+    ],
+)
+def test_last_stride_of_other_backbones(make: Any, before: str, last: str, heights: tuple[int, int, int]) -> None:
+    if isinstance(make, str):
+        timm = pytest.importorskip("timm", reason="the model is timm's")
+        make = functools.partial(timm.create_model, make)
+    model, plain = on_meta(make), on_meta(make)
+
+    def height(name: str, of: nn.Module) -> int:
+        return next(
+            site.size[0] for site in find_sites(of, (128, 64 if "features" in name else 128)) if site.name == name
+        )
+
+    assert (height(before, model), height(last, model)) == heights[:2]
+    set_last_stride(model)
+    assert (height(before, model), height(last, model)) == (heights[0], heights[2])
+    assert list(model.state_dict()) == list(plain.state_dict())
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert height(last, copied) == heights[2]
+    set_last_stride(model, 2)
+    assert str(model) == str(plain)
+    assert height(last, model) == heights[1]
+
+
+def test_inceptions_reduction_at_stride_1_has_the_old_one_at_every_second_place() -> None:
+    torch.manual_seed(0)
+    model = inception_v3(aux_logits=False, init_weights=False).eval()
+    x = torch.rand(1, 768, 9, 7)
+    with torch.no_grad():
+        wanted = model.Mixed_7a(x)
+        set_last_stride(model)
+        torch.testing.assert_close(model.Mixed_7a(x)[..., ::2, ::2], wanted)
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_a_last_stage_that_does_not_take_the_stride_is_refused(failing: bool, observe: Observe) -> None:
+    model = small()
+    if failing:
+        model.layer4[0].register_forward_hook(lambda *_: None)
+        model.fc = nn.Linear(512 * 2, 4)  # for the flattened map of another size
+        model.avgpool = nn.AdaptiveAvgPool2d((2, 1))
+        model.layer4[0].downsample = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Conv2d(256, 512, 1))
+        model.layer4[0].conv1 = nn.Conv2d(256, 512, 2, 2)
+        match = "the model must run with a last stride of 1; it failed with"
+    else:
+        model.layer4.add_module("1", nn.MaxPool2d(2))
+        model.layer4[1].bn1 = model.layer4[1].bn2 = model.layer4[1].conv1 = model.layer4[1].conv2 = nn.Identity()
+        model.layer4[0] = BasicBlock(256, 512, 1, nn.Conv2d(256, 512, 1))
+        match = "'layer4' must give a map of the size for a stride of 1, got"
+    before = observe(model)
+    with pytest.raises(ValueError, match=match):
+        set_last_stride(model)
+    assert observe(model) == before
+
+
+def test_last_stride_is_refused_where_attention_saw_the_map_behind_it(observe: Observe) -> None:
+    model = densenet121().eval()
+    attach(model, "se", "features.norm5", input_size=(64, 64))
+    before = observe(model)
+    with pytest.raises(ValueError, match=r"must carry no attention.* got attention at 'features.norm5'"):
         set_last_stride(model)
     assert observe(model) == before
 
@@ -534,9 +605,7 @@ def test_last_stride_refuses_other_strides_and_blocks(observe: Observe) -> None:
 # Other models -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "preset", [functools.partial(attach_mla, input_size=SIZE), attach_se, set_last_stride, RELEASED]
-)
+@pytest.mark.parametrize("preset", [functools.partial(attach_mla, input_size=SIZE), attach_se, RELEASED])
 def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(
         ValueError,
@@ -552,11 +621,11 @@ def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None
         preset(broken)
 
 
-def test_apnet_refuses_a_backbone_of_no_family() -> None:
-    apnet = functools.partial(attach_apnet, input_size=SIZE)
+@pytest.mark.parametrize("apnet", [functools.partial(attach_apnet, input_size=SIZE), set_last_stride])
+def test_a_backbone_of_no_family_is_refused(apnet: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(
         ValueError,
-        match=r"attach_apnet: the model must be one of ResNet with layer1, .*; or DenseNet with features.denseblock1, "
+        match=r"the model must be one of ResNet with layer1, .*; or DenseNet with features.denseblock1, "
         r".*; or Inception-V3 with Conv2d_4a_3x3, .*; got MobileNetV3 with the children 'features', .*: use attach",
     ):
         apnet(on_meta(mobilenet_v3_small))

@@ -2,13 +2,14 @@
 
 import copy
 import dataclasses
+import functools
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from attnreid.backbones import attach, find_sites
+from attnreid.backbones import attach, attach_apnet, attach_mla, attach_se, find_sites, set_last_stride
 
 
 class Odd(nn.Module):
@@ -85,7 +86,10 @@ def test_measures_a_resnet() -> None:
         ("alias", "the same module also stands at 'shared'"),
         ("tuple", "it returns a tuple and not one map"),
         ("last", r"its map is \(N, H, W, C\)"),
-        ("pool", 'a taller input does not show which axis .*; pass layout="NCHW"'),
+        (
+            "pool",
+            r'a taller .* of shape \(2, 8, 2, 2\), .*"NCHW" only if it has 8 channels, a height of 2 and a width of 2',
+        ),
         ("integers", "it returns a map of integers"),
         ("never", "forward never calls it"),
         ("head", r"it returns a tensor of shape \(2, 4\) and not a map"),
@@ -203,3 +207,40 @@ def test_measures_what_the_model_does_in_eval_mode() -> None:
 
     site = find_sites(nn.Sequential(Auxiliary(3, 4, 1)).train(), (8, 4))[0]
     assert (site.channels, site.refusal) == (4, None)
+
+
+def test_the_advice_to_state_the_layout_shows_what_would_be_read() -> None:
+    class FixedSize(nn.Module):
+        """Runs at one height only, and keeps its map (N, H, W, C), as timm's Swin does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = ChannelsLast()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2] != 8:
+                raise RuntimeError("no other height")
+            return self.last(x)
+
+    [site] = find_sites(FixedSize(), (32, 8, 6))
+    assert site.refusal is not None
+    assert "of shape (2, 8, 6, 32)" in site.refusal
+    assert "only if it has 8 channels, a height of 6 and a width of 32" in site.refusal
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_or_traced_model_is_refused() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1))
+    scripted = torch.jit.script(plain)
+    for model in (scripted, torch.jit.trace(plain, torch.rand(1, 3, 8, 4)), nn.Sequential(scripted)):
+        for preset in (
+            find_sites,
+            functools.partial(attach, attention="se", at="0"),
+            attach_apnet,
+            attach_mla,
+            attach_se,
+        ):
+            with pytest.raises(ValueError, match="the model must be made of Python modules, got a scripted or traced"):
+                preset(model, input_size=(8, 4))
+        with pytest.raises(ValueError, match=r"set_last_stride: the model must be made of Python modules"):
+            set_last_stride(model)

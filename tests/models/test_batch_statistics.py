@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import multiprocessing, nn
 
-from attnreid import attach_apnet, attach_mla
+from attnreid import attach_apnet, attach_mla, attach_se, attachments
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import (
     ModelConfig,
@@ -24,6 +24,7 @@ ATTENTION = {
     "APNet-C2": lambda model: attach_apnet(model, "se", levels=2, input_size=SIZE),
     "APNet-S2": lambda model: attach_apnet(model, "rga_s", levels=2, input_size=SIZE),
     "APNet released": lambda model: attach_apnet(model, levels=2, variant="released", input_size=SIZE),
+    "SE in every block": attach_se,
     "MLA": lambda model: attach_mla(model, input_size=SIZE),
 }
 
@@ -138,6 +139,27 @@ def test_every_norm_changes_class_and_can_change_back():
     assert all(one is other for one, other in zip(norms(model), kept, strict=True))
     assert list(model.state_dict()) == names
     assert [type(norm) for norm in norms(set_batch_statistics(model, 1))] == plain
+
+
+def test_attention_on_norms_stays_and_comes_out_of_the_chunked_norms():
+    model = whole_network("SE in every block")
+    images = torch.randn(8, 3, *SIZE, dtype=torch.float64)
+    handle = attachments(model)[0]
+    for chunks in (2, 1, 4):
+        set_batch_statistics(model, chunks)
+        hosts = [model.get_submodule(site.name) for site in handle.sites]
+        assert all(getattr(host, "chunks", 1) == chunks or chunks == 1 for host in hosts)
+        calls = []
+        hooks = [host.attention.register_forward_hook(lambda *_, calls=calls: calls.append(1)) for host in hosts]
+        model(images)
+        for hook in hooks:
+            hook.remove()
+        assert len(calls) == len(hosts)
+    twin = pickle.loads(pickle.dumps(model)).eval()
+    assert torch.equal(twin(images).features, model.eval()(images).features)
+    handle.remove()
+    assert not attachments(model)
+    assert all(norm.chunks == 4 for norm in norms(model))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

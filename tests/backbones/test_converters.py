@@ -1,0 +1,417 @@
+"""What changes a model after attaching: the attention still runs, or an error names the way out."""
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fusion, parametrizations, parametrize, prune
+from torchvision.models.resnet import BasicBlock
+
+from attnreid import attach_apnet, attach_mla, attach_se
+from attnreid.backbones import Attachment, attach, attachments
+
+SIZE = (32, 32)
+Convert = Callable[[nn.Module], nn.Module | None]
+Observe = Callable[[nn.Module], dict[str, Any]]
+
+HOSTS: dict[str, Callable[[nn.Module], Attachment]] = {
+    "norms": attach_se,
+    "stages": functools.partial(attach_apnet, input_size=SIZE),
+    "convolutions": functools.partial(attach, attention="se", at=["conv1", "layer4.0.conv2"], input_size=SIZE),
+    "activation and pooling": functools.partial(attach, attention="se", at=["relu", "maxpool"], input_size=SIZE),
+    "blocks": functools.partial(attach, attention="rga_s", at="layer[34].0", input_size=SIZE),
+    "instead": functools.partial(attach_mla, input_size=SIZE),
+}
+
+
+def stage(inputs: int, outputs: int) -> nn.Sequential:
+    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(BasicBlock(inputs, outputs, 2, shortcut))
+
+
+class SmallResNet(nn.Module):
+    """What a ResNet is known by, with few channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, 1, 1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stage(16, 16), stage(16, 16), stage(16, 32), stage(32, 32)
+        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+@functools.cache
+def _plain() -> SmallResNet:
+    torch.manual_seed(0)
+    model = SmallResNet()
+    with torch.no_grad():
+        for _ in range(3):  # statistics that are not the initial ones
+            model(images(8))
+    return model.eval()
+
+
+def plain() -> SmallResNet:
+    return copy.deepcopy(_plain())
+
+
+def images(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def timm_layers(name: str) -> Any:
+    return lambda model: getattr(pytest.importorskip("timm.layers", reason="the converter is timm's"), name)(model)
+
+
+def replace(name: str, make: Callable[[nn.Module], nn.Module]) -> Convert:
+    def convert(model: nn.Module) -> None:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, make(model.get_submodule(name)))
+
+    return convert
+
+
+def on_every(kind: type[nn.Module], change: Callable[[nn.Module], object]) -> Convert:
+    def convert(model: nn.Module) -> None:
+        for module in list(model.modules()):
+            if isinstance(module, kind) and ".attention" not in type(module).__module__:
+                change(module)
+
+    return convert
+
+
+def there_and_back(convolution: nn.Module) -> None:
+    parametrizations.weight_norm(convolution)
+    parametrize.remove_parametrizations(convolution, "weight")
+
+
+class OtherNorm(nn.BatchNorm2d):
+    """What a library could turn batch norms into."""
+
+
+def reclass(norm: nn.Module) -> None:
+    if type(getattr(norm, "attended_class", norm)) is not OtherNorm:
+        norm.__class__ = OtherNorm
+
+
+def headless(model: nn.Module) -> nn.Module:
+    return nn.Sequential(*list(model.children())[:-1], nn.Flatten(), model.fc)
+
+
+# Each keeps the network's function in eval mode, so that the attended output stays what it was.
+KEEPING: dict[str, Convert] = {
+    "torch's SyncBatchNorm": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "timm's SyncBatchNorm": timm_layers("convert_sync_batchnorm"),
+    "timm's frozen norms": timm_layers("freeze_batch_norm_2d"),
+    "another class": on_every(nn.BatchNorm2d, reclass),
+    "weight_norm": on_every(nn.Conv2d, parametrizations.weight_norm),
+    "weight_norm and back": on_every(nn.Conv2d, there_and_back),
+    "weight_norm by hooks": on_every(nn.Conv2d, torch.nn.utils.weight_norm),
+    "pruning of nothing": on_every(nn.Conv2d, functools.partial(prune.l1_unstructured, name="weight", amount=0)),
+    "a new list of children": headless,
+    "and then SyncBatchNorm": lambda model: nn.SyncBatchNorm.convert_sync_batchnorm(headless(model)),
+    "a row made anew": replace("layer4", lambda row: nn.Sequential(*row)),
+    "a row of its blocks": replace("layer4", lambda row: nn.Sequential(row[0])),
+    "a slice": replace("layer4", lambda row: row[:1]),
+    "a wrapper around a stage": replace("layer4", nn.Sequential),
+    "a stage on several devices": replace("layer4", nn.DataParallel),
+    "a wrapper, then SyncBatchNorm": lambda model: (
+        replace("layer4", nn.DataParallel)(model) or nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ),
+    "a copied stage": replace("layer4", copy.deepcopy),
+    "a deep copy, then SyncBatchNorm": lambda model: nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)),
+    "a pickle, then SyncBatchNorm": lambda model: nn.SyncBatchNorm.convert_sync_batchnorm(
+        pickle.loads(pickle.dumps(model))
+    ),
+}
+
+
+def attention_runs(model: nn.Module) -> int:
+    """Return how many of the model's attention layers one forward pass runs; the pass must succeed."""
+    calls: list[str] = []
+    hooks = [
+        one.attention.register_forward_hook(lambda *_: calls.append("once"))
+        for handle in attachments(model)
+        for one in handle._inserted
+    ]
+    model(images())
+    for hook in hooks:
+        hook.remove()
+    return len(calls)
+
+
+CONVERTERS = ["torch's SyncBatchNorm", "timm's SyncBatchNorm", "timm's frozen norms", "another class", "weight_norm"]
+ON_ALL_HOSTS = [(converter, hosts) for converter in CONVERTERS for hosts in HOSTS]
+ON_SOME = [(name, hosts) for name in KEEPING if name not in CONVERTERS for hosts in ("norms", "stages")]
+
+
+@pytest.mark.parametrize(("converter", "hosts"), [*ON_ALL_HOSTS, *ON_SOME])
+def test_attention_stays_through_a_conversion(converter: str, hosts: str) -> None:
+    model, x = plain(), images()
+    handle = HOSTS[hosts](model)
+    wanted, sites = model(x), len(handle.sites)
+    assert not torch.allclose(wanted, plain()(x), atol=1e-4)
+    converted = KEEPING[converter](model) or model
+    assert sum(len(one.sites) for one in attachments(converted)) == sites, "all are still known"
+    torch.testing.assert_close(converted(x), wanted)
+    assert attention_runs(converted) == sites
+    for one in attachments(converted):
+        one.remove()
+    assert attachments(converted) == []
+    expected = plain()
+    torch.testing.assert_close((KEEPING[converter](expected) or expected)(x), plain()(x))
+    torch.testing.assert_close(converted(x), plain()(x))
+
+
+@pytest.mark.parametrize("converter", CONVERTERS)
+@pytest.mark.parametrize("hosts", ["norms", "convolutions"])
+def test_converting_first_and_attaching_after_works(converter: str, hosts: str) -> None:
+    model, x = plain(), images()
+    model = KEEPING[converter](model) or model
+    before, keys = model(x), list(model.state_dict())
+    handle = HOSTS[hosts](model)
+    assert not torch.allclose(model(x), before, atol=1e-4)
+    assert attention_runs(model) == len(handle.sites)
+    handle.remove()
+    assert torch.equal(model(x), before)
+    assert list(model.state_dict()) == keys
+
+
+def fuse(model: nn.Module) -> None:
+    model.conv1 = fusion.fuse_conv_bn_eval(model.conv1, model.bn1)
+    model.bn1 = nn.Identity()
+
+
+# What would lose attention, and where.
+LOSING: dict[str, tuple[str, Convert]] = {
+    "a norm fused into its convolution": ("bn1", fuse),
+    "a norm left out": ("layer2.0.bn2", replace("layer2.0.bn2", lambda _: nn.Identity())),
+    "a stage left out": ("layer4", replace("layer4", lambda _: nn.Identity())),
+    "another stage": ("layer4", replace("layer4", lambda _: plain().layer4[0])),
+    "a stage around it left out": ("layer4.0.conv2", replace("layer4", lambda _: nn.Identity())),
+    "a block around it made anew": ("layer4.0.bn2", replace("layer4.0", lambda _: plain().layer4[0])),
+    "another convolution": ("layer3.0.conv2", replace("layer3.0.conv2", lambda _: nn.Conv2d(32, 32, 1))),
+}
+
+
+@pytest.mark.parametrize("change", LOSING)
+def test_a_change_that_would_lose_attention_is_refused(change: str, observe: Observe) -> None:
+    at, convert = LOSING[change]
+    model = plain()
+    handle = attach(model, "se", at, input_size=SIZE)
+    host, wanted = model.get_submodule(at), model(images())
+    with pytest.raises(ValueError, match=f"must stay in its place, got .* the attention at '{at}' would be lost; take"):
+        convert(model)
+    assert model.get_submodule(at) is host
+    if "fused" not in change:  # which had set the convolution already
+        assert torch.equal(model(images()), wanted)
+    handle.remove()
+    convert(model)  # the way out
+    assert attachments(model) == []
+
+
+def test_what_replaced_a_module_stays_too() -> None:
+    model = plain()
+    attach_mla(model, input_size=SIZE)
+    with pytest.raises(ValueError, match="the attention at 'layer4.0.conv2' would be lost"):
+        model.layer4[0].conv2 = nn.Conv2d(32, 32, 3, padding=1)
+    with pytest.raises(ValueError, match="got Sequential instead of Replacement"):
+        model.layer4[0].conv2 = nn.Sequential()
+
+
+def test_deleting_a_module_deletes_its_attention() -> None:
+    model = plain()
+    attach(model, "se", ["layer3", "layer4"], input_size=SIZE)
+    del model.layer4
+    model.layer3, model.avgpool = model.layer3, None
+    assert [site.name for one in attachments(model) for site in one.sites] == ["layer3"]
+
+
+def test_rows_can_be_moved_about() -> None:
+    rows = nn.ModuleList([nn.ReLU(), nn.Conv2d(3, 3, 1)])
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = rows
+
+        def forward(self, x: Tensor) -> Tensor:
+            for row in self.rows:
+                x = row(x)
+            return x
+
+    net = Net()
+    attach(net, "se", "rows.1", input_size=(4, 4))
+    rows.insert(0, nn.Identity())
+    assert [site.name for one in attachments(net) for site in one.sites] == ["rows.2"]
+    rows[0], rows[2] = nn.ReLU(), rows[2]
+    assert attention_runs_on(net, torch.rand(1, 3, 4, 4)) == 1
+
+
+def attention_runs_on(model: nn.Module, x: Tensor) -> int:
+    calls: list[int] = []
+    for handle in attachments(model):
+        for one in handle._inserted:
+            one.attention.register_forward_hook(lambda *_: calls.append(1))
+    model(x)
+    return len(calls)
+
+
+def test_the_handle_follows_a_converted_norm() -> None:
+    model = plain()
+    handle = attach_se(model)
+    own = {key: value.clone() for key, value in handle.state_dict().items()}
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert list(model.state_dict()) == list(attach_se_to(plain()).state_dict())
+    assert all(torch.equal(value, own[key]) for key, value in handle.state_dict().items())
+    assert type(model.layer1[0].bn2).__name__ == "SyncBatchNormWithAttention"
+    handle.remove()
+    assert type(model.layer1[0].bn2) is nn.SyncBatchNorm
+    assert type(model._modules) is type(model.layer1[0]._modules) is dict
+
+
+def attach_se_to(model: nn.Module) -> nn.Module:
+    attach_se(model)
+    return model
+
+
+# Parametrizations -----------------------------------------------------------------------------------------------------
+
+AT = ["conv1", "layer4.0.conv2"]
+
+
+@pytest.mark.parametrize("parametrization", [parametrizations.weight_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "attach param remove unparam",
+        "attach param unparam remove",
+        "param attach remove unparam",
+        "param attach unparam remove",
+    ],
+)
+def test_parametrizations_and_attention_come_and_go_in_any_order(parametrization: Any, order: str) -> None:
+    model, x = plain(), images()
+    handle: Attachment | None = None
+    for step in order.split():
+        host = model.layer4[0].conv2
+        weight = host.weight.detach().clone()
+        if step == "attach":
+            handle = attach(model, "se", AT, input_size=SIZE)
+        elif step == "remove":
+            assert handle is not None
+            handle.remove()
+        elif step == "param":
+            parametrization(host).eval()
+        else:
+            parametrize.remove_parametrizations(host, "weight")
+            torch.testing.assert_close(host.weight, weight)
+        here = bool(attachments(model))
+        assert attention_runs(model) == 2 * here
+        assert parametrize.is_parametrized(model.layer4[0].conv2) == (
+            step == "param"
+            or (
+                step in ("attach", "remove")
+                and "param" in order.split()[: order.split().index(step)]
+                and "unparam" not in order.split()[: order.split().index(step)]
+            )
+        )
+        twin = copy.deepcopy(model)
+        assert torch.equal(twin(x), model(x))
+        assert len(attachments(twin)) == here
+    assert type(model.layer4[0].conv2) is nn.Conv2d
+    assert type(model.conv1) is nn.Conv2d
+
+
+def test_torch_alone_says_that_a_parametrized_model_cannot_be_pickled() -> None:
+    model = plain()
+    attach(model, "se", AT, input_size=SIZE)
+    parametrizations.weight_norm(model.conv1)
+    with pytest.raises(RuntimeError, match="parametrized modules"):
+        pickle.dumps(model)
+    attachments(copy.deepcopy(model))[0].remove()
+    assert attention_runs(model) == 2
+
+
+def test_a_class_that_cannot_be_put_on_another_is_refused_before_anything_changes(observe: Observe) -> None:
+    model = plain()
+    handle = attach(model, "se", AT, input_size=SIZE)
+
+    class Loud(type(model.layer4[0].conv2)):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 2
+
+    model.layer4[0].conv2.__class__ = Loud
+    before = observe(model)
+    with pytest.raises(ValueError, match=r"the class Loud .* give the module back the class that it had first"):
+        handle.remove()
+    assert observe(model) == before
+    assert attention_runs(model) == 2
+
+
+# Quantisation ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hosts", ["norms", "convolutions"])
+def test_quantising_linear_layers_and_training_for_it_keep_the_attention(hosts: str) -> None:
+    quantization = pytest.importorskip("torch.ao.quantization", reason="this torch has no eager quantisation")
+    model = plain()
+    sites = len(HOSTS[hosts](model).sites)
+    assert attention_runs(quantization.quantize_dynamic(model, {nn.Linear})) == sites
+    model.train().qconfig = quantization.get_default_qat_qconfig()
+    assert attention_runs(quantization.prepare_qat(model).eval()) == sites
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hosts", ["norms", "convolutions"])
+def test_static_quantisation_gives_an_error_and_no_plain_result(hosts: str) -> None:
+    quantization = pytest.importorskip("torch.ao.quantization", reason="this torch has no eager quantisation")
+    model = quantization.QuantWrapper(plain())
+    HOSTS[hosts](model.module)
+    model.qconfig = quantization.get_default_qconfig()
+    quantization.prepare(model, inplace=True)
+    model(images())
+    quantization.convert(model, inplace=True)
+    with pytest.raises(NotImplementedError, match="Quantized"):
+        model(images())
+
+
+@pytest.mark.parametrize("at", ["conv1", "bn1", "relu"])
+def test_fusing_modules_of_which_one_has_attention_is_refused(at: str) -> None:
+    quantization = pytest.importorskip("torch.ao.quantization", reason="this torch has no eager quantisation")
+    model = plain()
+    attach(model, "se", at, input_size=SIZE)
+    with pytest.raises((AssertionError, NotImplementedError), match="WithAttention"):
+        quantization.fuse_modules(model, [["conv1", "bn1", "relu"]])
+    assert attention_runs(model) == 1
+
+
+# Compiled -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_model_runs_what_is_attached_before_or_after() -> None:
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())).eval(),
+        torch.rand(2, 3, 4, 4),
+    )
+    compiled = torch.compile(model, backend="eager")
+    before = compiled(x)
+    for at in ("1", "1.0"):
+        with attach(model, "se", at, input_size=(4, 4)):
+            attended = compiled(x)
+            assert not torch.allclose(attended, before, atol=1e-4)
+            torch.testing.assert_close(attended, model(x))
+            model[1] = torch.compile(model[1], backend="eager")
+            torch.testing.assert_close(model(x), attended)
+            model[1] = model[1]._orig_mod
+        torch.testing.assert_close(compiled(x), before)
