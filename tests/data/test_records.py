@@ -86,7 +86,7 @@ def test_the_fingerprint_moves_with_the_data_and_follows_labels(tmp_path):
 
 def test_rendered_images_are_called_so(market):
     assert str(read(market)).startswith("market1501 at")
-    assert read(market).describe()["name"] == "Market-1501"
+    assert read(market).describe()["name"] == "Market-1501 layout"
     (market / "rendered.json").write_text("{}")
     assert str(read(market)).startswith("rendered images (market1501) at")
     miniatures.rendered_manifest(market)

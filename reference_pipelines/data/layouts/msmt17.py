@@ -78,7 +78,7 @@ def read(base: Path, layout: str | None) -> Reading:
 
 def _read_version(base: Path, version: str, layout: str) -> Reading:
     problems = _missing(base, version)
-    below = {name: list(all_below(base / name, base)) for name in VERSIONS[version] if (base / name).is_dir()}
+    below = {name: list(all_below(base / name, base / name)) for name in VERSIONS[version] if (base / name).is_dir()}
     train, test = VERSIONS[version]
     files = {name: _by_place(base / name, below.get(name, [])) for name in VERSIONS[version]}
     lists = {}

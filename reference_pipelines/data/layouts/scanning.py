@@ -109,7 +109,7 @@ def all_below(folder: Path, base: Path) -> Iterator[PassedOver]:
 
     Args:
         folder: where to begin.
-        base: the data set's own folder.
+        base: the data set's own folder, or the part of it that `folder` is.
     """
     home = os.path.realpath(base)
     seen: set[str] = set()
@@ -118,7 +118,7 @@ def all_below(folder: Path, base: Path) -> Iterator[PassedOver]:
         place = waiting.pop()
         real = os.path.realpath(place)
         inside = os.path.commonpath([home, real])
-        into = place != folder and place.is_symlink() and inside in (home, real)
+        into = place != base and place.is_symlink() and inside in (home, real)
         try:
             found = None if into or real in seen else look_into(place)
         except OSError:
