@@ -13,6 +13,7 @@ from reference_pipelines.data import read
 from reference_pipelines.data.layouts.scanning import Finder
 from reference_pipelines.data.names import composed, printable
 from reference_pipelines.data.verification import format_verification, verify
+from reference_pipelines.errors import UserError
 from tests.data import miniatures
 
 FORMS = ("NFC", "NFD")
@@ -103,7 +104,9 @@ LATIN = os.fsdecode(b"caf\xe9")
 
 
 def latin(tmp_path):
-    root = tmp_path / LATIN
+    (tmp_path / LATIN).mkdir()
+    root = tmp_path / "root"
+    root.symlink_to(tmp_path / LATIN)
     for part, number in product(("train", "query", "gallery"), (1, 2)):
         miniatures.draw(root / part / LATIN / f"{LATIN}_c{number}_1.jpg")
         miniatures.draw(root / part / "b" / f"c{number}_1.jpg")
@@ -131,10 +134,18 @@ def test_names_that_are_no_utf8_are_read_and_told(tmp_path, capsys):
     for text in (*texts, *map(str, json.loads(texts[2])["passed_over"])):
         text.encode()
     assert r"query/caf\xe9/caf\xe9_c1_1.jpg" in texts[1]
-    assert json.loads(texts[2])["root"].endswith(r"caf\xe9")
     for option in ((), ("--json",)):
         assert main(("data", "verify", str(root), "--workers", "0", *option)) == 1
         assert r"caf\xe9" in capsys.readouterr().out.replace(r"\\", "\\")
+
+
+def test_a_root_that_is_no_utf8_is_refused_since_a_config_has_to_hold_it(tmp_path, capsys):
+    root = latin(tmp_path).resolve()
+    with pytest.raises(UserError, match=r"the path .*/caf\\xe9 must be in UTF-8, since a run's config holds it"):
+        read(root)
+    assert main(("data", "verify", str(root), "--workers", "0")) == 1
+    assert r"caf\xe9 (folders) at " in capsys.readouterr().out
+    assert json.loads(json.dumps(verify(root).to_plain()))["root"].endswith(r"caf\xe9")
 
 
 def test_the_fingerprint_of_a_name_that_is_no_utf8_follows_the_name(tmp_path):

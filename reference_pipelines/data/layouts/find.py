@@ -7,8 +7,9 @@ from types import ModuleType
 
 from reference_pipelines.data.layouts import msmt17, own, table, three_folders
 from reference_pipelines.data.layouts.published import PUBLISHED, Counts, differences, title_of
-from reference_pipelines.data.layouts.reading import LAYOUT_OPTION, ROOT_OPTION, Reading, named
+from reference_pipelines.data.layouts.reading import LAYOUT_OPTION, ROOT_OPTION, Problem, Reading, named
 from reference_pipelines.data.layouts.scanning import Finder, is_litter, said, subfolders, what_is
+from reference_pipelines.data.names import printable
 from reference_pipelines.data.records import PARTS, ReidData
 from reference_pipelines.errors import UserError, closest
 
@@ -97,7 +98,19 @@ def examine(root: str | Path, layout: str | None = None) -> Reading:
         raise UserError(
             f"data: cannot read {error.filename or root} ({error.strerror}); check its name and permissions"
         ) from None
-    return reading._replace(data=retitled(reading.data))
+    return reading._replace(data=retitled(reading.data), problems=(*_path_problems(root), *reading.problems))
+
+
+def _path_problems(root: Path) -> list[Problem]:
+    """Refuse a path that is no text: names in the data set may be anything, but a config has to hold the root."""
+    shown = printable(str(root))
+    if shown == str(root):
+        return []
+    text = (
+        f"the path {shown} must be in UTF-8, since a run's config holds it, and it has other bytes; rename the folder, "
+        "or give a link to it with another name"
+    )
+    return [Problem("path", text)]
 
 
 def _examine(root: Path, layout: str | None) -> Reading:

@@ -34,8 +34,8 @@ def check_passed_over(reading: Reading) -> list[Finding]:
             others.append(each)
     if images:
         text = (
-            f"{counted(len(images), 'image is', 'images are')} passed over ({said(images) or 'hidden'}); give the "
-            "names of images' endings, and move what lies too deep"
+            f"{counted(len(images), 'image is', 'images are')} passed over ({said(images) or 'hidden'}); let their "
+            "names end like an image's, .jpg, and move them to the others, or remove them"
         )
         findings.append(Finding("error", "passed over", text, _places(images)))
     if others:
