@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,11 @@ def test_every_format_that_is_read_gives_rgb(tmp_path, ending):
     assert near(pixel(loaded, 3, 20), BLUE, 12)
     assert find_corrupt([path], workers=0) == []
     assert holds_image(path.rename(tmp_path / "b")) == (form not in UNSIGNED)
+
+
+def test_the_documentation_names_every_ending():
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert all(f"`{ending}`" in page for ending in IMAGE_ENDINGS)
 
 
 def test_all_the_usual_formats_are_tried_here():

@@ -203,5 +203,6 @@ def said(found: Sequence[PassedOver]) -> str:
     for kind, (one, many) in _SAID.items():
         if count := counts[kind]:  # type: ignore[index]
             phrases.append(f"{count:,} {one if count == 1 else many}")
-    examples = [each.path.name for each in found if each.kind == "beside"][:_SHOWN]
-    return ", ".join(phrases) + (f" ({', '.join(examples)})" if examples else "")
+    names = [each.path.name for each in found if each.kind == "beside"]
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(phrases) + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")
