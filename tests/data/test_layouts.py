@@ -695,6 +695,7 @@ def test_columns_that_are_not_needed_may_come_twice_or_have_no_name(tmp_path):
         ("image,id,split\na.jpg,x,train\n".encode("utf-16"), "it seems to be in UTF-16"),
         ("image,id,split\na.jpg,x,train\n".encode("utf-16-le"), "it seems to be in UTF-16"),
     ],
+    ids=["cp1252", "UTF-16", "UTF-16 without its mark"],
 )
 def test_another_encoding_is_named(tmp_path, content, message):
     path = table(tmp_path)
