@@ -32,7 +32,7 @@ def train(tmp_path, *more, recipe=RECIPE):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--data.root", "nowhere"), "nowhere is not a folder; give the data set's folder with --data.root"),
+        (("--data.root", "nowhere"), "there is no folder nowhere; give the data set's folder with --data.root"),
         ((), "--data.root is missing; give it on the command line or in the recipe"),
         (("--data.root", "d", "--attention.level", "2"), "did you mean --attention.level"),
         (("--data.root", "d", "--device", "cuda9"), "--device must be one of auto, cpu, cuda, got cuda9"),
@@ -325,7 +325,7 @@ def test_the_corrected_command_may_use_the_folder_of_the_refused_one(capsys, tmp
 def test_a_recipe_may_be_named_and_a_wrong_name_lists_them(capsys, tmp_path):
     message = refused(capsys, *train(tmp_path, recipe="apnet_c3"))
     assert "there is no recipe 'apnet_c3'; the recipes are apnet_c2_market, apnet_s2_market, demo" in message
-    assert "nowhere is not a folder" in refused(capsys, *train(tmp_path, "--data.root", "nowhere", recipe="demo"))
+    assert "there is no folder nowhere" in refused(capsys, *train(tmp_path, "--data.root", "nowhere", recipe="demo"))
 
 
 def test_train_without_a_paper_lists_them(capsys):

@@ -206,7 +206,7 @@ def test_refusals(runs, tmp_path, capsys):
         return error
 
     assert "there is no" in refused(tmp_path / "nowhere")
-    assert "is not a folder" in refused(runs / "apnet", "--data", tmp_path / "nowhere")
+    assert "there is no folder" in refused(runs / "apnet", "--data", tmp_path / "nowhere")
     assert "workers must be at least 0" in refused(runs / "apnet", "--workers", "-1")
     (tmp_path / "taken").write_text("")
     assert "name another file with --out" in refused(runs / "apnet", "--out", tmp_path / "taken" / "x.json")

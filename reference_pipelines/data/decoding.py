@@ -1,7 +1,10 @@
 """From an image file to pixels, and which files of a data set do not decode."""
 
 import dataclasses
+import os
+import stat
 from collections.abc import Sequence, Set
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -10,6 +13,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from reference_pipelines.data.formats import FORMATS, UNSIGNED, ending
+from reference_pipelines.data.layouts.find import retitled
+from reference_pipelines.data.names import printable
 from reference_pipelines.data.records import PARTS, ImageList, Part, ReidData
 from reference_pipelines.data.workers import map_in_order
 from reference_pipelines.errors import UserError
@@ -27,7 +33,7 @@ _JPEG = b"\xff\xd8"
 
 
 def load_image(path: Path) -> Tensor:
-    """Return a file's pixels as (3, H, W) uint8 RGB, upright.
+    """Return a file's pixels as (3, H, W) uint8 RGB, upright; `FORMATS` says what is read.
 
     Grey, palette and CMYK images are converted to RGB, 16-bit grey is scaled to 8 bits, transparency is dropped and
     an EXIF orientation is applied, so that the network sees what a viewer shows.
@@ -38,10 +44,13 @@ def load_image(path: Path) -> Tensor:
     try:
         return _decode(path)
     except Exception as error:  # what Pillow raises on a broken file depends on its format and on where it is broken
-        raise UserError(f"data: cannot read the image {path} ({_reason(error)}); replace or remove the file") from None
+        reason = _reason(error, path)
+        raise UserError(f"data: cannot read the image {path} ({reason}); replace or remove the file") from None
 
 
 def _decode(path: Path) -> Tensor:
+    if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise ValueError("neither a file nor a folder")  # a pipe would be waited for
     with open(path, "rb", buffering=0) as file:
         content = bytearray(file.read())
     if not content:
@@ -49,8 +58,24 @@ def _decode(path: Path) -> Tensor:
     pixels = _decode_jpeg(content) if content.startswith(_JPEG) else None
     if pixels is not None:
         return pixels
-    with Image.open(BytesIO(content)) as image:
+    with Image.open(BytesIO(content), formats=_formats()) as image:
         return torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of the formats that this Pillow knows: an older one has no AVIF."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def holds_image(path: Path) -> bool:
+    """Return whether a file begins as an image does, whatever its name; not whether it is of an unsigned format."""
+    try:
+        with Image.open(path, formats=[name for name in _formats() if name not in UNSIGNED]):
+            return True
+    except Exception:  # as in load_image
+        return False
 
 
 def _decode_jpeg(content: bytearray) -> Tensor | None:
@@ -72,6 +97,8 @@ def _decode_jpeg(content: bytearray) -> Tensor | None:
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
+    if image.mode == "I" and image.format == "PPM":  # of more than 8 bits, which Pillow has scaled to 16
+        image = image.convert("I;16")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert would clip at 255
     if image.mode in ("I", "F"):
@@ -81,10 +108,11 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     """Return in one line, without the path, why a file did not decode."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow knows"
+        unknown = [name for name, endings in FORMATS.items() if ending(path.name) in endings and name not in _formats()]
+        return f"this Pillow does not read {unknown[0]}" if unknown else "not an image that Pillow knows"
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
@@ -93,7 +121,7 @@ def _why_corrupt(path: Path) -> str:
     try:
         _decode(path)
     except Exception as error:  # as in load_image
-        return _reason(error)
+        return _reason(error, path)
     return ""
 
 
@@ -136,8 +164,10 @@ def without_corrupt(data: ReidData, *, workers: int) -> ReidData:
         return data
     bad = {path for path, _ in corrupt}
     train, query, gallery = (_without(data, name, bad) for name in PARTS)
-    print(_describe(data, corrupt, len(paths)))
-    return dataclasses.replace(data, train=train, query=query, gallery=gallery)
+    print(printable(_describe(data, corrupt, len(paths))))
+    images = "image that does" if len(corrupt) == 1 else "images that do"
+    notes = (*data.notes, f"{len(corrupt):,} {images} not decode left out")
+    return retitled(dataclasses.replace(data, train=train, query=query, gallery=gallery, notes=notes))
 
 
 def _without(data: ReidData, name: Part, bad: Set[Path]) -> ImageList:

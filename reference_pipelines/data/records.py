@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reference_pipelines.data.names import composed, printable
 from reference_pipelines.errors import UserError
 
 Part = Literal["train", "query", "gallery"]
@@ -82,7 +83,7 @@ class ReidData:
     @property
     def name(self) -> str:
         """How tables call the data set."""
-        return self.title or self.layout
+        return printable(self.title or self.layout)
 
     def __str__(self) -> str:
         def part(name: Part) -> str:
@@ -95,7 +96,7 @@ class ReidData:
         said = "".join(f"; {note}" for note in (*left_out, *self.notes))
         parts = ", ".join(part(name) for name in PARTS)
         kind = f"rendered images ({self.layout})" if self.rendered else self.layout
-        return f"{kind} at {self.root}: {parts}, {seen}, {self.junk:,} junk left out{said}"
+        return printable(f"{kind} at {self.root}: {parts}, {seen}, {self.junk:,} junk left out{said}")
 
     def left_out_note(self) -> str:
         """Return how many images of the train part are nobody's."""
@@ -109,7 +110,7 @@ class ReidData:
 
     def id_name(self, person: int) -> str:
         """Return how the data set itself names a person."""
-        return self.id_names.get(person) or f"{person:04d}"
+        return printable(self.id_names.get(person) or f"{person:04d}")
 
     def match_counts(self) -> np.ndarray:
         """Return for each query (Q,) how many gallery images are of the same person and from another camera."""
@@ -150,13 +151,35 @@ class ReidData:
     def fingerprint(self) -> str:
         """Return a digest of every image's part, place, size, person and camera: the same data gives the same digest.
 
-        Places count from the root, also where a CSV file lists images outside of its folder.
+        Places count from the root, also where a CSV file lists images outside of its folder, and are compared as all
+        names are, in the composed form.
+
+        Raises:
+            UserError: an image cannot be looked at.
         """
         base = self.root.parent if self.root.is_file() else self.root
+        below = f"{base}{os.sep}"
         digest = hashlib.sha256()
         for name in PARTS:
             images = self.part(name)
             for path, person, camera in zip(images.paths, images.ids.tolist(), images.cameras.tolist(), strict=True):
-                place = Path(os.path.relpath(path, base)).as_posix()
-                digest.update(f"{name} {place} {path.stat().st_size} {person} {camera}\n".encode())
+                place = _place(str(path), base, below)
+                line = f"{name} {composed(place)} {_size(path)} {person} {camera}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:16]
+
+
+def _place(path: str, base: Path, below: str) -> str:
+    """Return where a file lies from the base on; by cutting where that is plain, which is ten times as fast."""
+    if path.startswith(below) and ".." not in path[len(below) :]:
+        return path[len(below) :].replace(os.sep, "/")
+    return Path(os.path.relpath(path, base)).as_posix()
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        raise UserError(
+            f"data: cannot read the image {path} ({error.strerror}); check its name and permissions"
+        ) from None

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reference_pipelines.data.rendering.market import MANIFEST
+from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.errors import UserError
 from reference_pipelines.reporting.figures import (
     AttentionRow,

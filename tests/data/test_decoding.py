@@ -1,8 +1,10 @@
 """Pixels are what a viewer shows, whatever the format; a file that does not decode is named, with the reason."""
 
 import io
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from PIL import Image
 
 from reference_pipelines.data import decoding, read
-from reference_pipelines.data.decoding import find_corrupt, load_image, without_corrupt
+from reference_pipelines.data.decoding import find_corrupt, holds_image, load_image, without_corrupt
+from reference_pipelines.data.formats import FORMATS, IMAGE_ENDINGS, UNSIGNED
 from reference_pipelines.errors import UserError
 
 RED, BLUE = (250, 10, 20), (10, 30, 240)
@@ -55,13 +58,69 @@ def test_a_jpeg_is_pillows_pixels(tmp_path, quality, options, size):
         assert np.array_equal(loaded.permute(1, 2, 0).numpy(), np.asarray(image.convert("RGB")))
 
 
-@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "webp", "gif", "tiff"])
-def test_every_common_format_gives_rgb(tmp_path, ending):
-    two_colours().save(tmp_path / f"a.{ending}")
-    loaded = load_image(tmp_path / f"a.{ending}")
+def writable(ending):
+    """Return the format as which Pillow writes a file of this ending, None where it cannot."""
+    Image.init()
+    form = next(form for form, endings in FORMATS.items() if ending in endings)
+    return form if form in Image.SAVE else None
+
+
+@pytest.mark.parametrize("ending", IMAGE_ENDINGS)
+def test_every_format_that_is_read_gives_rgb(tmp_path, ending):
+    if (form := writable(ending)) is None:
+        pytest.skip("this Pillow does not write it")
+    path = tmp_path / f"a{ending}"
+    two_colours().save(path, form)
+    loaded = load_image(path)
     assert loaded.shape == (3, 16, 24)
     assert near(pixel(loaded, 3, 3), RED, 12)
     assert near(pixel(loaded, 3, 20), BLUE, 12)
+    assert find_corrupt([path], workers=0) == []
+    assert holds_image(path.rename(tmp_path / "b")) == (form not in UNSIGNED)
+
+
+def test_the_documentation_names_every_ending():
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert all(f"`{ending}`" in page for ending in IMAGE_ENDINGS)
+
+
+def test_all_the_usual_formats_are_tried_here():
+    assert {writable(ending) for ending in (".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ppm", ".tga")} == {
+        "JPEG",
+        "PNG",
+        "BMP",
+        "WEBP",
+        "GIF",
+        "TIFF",
+        "PPM",
+        "TGA",
+    }
+
+
+def test_what_is_none_of_the_formats_is_not_decoded(tmp_path):
+    two_colours().save(tmp_path / "a.ico")
+    assert not holds_image(tmp_path / "a.ico")
+    with pytest.raises(UserError, match=r"a\.ico \(not an image that Pillow knows\)"):
+        load_image(tmp_path / "a.ico")
+
+
+def test_a_format_that_this_pillow_does_not_know_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_formats", lambda: tuple(form for form in FORMATS if form != "AVIF"))
+    (tmp_path / "a.avif").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"a\.avif \(this Pillow does not read AVIF\)"):
+        load_image(tmp_path / "a.avif")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pipe_is_not_waited_for(tmp_path, workers):
+    os.mkfifo(tmp_path / "a.jpg")
+    assert find_corrupt([tmp_path / "a.jpg"], workers=workers) == [(tmp_path / "a.jpg", "neither a file nor a folder")]
+
+
+def test_a_pgm_of_16_bits_is_scaled_to_8(tmp_path):
+    deep = np.array([[0, 255, 256], [257, 32768, 65535]], dtype=">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 2 65535\n" + deep.tobytes())
+    assert load_image(tmp_path / "a.pgm")[0].tolist() == [[0, 0, 1], [1, 128, 255]]
 
 
 def test_grey_images_have_three_equal_channels(tmp_path, decoder):
@@ -262,6 +321,7 @@ def test_what_is_left_out_is_named_and_counted(market, capsys, workers):
         f"  {text} (not an image that Pillow knows)",
     ]
     assert find_corrupt(kept.train.paths + kept.gallery.paths, workers=0) == []
+    assert str(kept).endswith("; 2 images that do not decode left out")
 
 
 def test_a_person_without_images_leaves_labels_whole(market):

@@ -1,6 +1,7 @@
 """Every reader on miniatures in the exact public layouts, the wrong ones too."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,23 @@ import pytest
 from reference_pipelines.data import LAYOUTS, read
 from reference_pipelines.data.layouts import PUBLISHED, find
 from reference_pipelines.data.layouts.three_folders import by_counts
+from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
 from tests.data import miniatures
 from tests.data.miniatures import COUNTS, MAKERS
+
+TITLES = {
+    "market1501": "Market-1501 layout",
+    "dukemtmc": "DukeMTMC-reID layout",
+    "occluded_duke": "Occluded-Duke layout",
+    "cuhk03_np_detected": "CUHK03-NP layout, detected",
+    "cuhk03_np_labeled": "CUHK03-NP layout, labeled",
+    "personx": "PersonX layout, 6 cameras",
+    "msmt17_repacked": "MSMT17 layout, repacked, version unknown",
+    "msmt17_v1": "MSMT17 v1 layout",
+    "msmt17_v2": "MSMT17 v2 layout",
+}
+"""What a set in a public layout is called that has other counts than the published ones."""
 
 
 def refused(root, layout=None):
@@ -41,7 +56,7 @@ def test_a_data_set_is_recognised_and_read_whole(tmp_path, layout):
         assert data.junk == (counts.junk or 0)
         assert f"{counts.cameras} cameras" in str(data)
     own = {"csv": "list.csv", "folders": "mine"}
-    assert data.name == (own[layout] if layout in own else PUBLISHED[layout].title)
+    assert data.name == (own[layout] if layout in own else TITLES[layout])
     assert data.match_counts().all()
 
 
@@ -169,6 +184,58 @@ def test_the_halves_of_cuhk03_are_told_apart_or_asked_for(tmp_path, monkeypatch)
     assert read(renamed).layout == "cuhk03_np_labeled"
 
 
+def as_jpeg(root):
+    for path in root.rglob("*.png"):
+        path.rename(path.with_suffix(".jpg"))
+
+
+def test_cuhk03_is_known_in_other_formats_by_its_folders_or_its_counts(tmp_path, monkeypatch):
+    root = miniatures.cuhk03_np(tmp_path)
+    as_jpeg(root)
+    assert read(root / "detected").layout == read(root, "cuhk03_np_detected").layout == "cuhk03_np_detected"
+    renamed = (root / "labeled").rename(root / "half")
+    assert read(renamed).layout == "three_folders"
+    monkeypatch.setattr("reference_pipelines.data.layouts.three_folders.PUBLISHED", {**PUBLISHED, **COUNTS})
+    assert read(renamed).layout == "cuhk03_np_labeled"
+
+
+@pytest.mark.parametrize("layout", COUNTS)
+def test_a_public_name_is_given_only_to_the_published_counts(tmp_path, monkeypatch, layout):
+    made = layout.removesuffix("_list_train")
+    root = MAKERS[made](tmp_path)
+    assert " layout" in read(root, layout).name
+    monkeypatch.setattr(find, "PUBLISHED", COUNTS)
+    data = read(root, layout)
+    assert data.name == PUBLISHED[layout].title
+    assert "not the published counts" not in str(data)
+    people = len(data.train.people())
+    if made in ("msmt17_v1", "msmt17_v2"):
+        edit(root / "list_train.txt", lambda text: "".join(text.splitlines(True)[:-1]))
+    else:
+        data.train.paths[-1].unlink()
+    data = read(root, layout)
+    assert len(data.train.people()) == people  # one image less, nothing else
+    assert data.name == (TITLES[made] if layout in TITLES else f"{TITLES[made]}, list_train alone")
+    assert "these are not the published counts" in str(data)
+
+
+@pytest.mark.parametrize("count", ["cameras", "junk", "train_ids"])
+def test_a_public_name_depends_on_people_cameras_and_junk_too(tmp_path, monkeypatch, count):
+    root = miniatures.market1501(tmp_path)
+    whole = COUNTS["market1501"]
+    monkeypatch.setattr(find, "PUBLISHED", {"market1501": replace(whole, **{count: getattr(whole, count) + 1})})
+    assert read(root).name == "Market-1501 layout"
+
+
+def test_a_rendered_set_that_was_changed_says_so(tmp_path):
+    render_market(tmp_path / "a", images_per_camera=1, image_size=(64, 32), workers=1, progress=False)
+    assert read(tmp_path / "a").name == "rendered plaza"
+    next((tmp_path / "a" / "query").iterdir()).unlink()
+    data = read(tmp_path / "a")
+    assert data.name == "rendered plaza, altered"
+    assert "these are not the rendered counts, " in str(data)
+
+
 def test_raw_cuhk03_is_refused_with_advice(tmp_path):
     root = miniatures.raw_cuhk03(tmp_path)
     for given in (tmp_path, root, root / "cuhk-03.mat"):
@@ -223,7 +290,7 @@ def test_repacked_msmt17_does_not_tell_its_version(tmp_path):
 
 
 def test_every_layout_has_a_miniature_or_is_a_reading_of_one():
-    assert set(LAYOUTS) == set(MAKERS) | set(COUNTS) | {"three_folders"}
+    assert set(LAYOUTS) == set(MAKERS) | set(COUNTS) | {"three_folders", "folders_no_cameras"}
     assert set(PUBLISHED) == set(COUNTS)
 
 
@@ -243,7 +310,10 @@ def test_the_published_counts():
 
 
 def test_refuses_a_missing_folder_and_a_file(tmp_path):
-    assert "nowhere is not a folder; give the data set's folder with --data.root" in refused(tmp_path / "nowhere")
+    assert f"there is no folder {tmp_path / 'nowhere'}; give the data set's folder with" in refused(
+        tmp_path / "nowhere"
+    )
+    assert f"nor the folder {tmp_path / 'nor'}; " in refused(tmp_path / "nor" / "this")
     (tmp_path / "market.zip").write_bytes(b"PK")
     assert "must be a folder or a .csv file, it is a file of another kind" in refused(tmp_path / "market.zip")
     assert "must be a folder for the layout dukemtmc" in refused(tmp_path / "market.zip", "dukemtmc")
@@ -339,7 +409,7 @@ def test_rendered_images_are_market1501_or_three_folders(market, layout):
 def test_what_msmt17_cannot_be_is_not_taken_for_it(tmp_path):
     root = with_junk(tmp_path)
     assert "are junk or distractors (ids -1 and 0)" in refused(root)
-    data, problems, _ = find.examine(root)
+    data, problems = find.examine(root)[:2]
     assert (data.layout, problems[1].kind) == ("three_folders", "id 0")
 
 
@@ -391,7 +461,7 @@ def test_refuses_what_cannot_be_looked_at_in_a_sentence(tmp_path, monkeypatch):
     def locked(*arguments, **more):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("builtins.open", locked)
+    monkeypatch.setattr(type(path), "read_bytes", locked)
     assert f"cannot read {path} (Permission denied); check its name and permissions" in refused(path)
 
 
@@ -538,6 +608,9 @@ def test_other_columns_are_passed_over_and_named(tmp_path):
         (",x,1,train", "line 3: the image is missing"),
         ("b.jpg,,1,train", "line 3: the id is missing"),
         ("b.jpg,x,1,test", "line 3: split must be train, query or gallery, got 'test'"),
+        ("b.jpg,x,1,Training", "line 3: split must be train, query or gallery, got 'training'; did you mean train?"),
+        (".,x,1,train", "is no image, it is a folder"),
+        ("sub/../a.jpg,x,1,train", "line 3: the image sub/../a.jpg is in train already, by line 2"),
         ("b.jpg,x,door,train", "line 3: camera must be a whole number from 0 on with at most 18 digits, got 'door'"),
         (f"b.jpg,x,{'9' * 23},train", "line 3: camera must be a whole number from 0 on with at most 18 digits, got '9"),
         (f"{'b' * 5000}.jpg,x,1,train", "line 3: there is no image "),
@@ -547,8 +620,10 @@ def test_other_columns_are_passed_over_and_named(tmp_path):
 )
 def test_a_wrong_line_of_a_csv_is_named(tmp_path, line, message):
     path = table(tmp_path, "a.jpg,x,1,train", line)
+    (tmp_path / "sub").mkdir()
     text = refused(path)
-    assert f"{path} has 1 wrong line: {message}" in text
+    assert f"{path} has 1 wrong line: line 3: " in text
+    assert message in text
     assert text.endswith("; correct it")
 
 
@@ -557,16 +632,89 @@ def test_a_csv_that_is_none(tmp_path):
     assert "must list images below its header, it lists none" in refused(path)
     path.write_text("image,person,split\n")
     assert "line 1 must name the columns image,id,camera,split (camera may be left out)" in refused(path)
-    path.write_text("image;id;split\n")
-    assert "got image;id;split: image and id and split missing" in refused(path)
-    path.write_text("image,id,split,id\n")
-    assert "a column comes twice" in refused(path)
+    assert "got image,person,split: id missing" in refused(path)
+    path.write_text("image|id|split\n")
+    assert "commas, semicolons or tabs between them, got image|id|split: image and id and split missing" in refused(
+        path
+    )
+    path.write_text("image,id,split,ID\n")
+    assert "the column id comes twice" in refused(path)
     path.write_text("")
     assert "got nothing" in refused(path)
-    path.write_bytes(b"image,id,split\n\xff\xfe\n")
-    assert "must be a CSV file in UTF-8" in refused(path)
     path.write_text('image,id,split\n"a.jpg,x,train\n')
     assert "it does not parse" in refused(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_what_separates_the_values_is_read_from_the_header(tmp_path, separator, ending):
+    lines = (
+        ("\ufeffImage", "ID", "note", "Camera", '"Split"'),
+        ("a.jpg", '"x; y,\tz"', "1;2;3;4;5", "1.0", "Train"),
+        ("", "", "", "", ""),
+        ("b.jpg", "y", '"a,b,c,d,e"', "02", "TRAIN"),
+        ("c.jpg", "z", "", "3.00", " query "),
+        ("d.jpg", "z", "", '"4,0"', "gallery"),
+    )
+    quoted = [[f'"{cell}"' if "\ufeff" not in cell and '"' not in cell else cell for cell in line] for line in lines]
+    table(tmp_path)
+    (tmp_path / "own.csv").write_bytes(ending.join(separator.join(line) for line in quoted).encode())
+    data = read(tmp_path / "own.csv")
+    assert [data.id_name(person) for person in data.train.ids.tolist()] == ["x; y,\tz", "y"]
+    cameras = [part.cameras.tolist() for part in (data.train, data.query, data.gallery)]
+    assert cameras == [[1, 2], [3], [4]]
+    assert "columns passed over: note" in str(data)
+    (tmp_path / "own.csv").rename(tmp_path / "own.tsv")
+    assert read(tmp_path / "own.tsv").layout == "csv"
+
+
+def test_ids_of_a_column_with_gaps_keep_their_meaning(tmp_path):
+    path = table(
+        tmp_path,
+        "a.jpg,7.0,1,train",
+        "b.jpg,07,1,query",
+        "c.jpg,0.0,2,gallery",
+        "d.jpg,-1.0,2,gallery",
+        "a.jpg,07.0,2,gallery",
+    )
+    data = read(path)
+    assert data.id_name(int(data.train.ids[0])) == "7"
+    assert (data.gallery.ids == 0).sum() == data.junk == 1
+    assert data.query.ids[0] in data.gallery.ids
+
+
+def test_columns_that_are_not_needed_may_come_twice_or_have_no_name(tmp_path):
+    path = table(tmp_path, "0,a.jpg,x,1,train,,", header=",image,id,note,split,note,")
+    assert "columns passed over: (no name), note, note, (no name)" in str(read(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,id,split\na.jpg,Zoé,train\n".encode("cp1252"), "line 2 has the byte 0xE9, which is none: .*cp1252"),
+        ("image,id,split\na.jpg,x,train\n".encode("utf-16"), "it seems to be in UTF-16"),
+        ("image,id,split\na.jpg,x,train\n".encode("utf-16-le"), "it seems to be in UTF-16"),
+    ],
+    ids=["cp1252", "UTF-16", "UTF-16 without its mark"],
+)
+def test_another_encoding_is_named(tmp_path, content, message):
+    path = table(tmp_path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"must be in UTF-8, .*{message}") as caught:
+        read(path)
+    assert str(caught.value).endswith('; save it as "CSV UTF-8"')
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("peple.csv", "people.csv"), ("People.tsv", "people.csv"), ("markt", "market")]
+)
+def test_what_is_not_there_is_said_with_the_nearest_names(tmp_path, name, near):
+    (tmp_path / "people.csv").write_text("image,id,split")
+    (tmp_path / "market").mkdir()
+    wanted = "folder" if name == "markt" else "file"
+    message = refused(tmp_path / name)
+    assert f"there is no {wanted} {tmp_path / name}; give the data set's {wanted} with --data.root" in message
+    assert message.endswith(f"; did you mean {near}?")
 
 
 def test_cameras_are_given_for_all_images_or_for_none(tmp_path):
@@ -574,7 +722,11 @@ def test_cameras_are_given_for_all_images_or_for_none(tmp_path):
     assert "must give a camera for every image or for none, 1 of 2 has none: line 3" in refused(path)
     root = miniatures.own_folders(tmp_path)
     (root / "query" / "cy" / "c1_000.JPEG").rename(root / "query" / "cy" / "portrait.jpg")
-    assert "has none: query/cy/portrait.jpg" in refused(root)
+    message = refused(root)
+    assert (
+        "1 of 12 has none: query/cy/portrait.jpg; rename them, or read the set without cameras, folders_no" in message
+    )
+    assert not read(root, "folders_no_cameras").cameras_known
 
 
 def test_query_and_gallery_need_each_other(tmp_path):
@@ -618,7 +770,7 @@ def test_folders_need_a_folder_a_person(tmp_path):
     assert "1 lies beside: query/c1_000.jpg; move it" in refused(root)
     shutil.rmtree(root / "query")
     (root / "query").mkdir()
-    assert "query must hold one folder a person with images (.jpg, .jpeg, .png), found none" in refused(root)
+    assert "query must hold one folder a person with images (.jpg, .png and others), found none" in refused(root)
 
 
 def test_folders_take_any_names_and_cameras_of_many_digits(tmp_path):
@@ -628,12 +780,6 @@ def test_folders_take_any_names_and_cameras_of_many_digits(tmp_path):
     data = read(tmp_path)
     assert sorted(data.train.cameras) == [3, 12, 104]
     assert {data.id_name(person) for person in data.train.ids.tolist()} == set(names)
-
-
-@pytest.mark.parametrize("name", ["c1-0.jpg", "c3f9a1.jpg", f"c{'9' * 19}_0.jpg", "rec1_0.jpg"])
-def test_folders_take_no_camera_from_other_names(tmp_path, name):
-    miniatures.draw(tmp_path / "train" / "ada" / name)
-    assert not read(tmp_path).cameras_known
 
 
 @pytest.mark.parametrize("name", ["test", "train", "query", "gallery"])

@@ -84,9 +84,18 @@ def test_the_fingerprint_moves_with_the_data_and_follows_labels(tmp_path):
     assert read(tmp_path / "there" / "people" / "list.csv").fingerprint() == before
 
 
+def test_the_fingerprint_takes_a_place_for_itself_however_it_is_written(tmp_path, monkeypatch):
+    table = miniatures.own_csv(tmp_path)
+    before = read(table).fingerprint()
+    table.write_text(table.read_text().replace("pictures/train-0", "pictures/../pictures/./train-0"))
+    assert read(table).fingerprint() == before
+    monkeypatch.chdir(table.parent)
+    assert read(table.name).fingerprint() == before
+
+
 def test_rendered_images_are_called_so(market):
     assert str(read(market)).startswith("market1501 at")
-    assert read(market).describe()["name"] == "Market-1501"
+    assert read(market).describe()["name"] == "Market-1501 layout"
     (market / "rendered.json").write_text("{}")
     assert str(read(market)).startswith("rendered images (market1501) at")
     miniatures.rendered_manifest(market)

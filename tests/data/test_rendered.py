@@ -28,6 +28,7 @@ from reference_pipelines.data.rendering import (
     samples,
 )
 from reference_pipelines.data.rendering.plan import split_ids
+from reference_pipelines.data.verification import verify
 
 NAME = re.compile(r"^(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg$")
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -106,33 +107,47 @@ def test_the_bytes_do_not_depend_on_the_run_or_the_workers(rendered, tmp_path, m
     monkeypatch.setattr(market, "_CHUNK", 7)  # enough pieces for every worker to have some
     again = render(tmp_path / "again", workers=workers)
     assert files(root) == files(tmp_path / "again")
-    assert summary.fingerprint == again.fingerprint
+    assert (summary.content, summary.fingerprint) == (again.content, again.fingerprint)
 
 
-def test_the_fingerprint_is_the_same_in_a_process_that_hashes_otherwise(rendered, tmp_path):
+def test_the_content_is_the_same_in_a_process_that_hashes_otherwise(rendered, tmp_path):
     _, summary = rendered
     code = (
         "import sys; from reference_pipelines.data.rendering import RenderSize, render_market\n"
-        f"print(render_market(sys.argv[1], size={SMALL!r}, image_size=(64, 32), progress=False).fingerprint)"
+        f"print(render_market(sys.argv[1], size={SMALL!r}, image_size=(64, 32), progress=False).content)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     command = [sys.executable, "-c", code, str(tmp_path / "data")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == summary.fingerprint
+    assert done.stdout.strip() == summary.content
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"domain": "mall"}, {"occluded": True}])
 def test_another_seed_domain_or_variant_gives_other_images(rendered, tmp_path, change):
     _, summary = rendered
-    assert render(tmp_path / "other", **change).fingerprint != summary.fingerprint
+    assert render(tmp_path / "other", **change).content != summary.content
 
 
-def test_the_fingerprint_changes_with_one_byte(rendered):
+def test_the_digest_of_the_content_changes_with_one_byte(rendered):
     root, summary = rendered
     digests = [(name, "0") for name in files(root)]
-    assert market._fingerprint(digests) == market._fingerprint(digests[::-1])
-    assert market._fingerprint(digests) != market._fingerprint([(digests[0][0], "1"), *digests[1:]])
-    assert re.fullmatch(r"[0-9a-f]{64}", summary.fingerprint)
+    assert market._content(digests) == market._content(digests[::-1])
+    assert market._content(digests) != market._content([(digests[0][0], "1"), *digests[1:]])
+    assert re.fullmatch(r"[0-9a-f]{64}", summary.content)
+
+
+def test_one_fingerprint_is_named_by_rendering_reading_and_verifying(rendered):
+    root, summary = rendered
+    assert summary.fingerprint == read(root).fingerprint() == verify(root).fingerprint
+    assert str(summary).endswith(f" cameras, fingerprint {summary.fingerprint}")
+    assert "fingerprint" not in json.loads((root / "rendered.json").read_text())
+
+
+def test_a_folder_whose_manifest_is_of_an_earlier_version_is_reused(tmp_path):
+    summary = render(tmp_path)
+    path = tmp_path / "rendered.json"
+    path.write_text(path.read_text().replace('"content"', '"fingerprint"'))
+    assert render(tmp_path) == replace(summary, reused=True)
 
 
 def test_a_complete_folder_is_reused_and_not_touched(rendered):

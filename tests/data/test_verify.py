@@ -296,8 +296,8 @@ def test_images_that_no_list_names_and_litter(tmp_path):
     (root / "test" / "Thumbs.db").write_bytes(b"x")
     result = verify(root, published=COUNTS)
     assert set(result.passed_over) == {str(astray), str(root / "test" / "Thumbs.db")}
-    assert found(root) == [("note", "unlisted", (str(astray),))]
-    assert found(root, "msmt17_v1_list_train") == [("note", "unlisted", (str(astray),))]
+    assert found(root) == [("note", "passed over", (str(astray),))]
+    assert found(root, "msmt17_v1_list_train") == [("note", "passed over", (str(astray),))]
 
 
 SIZE = RenderSize(train_ids=3, test_ids=3, cameras=2, images_per_camera=2, distractors=2, junk=2)

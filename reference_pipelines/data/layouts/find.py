@@ -1,16 +1,19 @@
 """Finds where a data set lies and which one it is, by content, and reads it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from reference_pipelines.data.layouts import msmt17, own, three_folders
-from reference_pipelines.data.layouts.published import PUBLISHED
-from reference_pipelines.data.layouts.reading import LAYOUT_OPTION, ROOT_OPTION, Reading, is_litter, named, subfolders
+from reference_pipelines.data.layouts import msmt17, own, table, three_folders
+from reference_pipelines.data.layouts.published import PUBLISHED, Counts, differences, title_of
+from reference_pipelines.data.layouts.reading import LAYOUT_OPTION, ROOT_OPTION, Problem, Reading, named
+from reference_pipelines.data.layouts.scanning import Finder, is_litter, said, subfolders, what_is
+from reference_pipelines.data.names import printable
 from reference_pipelines.data.records import PARTS, ReidData
 from reference_pipelines.errors import UserError, closest
 
-LAYOUTS = tuple(sorted({*three_folders.LAYOUTS, *msmt17.LAYOUTS, *own.LAYOUTS}))
+LAYOUTS = tuple(sorted({*three_folders.LAYOUTS, *msmt17.LAYOUTS, *own.LAYOUTS, *table.LAYOUTS}))
 
 _FAMILIES: tuple[ModuleType, ...] = (three_folders, msmt17, own)
 _PART_FOLDERS = {
@@ -18,6 +21,7 @@ _PART_FOLDERS = {
     *(name for folders in msmt17.VERSIONS.values() for name in folders),
     *PARTS,
 }
+_TABLES = (".csv", ".tsv")
 _RAW_CUHK03 = "cuhk-03.mat"
 _SHOWN = 6
 
@@ -32,7 +36,8 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
     Raises:
         UserError: there is no data set, several, or another one than `layout`; it is not whole; no query has a match.
     """
-    data, problems, _ = examine(root, layout)
+    reading = examine(root, layout)
+    data, problems = reading.data, reading.problems
     if problems:
         more = len(problems) - 1
         also = f" ({more} more: python -m reference_pipelines data verify {data.root})" if more else ""
@@ -42,20 +47,38 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
             f"data: some query of {data.root} must have a gallery image of the same person from another camera, "
             "none has; are the parts of one data set?"
         )
-    difference = _difference(data)
-    return replace(data, notes=(*data.notes, difference)) if difference else data
+    notes = [note for note in (_difference(data), _passed_over(reading)) if note]
+    return replace(data, notes=(*data.notes, *notes))
 
 
 def _difference(data: ReidData) -> str:
-    """Say in the printed line that a public data set is not the published one; `data verify` says more."""
-    published = PUBLISHED.get(data.layout)
-    if published is None or data.rendered:
+    """Say in the printed line that a public or rendered data set is not the whole one; `data verify` says more."""
+    whole = _whole(data)
+    if whole is None or not differences(data, whole):
         return ""
-    whole = {part: getattr(published, part) for part in PARTS}
-    if all(len(data.part(part)) == count for part, count in whole.items()):
+    counts = ", ".join(f"{part} {getattr(whole, part):,}" for part in PARTS)
+    kind = "rendered" if data.rendered else "published"
+    return f"these are not the {kind} counts, {counts}: see data verify"
+
+
+def _whole(data: ReidData) -> Counts | None:
+    """Return the counts that a data set should have, None where nothing says them."""
+    return three_folders.rendered_counts(data.root) if data.rendered else PUBLISHED.get(data.layout)
+
+
+def retitled(data: ReidData) -> ReidData:
+    """Return a data set with the title that its counts allow."""
+    return replace(data, title=title_of(data, _whole(data)))
+
+
+def _passed_over(reading: Reading) -> str:
+    """Say in the printed line what lies in the folders and was not taken."""
+    what = said(reading.passed_over)
+    if not what:
         return ""
-    counts = ", ".join(f"{part} {count:,}" for part, count in whole.items())
-    return f"these are not the published counts, {counts}: see data verify"
+    people = len(reading.vanished)
+    nobody = f"; {people:,} {'people have' if people > 1 else 'person has'} nothing else" if people else ""
+    return f"passed over: {what}{nobody}: see data verify"
 
 
 def examine(root: str | Path, layout: str | None = None) -> Reading:
@@ -68,13 +91,26 @@ def examine(root: str | Path, layout: str | None = None) -> Reading:
     Raises:
         UserError: there is no data set, or several, or another one than `layout`, or it cannot be read.
     """
-    root = Path(root).expanduser()
+    root = Finder().find(Path(root).expanduser())
     try:
-        return _examine(root, layout)
+        reading = _examine(root, layout)
     except OSError as error:
         raise UserError(
             f"data: cannot read {error.filename or root} ({error.strerror}); check its name and permissions"
         ) from None
+    return reading._replace(data=retitled(reading.data), problems=(*_path_problems(root), *reading.problems))
+
+
+def _path_problems(root: Path) -> list[Problem]:
+    """Refuse a path that is no text: names in the data set may be anything, but a config has to hold the root."""
+    shown = printable(str(root))
+    if shown == str(root):
+        return []
+    text = (
+        f"the path {shown} must be in UTF-8, since a run's config holds it, and it has other bytes; rename the folder, "
+        "or give a link to it with another name"
+    )
+    return [Problem("path", text)]
 
 
 def _examine(root: Path, layout: str | None) -> Reading:
@@ -84,9 +120,9 @@ def _examine(root: Path, layout: str | None) -> Reading:
             f"{', '.join(LAYOUTS)}{closest(layout, LAYOUTS)}"
         )
     if root.is_file():
-        return own.read_csv(_csv_file(root, layout))
+        return table.read(_table_file(root, layout))
     if not root.is_dir():
-        raise UserError(f"data: {root} is not a folder; give the data set's folder with {ROOT_OPTION}")
+        raise UserError(_no_folder(root))
     if layout == "csv":
         raise UserError(f"data: the layout csv needs a CSV file, {root} is a folder; give the file with {ROOT_OPTION}")
     base = _choose(root, _candidates(root), layout)
@@ -100,10 +136,22 @@ def _examine(root: Path, layout: str | None) -> Reading:
     return reading
 
 
-def _csv_file(root: Path, layout: str | None) -> Path:
+def _no_folder(root: Path) -> str:
+    """Say that there is nothing of this name, with the names nearest to it, or what it is instead."""
+    wanted = "file" if root.suffix.lower() in _TABLES else "folder"
+    if os.path.lexists(root):
+        return f"data: {root} is not a {wanted}, it is {what_is(root)}; give the data set's {wanted} with {ROOT_OPTION}"
+    around = root.parent
+    if not around.is_dir():
+        return f"data: there is no {wanted} {root}, nor the folder {around}; give the data set's with {ROOT_OPTION}"
+    near = closest(root.name, os.listdir(around))
+    return f"data: there is no {wanted} {root}; give the data set's {wanted} with {ROOT_OPTION}{near}"
+
+
+def _table_file(root: Path, layout: str | None) -> Path:
     if root.name == _RAW_CUHK03:
         raise UserError(_raw_cuhk03(root))
-    if layout not in (None, "csv") or (layout is None and root.suffix.lower() != ".csv"):
+    if layout not in (None, "csv") or (layout is None and root.suffix.lower() not in _TABLES):
         wanted = f"a folder for the layout {layout}" if layout else "a folder or a .csv file"
         raise UserError(f"data: {root} must be {wanted}, it is a file of another kind; is the archive unpacked?")
     return root
@@ -163,10 +211,10 @@ def _nothing_found(root: Path) -> str:
     raw = [*root.glob(_RAW_CUHK03), *root.glob(f"*/{_RAW_CUHK03}")]
     if raw:
         return _raw_cuhk03(raw[0])
-    entries = sorted(path.name for path in root.iterdir() if not is_litter(path))
+    entries = sorted(path.name for path in root.iterdir() if not is_litter(path.name))
     if not entries:
         return f"data: {root} must hold a data set, it is empty; give the data set's folder with {ROOT_OPTION}"
-    tables = [path for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv"]
+    tables = [root / name for name in entries if name.lower().endswith(_TABLES)]
     hint = f"; to read its CSV file, give {tables[0]}" if tables else ""
     return (
         f"data: {root} must hold {', '.join(three_folders.FOLDERS)} (Market-1501 and its relatives), the lists of "

@@ -7,6 +7,7 @@ different people. Version 2 has the faces masked; scores differ by points, so th
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from reference_pipelines.data.layouts.reading import (
     Problem,
     Reading,
     counted,
-    is_image,
     make_list,
     named,
     separate_ids,
 )
+from reference_pipelines.data.layouts.scanning import PassedOver, all_below, beside, is_image, what_is
+from reference_pipelines.data.names import composed
 from reference_pipelines.data.records import ImageList, ReidData
 from reference_pipelines.errors import UserError
 
@@ -31,7 +33,7 @@ LAYOUTS = (*VERSIONS, *(version + LIST_TRAIN_ALONE for version in VERSIONS))
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 
 _LINE = re.compile(rf"^(\S.*?)\s+({NUMBER})$")
-_NAME = re.compile(rf"^({NUMBER})_({NUMBER})_({NUMBER})_[^/]*\.(?:jpe?g|png)$", re.IGNORECASE)
+_NAME = re.compile(rf"^({NUMBER})_({NUMBER})_({NUMBER})_[^/]*$")
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ def read(base: Path, layout: str | None) -> Reading:
 
 def _read_version(base: Path, version: str, layout: str) -> Reading:
     problems = _missing(base, version)
-    files = {name: _files_below(base / name) for name in VERSIONS[version]}
+    below = {name: list(all_below(base / name, base / name)) for name in VERSIONS[version] if (base / name).is_dir()}
     train, test = VERSIONS[version]
-    below = dict(zip(LISTS, (train, train, test, test), strict=True))
+    files = {name: _by_place(base / name, below.get(name, [])) for name in VERSIONS[version]}
     lists = {}
-    for name, folder in below.items():
+    for name, folder in zip(LISTS, (train, train, test, test), strict=True):
         if (base / name).is_file():
             lists[name] = _read_list(base / name, base / folder, files[folder])
             problems += lists[name].problems
@@ -93,12 +95,13 @@ def _read_version(base: Path, version: str, layout: str) -> Reading:
         _joined(train_lists), images.get("list_query.txt", nothing), images.get("list_gallery.txt", nothing)
     )
     listed = {path for part in images.values() for path in part.paths}
-    unlisted = tuple(
-        base / folder / place
-        for folder in files
-        for place in sorted(files[folder])
-        if base / folder / place not in listed
-    )
+    strays = [
+        each._replace(kind="unlisted") if each.kind == "deep" else each
+        for found in below.values()
+        for each in found
+        if each.path not in listed
+    ]
+    strays += beside(base, (name for folders in VERSIONS.values() for name in folders))
     data = ReidData(
         root=base,
         layout=layout,
@@ -110,7 +113,7 @@ def _read_version(base: Path, version: str, layout: str) -> Reading:
         id_names=id_names,
         title=PUBLISHED[layout].title,
     )
-    return Reading(data, tuple(problems), unlisted)
+    return Reading(data, tuple(problems), tuple(strays))
 
 
 def _missing(base: Path, version: str) -> list[Problem]:
@@ -126,39 +129,39 @@ def _missing(base: Path, version: str) -> list[Problem]:
     return [Problem("half extracted", text)]
 
 
-def _files_below(folder: Path) -> set[str]:
-    """Return the files below a folder, by their paths in it; one walk is faster than a look at every listed file."""
-    files: set[str] = set()
-    for place, _, names in os.walk(folder):
-        below = os.path.relpath(place, folder).replace(os.sep, "/")
-        files.update(name if below == "." else f"{below}/{name}" for name in names)
-    return files
+def _by_place(folder: Path, found: list[PassedOver]) -> dict[str, Path]:
+    """Return the files below a folder by their paths in it; one walk is faster than a look at every listed file."""
+    start = len(str(folder)) + 1
+    return {composed(str(path)[start:]).replace(os.sep, "/"): path for path, kind in found if kind == "deep"}
 
 
-def _read_list(path: Path, folder: Path, files: set[str]) -> _List:
+def _read_list(path: Path, folder: Path, files: Mapping[str, Path]) -> _List:
     """Read one list; a line that is wrong is left out and told."""
     faults: dict[str, list[str]] = {}
     paths, ids, cameras = [], [], []
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path.name} line {number}"
         match = _LINE.match(line.strip())
-        name = _NAME.match(Path(match[1]).name) if match else None
+        folders, _, file = match[1].rpartition("/") if match else ("", "", "")
+        name = _NAME.match(file) if is_image(file) else None
         if match is None or name is None:
             faults.setdefault("lists", []).append(f"{where}: {line.strip()}")
             continue
-        place, person = match[1], int(match[2])
-        if int(name[1]) != person or _folder_id(place) not in (None, person):
+        place, person = composed(match[1]), int(match[2])
+        if int(name[1]) != person or _folder_id(folders) not in (None, person):
             faults.setdefault("contradiction", []).append(f"{where}: {line.strip()}")
-        elif place not in files or not is_image(Path(place)):
-            faults.setdefault("missing files", []).append(f"{where}: {folder.name}/{place}")
+        elif place not in files:
+            there = folder / match[1]
+            what = f" ({what_is(there)})" if os.path.lexists(there) else ""
+            faults.setdefault("missing files", []).append(f"{where}: {folder.name}/{place}{what}")
         elif place in seen:
             faults.setdefault("repeated", []).append(f"{where}: {place}")
         else:
             seen.add(place)
-            paths.append(folder / place)
+            paths.append(files[place])
             ids.append(person)
             cameras.append(int(name[3]))
     problems = [_line_problem(path, kind, where) for kind, where in faults.items()]
@@ -167,8 +170,8 @@ def _read_list(path: Path, folder: Path, files: set[str]) -> _List:
     return _List(make_list(paths, ids, cameras), tuple(problems))
 
 
-def _folder_id(place: str) -> int | None:
-    folder = Path(place).parent.name
+def _folder_id(folders: str) -> int | None:
+    folder = folders.rpartition("/")[2]
     return int(folder) if re.fullmatch(NUMBER, folder) else None
 
 

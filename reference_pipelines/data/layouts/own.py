@@ -1,50 +1,55 @@
-"""The user's own data: a CSV file that lists images, or a folder a person below train/, query/ and gallery/.
+"""The user's own data as folders: a folder a person below train/, query/ and gallery/.
 
 People may have any names; `0` and `-1`, spelt so, are distractors and junk as in Market-1501. Cameras may be left out,
 of all images or of none.
 """
 
-import csv
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from reference_pipelines.data.layouts.cameras import camera_like, camera_of
 from reference_pipelines.data.layouts.reading import (
-    IMAGE_ENDINGS,
-    NUMBER,
+    LAYOUT_OPTION,
     Problem,
     Reading,
     counted,
     distractor_problems,
-    is_image,
-    is_litter,
     make_list,
     named,
     number_names,
     people_problems,
+    special_problems,
 )
+from reference_pipelines.data.layouts.scanning import (
+    PassedOver,
+    all_below,
+    beside,
+    is_image,
+    is_litter,
+    look_into,
+    passed_over,
+)
+from reference_pipelines.data.names import composed
 from reference_pipelines.data.records import PARTS, Part, ReidData
-from reference_pipelines.errors import UserError, closest
 
-LAYOUTS = ("csv", "folders")
+WITHOUT_CAMERAS = "folders_no_cameras"
+LAYOUTS = ("folders", WITHOUT_CAMERAS)
 NO_CAMERAS = (
     "each image file counts as a camera of its own: a ranking leaves out nothing but the query's very own file, "
     "sampling prefers no camera, and purity by camera says nothing"
 )
-
-_COLUMNS = ("image", "id", "camera", "split")
-_NEEDED = ("image", "id", "split")
-# 0001_c3_000017.jpg, c3_17.png: a part of the name that is the letter c and a number, up to an underscore, s or dot.
-# Names of random letters and digits, c3f9a1.jpg, thus give none.
-_CAMERA = re.compile(rf"(?:^|_)c({NUMBER})(?=[_s.])", re.IGNORECASE)
+_TOKENS = "c1, c01, c1s1, cam1 or camera_1 by itself"
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
+    """One image as a folder or a table gives it; `person` is a name in composed form."""
+
     path: Path
     person: str
     camera: int | None
@@ -57,90 +62,15 @@ def looks_like(base: Path) -> bool:
     return any((base / name).is_dir() for name in PARTS)
 
 
-def read_csv(path: Path) -> Reading:
-    """Read a CSV file with the columns image, id, split and, if wanted, camera.
+@dataclass
+class _Part:
+    """What lies in one part's folder."""
 
-    Args:
-        path: the file; images are named relative to its folder, or absolutely.
-
-    Raises:
-        UserError: it is no such file.
-        OSError: it cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(rows, [])]
-            _check_header(path, header)
-            numbered = [(rows.line_num, row) for row in rows if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"data: {path} must be a CSV file in UTF-8, it does not parse ({error}); save it as one"
-        ) from None
-    images, faults = _read_rows(path, header, numbered)
-    problems = []
-    if faults:
-        lines = counted(len(faults), "wrong line", "wrong lines")
-        text = f"{path} has {lines}: {named(faults)}; correct {'it' if len(faults) == 1 else 'them'}"
-        problems.append(Problem("rows", text, tuple(faults)))
-    elif not images:
-        problems.append(Problem("empty part", f"{path} must list images below its header, it lists none; add lines"))
-    extra = [name for name in header if name not in _COLUMNS]
-    notes = (f"columns passed over: {', '.join(extra)}",) if extra else ()
-    return _assemble(path, "csv", images, problems, (), notes)
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    missing = [name for name in _NEEDED if name not in header]
-    if missing or len(set(header)) < len(header):
-        fault = f"{' and '.join(missing)} missing" if missing else "a column comes twice"
-        hint = next((hint for name in header if name not in _COLUMNS and (hint := closest(name, missing))), "")
-        raise UserError(
-            f"data: {path} line 1 must name the columns image,id,camera,split (camera may be left out), got "
-            f"{','.join(header) or 'nothing'}: {fault}{hint}"
-        )
-
-
-def _read_rows(
-    path: Path, header: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]]
-) -> tuple[list[_Image], list[str]]:
-    """Return the images, and what is wrong with the other lines."""
-    images: list[_Image] = []
-    faults: list[str] = []
-    seen: dict[tuple[str, str], str] = {}
-    for number, row in rows:
-        where = f"line {number}"
-        if len(row) != len(header):
-            faults.append(f"{where}: {len(header)} values are needed, got {len(row)}")
-            continue
-        values = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
-        file = path.parent / values["image"]
-        fault = _row_fault(values, file)
-        first = seen.setdefault((values["split"], values["image"]), where)
-        if not fault and first != where:
-            fault = f"the image {values['image']} is in {values['split']} already, by {first}"
-        if fault:
-            faults.append(f"{where}: {fault}")
-            continue
-        part = next(part for part in PARTS if part == values["split"])
-        camera = values.get("camera", "")
-        images.append(_Image(file, values["id"], int(camera) if camera else None, part, where))
-    return images, faults
-
-
-def _row_fault(values: dict[str, str], file: Path) -> str:
-    camera = values.get("camera", "")
-    if not values["image"]:
-        return "the image is missing"
-    if not values["id"]:
-        return "the id is missing"
-    if values["split"] not in PARTS:
-        return f"split must be train, query or gallery, got {values['split']!r}"
-    if camera and not (camera.isascii() and re.fullmatch(NUMBER, camera)):
-        return f"camera must be a whole number from 0 on with at most 18 digits, got {camera!r}"
-    if not os.path.isfile(file):  # unlike Path.is_file, also answers for a name too long or a locked folder
-        return f"there is no image {file}"
-    return ""
+    images: list[Image]
+    astray: list[Path]  # images beside the people's folders
+    special: list[Path]  # images by name that are no files
+    passed_over: list[PassedOver]
+    vanished: list[str]
 
 
 def read(base: Path, layout: str | None) -> Reading:
@@ -148,26 +78,13 @@ def read(base: Path, layout: str | None) -> Reading:
 
     Args:
         base: the folder that holds them.
-        layout: "folders", or None for the same.
+        layout: "folders", None for the same, or "folders_no_cameras".
     """
-    images: list[_Image] = []
-    passed_over: list[Path] = []
-    astray: list[Path] = []
-    for part in PARTS:
-        if not (base / part).is_dir():
-            continue
-        for person in sorted((base / part).iterdir()):
-            if is_litter(person) or not person.is_dir():
-                (astray if is_image(person) else passed_over).append(person)
-                continue
-            for path in sorted(person.iterdir()):
-                if not is_image(path) or path.is_dir():
-                    passed_over.append(path)
-                    continue
-                camera = _CAMERA.search(path.name)
-                where = str(path.relative_to(base))
-                images.append(_Image(path, person.name, int(camera[1]) if camera else None, part, where))
-    problems = []
+    with_cameras = layout != WITHOUT_CAMERAS
+    parts = {part: _read_part(base, part, with_cameras) for part in PARTS if (base / part).is_dir()}
+    images = [image for part in parts.values() for image in part.images]
+    astray = [path for part in parts.values() for path in part.astray]
+    problems = special_problems(base, [path for part in parts.values() for path in part.special])
     if astray:
         text = (
             f"{base} must hold its images as train/PERSON/*.jpg, query/PERSON/*.jpg and gallery/PERSON/*.jpg, "
@@ -175,37 +92,96 @@ def read(base: Path, layout: str | None) -> Reading:
             f"move {'it' if len(astray) == 1 else 'them'}"
         )
         problems.append(Problem("names", text, tuple(str(path) for path in astray)))
-    taken = {image.part for image in images}
-    for part in PARTS:
-        if (base / part).is_dir() and part not in taken and not astray:
+    for part, found in parts.items():
+        if not found.images and not problems:
             text = (
-                f"{base / part} must hold one folder a person with images ({', '.join(IMAGE_ENDINGS)}), found none; "
+                f"{base / part} must hold one folder a person with images (.jpg, .png and others), found none; "
                 "is it unpacked completely?"
             )
             problems.append(Problem("empty part", text))
-    return _assemble(base, "folders", images, problems, passed_over, ())
+    if with_cameras:
+        problems += _camera_problems(base, images)
+    reading = assemble(base, layout or "folders", images, problems, ())
+    strays = [each for part in parts.values() for each in part.passed_over]
+    vanished = [f"{part}: {person}" for part, found in parts.items() for person in found.vanished]
+    return reading._replace(passed_over=(*strays, *beside(base, PARTS)), vanished=tuple(vanished))
 
 
-def _assemble(
-    root: Path,
-    layout: str,
-    images: Sequence[_Image],
-    problems: Sequence[Problem],
-    passed_over: Sequence[Path],
-    notes: tuple[str, ...],
+def _read_part(base: Path, part: Part, with_cameras: bool) -> _Part:
+    folder = base / part
+    people = look_into(folder)
+    astray, others = ([name for name in people.files if is_image(name) == wanted] for wanted in (True, False))
+    result = _Part(
+        images=[],
+        astray=[folder / name for name in astray],
+        special=[folder / name for name in people.special if is_image(name)],
+        passed_over=[
+            *passed_over(folder, others, "file"),
+            *passed_over(folder, (name for name in people.special if not is_image(name)), "special"),
+        ],
+        vanished=[],
+    )
+    there: dict[str, bool] = {}
+    for name in people.folders:
+        if is_litter(name):
+            continue
+        taken = _read_person(folder / name, base, part, with_cameras, result)
+        person = composed(name)
+        there[person] = there.get(person, False) or taken
+    result.vanished += [person for person, taken in there.items() if not taken and person not in ("0", "-1")]
+    return result
+
+
+def _read_person(folder: Path, base: Path, part: Part, with_cameras: bool, result: _Part) -> bool:
+    """Read one person's folder into `result`; returns False if it holds something and no image was taken."""
+    found = look_into(folder)
+    person = composed(folder.name)
+    taken = [name for name in found.files if is_image(name)]
+    for name in taken:
+        camera = camera_of(name) if with_cameras else None
+        result.images.append(Image(folder / name, person, camera, part, f"{part}/{folder.name}/{name}"))
+    special = [name for name in found.special if is_image(name)]
+    result.special += [folder / name for name in special]
+    if len(taken) == len(found.files) and len(special) == len(found.special) and not found.folders:
+        if not taken and not special:
+            result.passed_over.append(PassedOver(folder, "empty"))
+        return True
+    strays = [
+        *passed_over(folder, (name for name in found.files if not is_image(name)), "file"),
+        *passed_over(folder, (name for name in found.special if not is_image(name)), "special"),
+        *(each for name in found.folders if not is_litter(name) for each in all_below(folder / name, base)),
+    ]
+    result.passed_over += strays
+    return bool(taken or special) or all(each.kind == "litter" for each in strays)
+
+
+def _camera_problems(base: Path, images: Sequence[Image]) -> list[Problem]:
+    """Stop where only some names give a camera, or where none does and most hold something like one."""
+    without = [image for image in images if image.camera is None]
+    names = {image.where: image.path.name for image in without}
+    like = camera_like(list(names.values()))
+    if len(without) < len(images):
+        shown = [f"{where} ({like[name]})" if name in like else where for where, name in names.items()]
+        text = f"{counted(len(without), f'of {len(images):,} has', f'of {len(images):,} have')} none: {named(shown)}"
+    else:
+        shown = [f"{where} ({like[name]})" for where, name in names.items() if name in like]
+        text = f"{len(shown):,} of {len(images):,} have something else: {named(shown)}"
+        if len(shown) * 2 <= len(images):
+            return []
+    if not without:
+        return []
+    advice = f"rename them, or read the set without cameras, {WITHOUT_CAMERAS} with {LAYOUT_OPTION}"
+    rule = f"file names in {base} must all give one camera, {_TOKENS}, or none"
+    return [Problem("cameras", f"{rule}; {text}; {advice}", tuple(shown))]
+
+
+def assemble(
+    root: Path, layout: str, images: Sequence[Image], problems: Sequence[Problem], notes: tuple[str, ...]
 ) -> Reading:
     """Number the people and, where there are none, the cameras; check what concerns the parts together."""
     problems = list(problems)
     ids = number_names(image.person for image in images)
-    without = [image for image in images if image.camera is None]
-    known = len(without) < len(images) or not images
-    if known and without:
-        text = (
-            f"{root} must give a camera for every image or for none, "
-            f"{counted(len(without), f'of {len(images):,} has', f'of {len(images):,} have')} none: "
-            f"{named([image.where for image in without])}; add the cameras or leave out all of them"
-        )
-        problems.append(Problem("cameras", text, tuple(image.where for image in without)))
+    known = any(image.camera is not None for image in images) or not images
     cameras = _own_cameras(images) if not known else [image.camera or 0 for image in images]
     parts = {}
     for part in PARTS:
@@ -234,10 +210,10 @@ def _assemble(
         title=root.resolve().name,
         notes=notes if known else (*notes, NO_CAMERAS),
     )
-    return Reading(data, tuple(problems), tuple(passed_over))
+    return Reading(data, tuple(problems))
 
 
-def _own_cameras(images: Sequence[_Image]) -> list[int]:
+def _own_cameras(images: Iterable[Image]) -> list[int]:
     """Return a number for each different file, so that only a file itself is of the same camera."""
     files = [os.path.realpath(image.path) for image in images]
     numbers: list[int] = (np.unique(files, return_inverse=True)[1] + 1).tolist()

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
+from reference_pipelines.data.records import PARTS, ReidData
+
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
@@ -45,6 +49,7 @@ def _msmt17(title: str, train: int) -> Counts:
     )
 
 
+_ALTERED = ", altered"
 _ALL_TRAIN, _LIST_TRAIN = 32_621, 30_248
 
 PUBLISHED: Mapping[str, Counts] = MappingProxyType(
@@ -118,3 +123,35 @@ PUBLISHED: Mapping[str, Counts] = MappingProxyType(
     }
 )
 """By layout. Layouts that are missing here are the user's own data, of which nothing is published."""
+
+
+def differences(data: ReidData, whole: Counts) -> tuple[str, ...]:
+    """Return which numbers of images, people, cameras and junk are not those of the whole data set."""
+    cameras = len(np.unique(np.concatenate([data.part(name).cameras for name in PARTS])))
+    pairs = [("cameras", cameras, whole.cameras)]
+    for name in PARTS:
+        images = data.part(name)
+        pairs.append((f"{name} images", len(images), getattr(whole, name)))
+        pairs.append((f"{name} ids", len(images.people()), getattr(whole, f"{name}_ids")))
+    if whole.junk is not None:
+        pairs.append(("junk images", data.junk, whole.junk))
+    return tuple(f"{what}: {found:,} of {expected:,}" for what, found, expected in pairs if found != expected)
+
+
+def title_of(data: ReidData, whole: Counts | None) -> str:
+    """Return how tables call a data set: a public one by its name only if its counts are the whole one's.
+
+    Any other set in the same layout is "Market-1501 layout": the names of files do not say whose images they are.
+
+    Args:
+        data: as read.
+        whole: the published counts, or those that were rendered; None where there are none.
+    """
+    if whole is None:
+        return data.title
+    name, comma, version = (data.title if data.rendered else whole.title).partition(",")
+    if not differences(data, whole):
+        return f"{name}{comma}{version}"
+    if data.rendered:
+        return f"{data.title.removesuffix(_ALTERED)}{_ALTERED}"
+    return f"{name} layout{comma}{version}"

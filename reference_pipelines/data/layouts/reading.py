@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reference_pipelines.data.layouts.scanning import PassedOver, what_is
 from reference_pipelines.data.records import ImageList, ReidData
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
-_LITTER_FOLDERS = {"__MACOSX", "@eaDir"}
 _NAMED = 3  # examples in a sentence
 
 # How messages name what the commands call otherwise than each other.
@@ -39,30 +38,26 @@ class Reading(NamedTuple):
     Args:
         data: what was read.
         problems: what is wrong with it; `read` refuses a data set that has one.
-        passed_over: files in its folders that were not taken.
+        passed_over: what lies in its folders and was not taken.
+        vanished: "part: person" for each person of whom a part has nothing but what was passed over.
     """
 
     data: ReidData
     problems: tuple[Problem, ...] = ()
-    passed_over: tuple[Path, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    vanished: tuple[str, ...] = ()
 
 
-def is_litter(path: Path) -> bool:
-    """Return whether a file or folder is what systems and archives leave behind: ._*, .DS_Store, __MACOSX."""
-    return path.name.startswith(".") or path.name in _LITTER_FOLDERS
-
-
-def is_image(path: Path) -> bool:
-    """Return whether a name is that of an image that the readers take."""
-    return path.suffix.lower() in IMAGE_ENDINGS and not is_litter(path)
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder by name, without litter; none where it cannot be listed."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_litter(path))
-    except OSError:
+def special_problems(root: Path, special: Sequence[Path]) -> list[Problem]:
+    """Return which images are no files, and what they are."""
+    if not special:
         return []
+    found = tuple(f"{path.relative_to(root)} ({what_is(path)})" for path in special)
+    text = (
+        f"images of {root} must be files, {counted(len(found), 'is', 'are')} not: {named(found)}; put the "
+        f"{'image there or remove it' if len(found) == 1 else 'images there or remove them'}"
+    )
+    return [Problem("no file", text, found)]
 
 
 def make_list(paths: Sequence[Path], ids: Sequence[int], cameras: Sequence[int]) -> ImageList:

@@ -22,18 +22,28 @@ from reference_pipelines.data.layouts.reading import (
     Reading,
     counted,
     distractor_problems,
-    is_image,
     make_list,
     named,
     people_problems,
     separate_ids,
+    special_problems,
 )
-from reference_pipelines.data.records import ImageList, ReidData
-from reference_pipelines.data.rendering.market import MANIFEST
+from reference_pipelines.data.layouts.scanning import (
+    PassedOver,
+    all_below,
+    beside,
+    is_image,
+    is_litter,
+    look_into,
+    passed_over,
+)
+from reference_pipelines.data.records import PARTS, ImageList, ReidData
 from reference_pipelines.errors import UserError
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+MANIFEST = "rendered.json"  # what the renderer writes beside its images
 _TRAIN, _QUERY, _TEST = FOLDERS
+_RELEASED_BESIDE = ("gt_bbox", "gt_query")  # Market-1501's hand-drawn boxes, which nothing here needs
 
 Form = Literal["market", "duke", "plain"]
 _ALL: tuple[Form, ...] = ("market", "duke", "plain")
@@ -54,13 +64,14 @@ FORMS: dict[str, tuple[Form, ...]] = {
 LAYOUTS = tuple(FORMS)
 
 _EXAMPLE = "0002_c1s1_000451_03.jpg"  # person, camera, sequence, frame, box
-# Some sets have two-digit cameras and no sequence.
-_NAME = re.compile(rf"^(-1|{NUMBER})_c({NUMBER})(?=\D)", re.IGNORECASE)
+# Some sets have two-digit cameras and no sequence; sets of one's own may spell the camera out.
+_NAME = re.compile(rf"^(-1|{NUMBER})_(?:c|cam(?:era)?[_-]?)({NUMBER})(?=\D|$)", re.IGNORECASE)
 _MARKET = re.compile(r"^-?\d+_c\d+s\d", re.IGNORECASE)
 _DUKE = re.compile(r"^-?\d+_c\d+_f\d", re.IGNORECASE)
 
 _DUKES = ("dukemtmc", "occluded_duke")
 _CUHK03 = ("cuhk03_np_detected", "cuhk03_np_labeled")
+_HALVES = {"detected": _CUHK03[0], "labeled": _CUHK03[1], "labelled": _CUHK03[1]}
 _CAMERAS = {
     "personx": {3, 4, 8, 10, 11, 12},
     **{layout: {1, 2} for layout in _CUHK03},
@@ -74,7 +85,8 @@ class _Folder:
 
     images: ImageList
     unnamed: tuple[Path, ...]  # images whose names do not parse
-    passed_over: tuple[Path, ...]
+    special: tuple[Path, ...]  # images by name that are no files
+    passed_over: tuple[PassedOver, ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ def read(base: Path, layout: str | None) -> Reading:
     Raises:
         UserError: it cannot be told which data set it is, or it is not `layout`.
     """
-    folders = {name: _read_folder(base / name) for name in FOLDERS if (base / name).is_dir()}
+    folders = {name: _read_folder(base / name, base) for name in FOLDERS if (base / name).is_dir()}
     images = {name: folders[name].images if name in folders else make_list([], [], []) for name in FOLDERS}
     choice = _check(base, layout, images) if layout else _identify(base, images)
     problems = _problems(base, folders)
@@ -128,8 +140,22 @@ def read(base: Path, layout: str | None) -> Reading:
         title=_title(base, choice.layout, manifest),
         notes=(choice.note,) if choice.note else (),
     )
-    passed_over = tuple(path for folder in folders.values() for path in folder.passed_over)
-    return Reading(data, tuple(problems), passed_over)
+    strays = [each for folder in folders.values() for each in folder.passed_over]
+    strays += beside(base, (*FOLDERS, *_RELEASED_BESIDE))
+    return Reading(data, tuple(problems), tuple(strays), _vanished(folders))
+
+
+def _vanished(folders: dict[str, _Folder]) -> tuple[str, ...]:
+    """Return the people whom the names of what was passed over name, and no image that was taken."""
+    vanished = []
+    for part, name in zip(PARTS, FOLDERS, strict=True):
+        if name not in folders:
+            continue
+        matches = (_NAME.match(each.path.name) for each in folders[name].passed_over)
+        there = set(folders[name].images.ids.tolist())
+        missing = {int(match[1]) for match in matches if match} - there
+        vanished += [f"{part}: {person:04d}" for person in sorted(missing) if person > 0]
+    return tuple(vanished)
 
 
 def rendered_counts(base: Path) -> Counts | None:
@@ -151,22 +177,31 @@ def rendered_counts(base: Path) -> Counts | None:
         return None
 
 
-def _read_folder(folder: Path) -> _Folder:
-    paths: list[Path] = []
+def _read_folder(folder: Path, base: Path) -> _Folder:
+    found = look_into(folder)
     matches: list[re.Match[str]] = []
     unnamed: list[Path] = []
-    passed_over: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        match = _NAME.match(path.name)
-        if not is_image(path) or path.is_dir():
-            passed_over.append(path)
+    others: list[str] = []
+    for name in found.files:
+        match = _NAME.match(name)
+        if not is_image(name):
+            others.append(name)
         elif match:
-            paths.append(path)
             matches.append(match)
         else:
-            unnamed.append(path)
-    images = make_list(paths, [int(match[1]) for match in matches], [int(match[2]) for match in matches])
-    return _Folder(images, tuple(unnamed), tuple(passed_over))
+            unnamed.append(folder / name)
+    images = make_list(
+        [folder / match.string for match in matches],
+        [int(match[1]) for match in matches],
+        [int(match[2]) for match in matches],
+    )
+    strays = [*passed_over(folder, others, "file")]
+    strays += passed_over(folder, (name for name in found.special if not is_image(name)), "special")
+    for name in found.folders:
+        if not is_litter(name):
+            strays += all_below(folder / name, base)
+    special = tuple(folder / name for name in found.special if is_image(name))
+    return _Folder(images, tuple(unnamed), special, tuple(strays))
 
 
 def _problems(base: Path, folders: dict[str, _Folder]) -> list[Problem]:
@@ -177,6 +212,7 @@ def _problems(base: Path, folders: dict[str, _Folder]) -> list[Problem]:
             f"{base} must hold the folders {', '.join(FOLDERS)}, {' and '.join(missing)} missing; unpack it completely"
         )
         problems.append(Problem("half extracted", text))
+    problems += special_problems(base, [path for folder in folders.values() for path in folder.special])
     for name, folder in folders.items():
         if folder.unnamed:
             wrong = named([path.name for path in folder.unnamed])
@@ -186,7 +222,7 @@ def _problems(base: Path, folders: dict[str, _Folder]) -> list[Problem]:
                 f"{'it' if len(folder.unnamed) == 1 else 'them'}"
             )
             problems.append(Problem("names", text, tuple(str(path) for path in folder.unnamed)))
-        elif not len(folder.images):
+        elif not len(folder.images) and not folder.special:
             text = (
                 f"{base / name} must hold images named like {_EXAMPLE}, found none; is the archive unpacked completely?"
             )
@@ -256,8 +292,10 @@ def _identify(base: Path, images: dict[str, ImageList]) -> _Choice:
         return _Choice("personx")
     if form == "market":
         return _Choice("market1501")
-    if cameras == {1, 2} and all(path.suffix.lower() == ".png" for part in images.values() for path in part.paths):
-        return _tell_cuhk03_apart(base, by_counts(_CUHK03, *_sizes(images)))
+    if cameras == {1, 2}:
+        counted = by_counts(_CUHK03, *_sizes(images))
+        if counted or base.name.lower() in _HALVES or _all_png(images):
+            return _tell_cuhk03_apart(base, counted)
     counted_from_0 = 0 in images[_TRAIN].ids or 0 in images[_QUERY].ids
     whole = len(cameras) == len(_CAMERAS["msmt17_repacked"])
     if (counted_from_0 or whole) and not _contradiction(base, "msmt17_repacked", images):
@@ -296,9 +334,13 @@ def _tell_cuhk03_apart(base: Path, counted: str | None) -> _Choice:
     return _Choice(layout)
 
 
+def _all_png(images: dict[str, ImageList]) -> bool:
+    """Return whether all images are PNG files, as in the release; of copies in another format it says nothing."""
+    return all(path.suffix.lower() == ".png" for part in images.values() for path in part.paths)
+
+
 def _cuhk03_half(base: Path) -> str | None:
-    words = {"detected": _CUHK03[0], "labeled": _CUHK03[1], "labelled": _CUHK03[1]}
-    return next((layout for word, layout in words.items() if word in base.name.lower()), None)
+    return next((layout for word, layout in _HALVES.items() if word in base.name.lower()), None)
 
 
 def _manifest(base: Path) -> dict[str, Any] | None:

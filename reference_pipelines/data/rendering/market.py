@@ -19,6 +19,8 @@ from typing import Any
 
 from PIL import Image
 
+from reference_pipelines.data.layouts import three_folders
+from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.data.rendering.camera import Camera, sample_camera
 from reference_pipelines.data.rendering.identity import sample_identity
 from reference_pipelines.data.rendering.image import check_image_size, render_image
@@ -28,7 +30,6 @@ from reference_pipelines.data.rendering.seeding import Domain, check_domain, che
 from reference_pipelines.machine import available_cores
 from reference_pipelines.progress import progress_bar
 
-MANIFEST = "rendered.json"
 DRAWING_VERSION = 2  # raise it when any pixel changes, so that older folders are not taken for the new drawings
 _CHUNK = 32
 _IMAGES_WORTH_A_WORKER = 1500  # a spawned worker starts in about the time that one process draws so many
@@ -39,8 +40,8 @@ class RenderSummary:
     """What a rendered folder holds.
 
     Fields: the numbers of images, `gallery_images` without `distractors` and `junk`; the numbers of ids and
-    cameras; `fingerprint`, the SHA-256 over all files' sorted paths and contents; `reused`, True if the
-    folder was there already.
+    cameras; `content`, the SHA-256 over all files' sorted paths and contents; `fingerprint`, as `data verify` and
+    every result name the data set; `reused`, True if the folder was there already.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class RenderSummary:
     train_ids: int
     test_ids: int
     cameras: int
+    content: str
     fingerprint: str
     reused: bool = False
 
@@ -60,7 +62,7 @@ class RenderSummary:
         return (
             f"{self.root}: {verb}, train {self.train_images:,} images of {self.train_ids:,} ids, query "
             f"{self.query_images:,} of {self.test_ids:,} ids, gallery {self.gallery_images:,} and {self.distractors:,} "
-            f"distractors and {self.junk:,} junk, {self.cameras} cameras, fingerprint {self.fingerprint[:12]}"
+            f"distractors and {self.junk:,} junk, {self.cameras} cameras, fingerprint {self.fingerprint}"
         )
 
 
@@ -126,7 +128,7 @@ def _write_chunks(
             pool.shutdown(cancel_futures=True)
 
 
-def _fingerprint(digests: Sequence[tuple[str, str]]) -> str:
+def _content(digests: Sequence[tuple[str, str]]) -> str:
     total = hashlib.sha256()
     for name, digest in sorted(digests):
         total.update(f"{name} {digest}\n".encode())
@@ -158,7 +160,8 @@ def _existing(root: Path, parameters: dict[str, Any]) -> RenderSummary | None:
     try:
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         found, counts = manifest["parameters"], manifest["counts"]
-        summary = RenderSummary(root=root, **counts, fingerprint=manifest["fingerprint"], reused=True)
+        content = manifest.get("content") or manifest["fingerprint"]  # as it was called at first
+        summary = RenderSummary(root=root, **counts, content=content, fingerprint="", reused=True)
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(
             f"render_market: the folder must be empty, new, or rendered by this function, got {root} with "
@@ -182,7 +185,11 @@ def _existing(root: Path, parameters: dict[str, Any]) -> RenderSummary | None:
             f"render_market: {root} must hold {expected} images in {FOLDERS}, got {present}; files were "
             "added or lost: delete the folder and render it again."
         )
-    return summary
+    return replace(summary, fingerprint=_fingerprint(root))
+
+
+def _fingerprint(root: Path) -> str:
+    return three_folders.read(root, None).data.fingerprint()
 
 
 def _count(specs: Sequence[ImageSpec], size: RenderSize) -> dict[str, Any]:
@@ -201,7 +208,7 @@ def _count(specs: Sequence[ImageSpec], size: RenderSize) -> dict[str, Any]:
 
 
 def _render_into(folder: Path, specs: Sequence[ImageSpec], settings: _Settings, *, workers: int, progress: bool) -> str:
-    """Write all images into a folder that exists; returns the fingerprint."""
+    """Write all images into a folder that exists; returns the digest of its content."""
     for name in FOLDERS:
         (folder / name).mkdir()
     chunks = [specs[start : start + _CHUNK] for start in range(0, len(specs), _CHUNK)]
@@ -210,7 +217,7 @@ def _render_into(folder: Path, specs: Sequence[ImageSpec], settings: _Settings, 
         for written in _write_chunks(chunks, folder, settings, workers):
             digests += written
             bar.update(len(written))
-    return _fingerprint(digests)
+    return _content(digests)
 
 
 def _publish(unfinished: Path, root: Path, parameters: dict[str, Any]) -> RenderSummary | None:
@@ -306,10 +313,11 @@ def render_market(
     unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}.partial")
     try:
         unfinished.mkdir(parents=True)
-        fingerprint = _render_into(unfinished, specs, settings, workers=processes, progress=progress)
-        manifest = {"parameters": parameters, "counts": counts, "fingerprint": fingerprint}
+        content = _render_into(unfinished, specs, settings, workers=processes, progress=progress)
+        manifest = {"parameters": parameters, "counts": counts, "content": content}
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        return _publish(unfinished, root, parameters) or RenderSummary(root, **counts, fingerprint=fingerprint)
+        summary = RenderSummary(root, **counts, content=content, fingerprint=_fingerprint(unfinished))
+        return _publish(unfinished, root, parameters) or summary
     except FileExistsError:
         raise
     except OSError as error:

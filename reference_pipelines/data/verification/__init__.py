@@ -1,16 +1,18 @@
 """Says what a folder is, whether it is whole, and what would make training or evaluation on it wrong."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from reference_pipelines.data.layouts import PUBLISHED, Counts, examine
-from reference_pipelines.data.layouts.reading import is_image
 from reference_pipelines.data.layouts.three_folders import rendered_counts
+from reference_pipelines.data.names import printable
 from reference_pipelines.data.verification.checks import (
     check_counts,
     check_duplicates,
     check_files,
     check_parts,
+    check_passed_over,
     check_people,
     count_parts,
 )
@@ -39,18 +41,17 @@ def verify(
     Raises:
         UserError: there is no data set, several, or another one than `layout`, or a worker died.
     """
-    data, problems, passed_over = examine(root, layout)
+    reading = examine(root, layout)
+    data = reading.data
     expected = rendered_counts(data.root) if data.rendered else published.get(data.layout)
-    findings = [Finding("error", problem.kind, problem.text, problem.examples) for problem in problems]
+    findings = [Finding("error", problem.kind, problem.text, problem.examples) for problem in reading.problems]
     if data.rendered and expected is None:
         text = f"the rendered.json of {data.root} does not say what was rendered; render it again"
         findings.append(Finding("error", "counts", text))
     if expected:
         findings += check_counts(data, expected)
     findings += check_parts(data) + check_people(data) + check_files(data, workers=workers) + check_duplicates(data)
-    if unlisted := [str(path) for path in passed_over if is_image(path)]:
-        text = "images lie in its folders that no list names; they are passed over"
-        findings.append(Finding("note", "unlisted", text, tuple(unlisted)))
+    findings += check_passed_over(reading)
     return Verification(
         root=data.root,
         layout=data.layout,
@@ -58,7 +59,11 @@ def verify(
         expected_from=expected.title if expected else "",
         notes=data.notes,
         parts=count_parts(data, expected),
-        passed_over=tuple(str(path) for path in passed_over),
-        findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
+        passed_over=tuple(printable(str(each.path)) for each in reading.passed_over),
+        findings=tuple(sorted(map(_printable, findings), key=lambda finding: finding.severity)),
         fingerprint=data.fingerprint(),
     )
+
+
+def _printable(finding: Finding) -> Finding:
+    return replace(finding, text=printable(finding.text), items=tuple(map(printable, finding.items)))

@@ -7,14 +7,44 @@ from pathlib import Path
 
 import numpy as np
 
-from reference_pipelines.data.decoding import find_corrupt
-from reference_pipelines.data.layouts import Counts
+from reference_pipelines.data.decoding import find_corrupt, holds_image
+from reference_pipelines.data.layouts import Counts, Reading
+from reference_pipelines.data.layouts.published import differences
 from reference_pipelines.data.layouts.reading import counted
+from reference_pipelines.data.layouts.scanning import PassedOver, said
 from reference_pipelines.data.records import PARTS, ImageList, Part, ReidData
 from reference_pipelines.data.verification.result import Finding, PartCounts, Severity
 from reference_pipelines.progress import progress_bar
 
 _Place = tuple[Part, int]  # a part and an index in it
+
+
+def check_passed_over(reading: Reading) -> list[Finding]:
+    """Find people and images that are missing from the parts because of where they lie or how they are called."""
+    findings = []
+    if reading.vanished:
+        text = f"{counted(len(reading.vanished), 'person has', 'people have')} nothing but what is passed over"
+        findings.append(Finding("error", "vanished", text, reading.vanished))
+    images, others = [], []
+    for each in reading.passed_over:
+        kind = each.kind
+        if kind in ("file", "deep", "litter") and each.path.is_file() and holds_image(each.path):
+            images.append(each)
+        elif kind != "litter":
+            others.append(each)
+    if images:
+        text = (
+            f"{counted(len(images), 'image is', 'images are')} passed over ({said(images) or 'hidden'}); let their "
+            "names end like an image's, .jpg, and move them to the others, or remove them"
+        )
+        findings.append(Finding("error", "passed over", text, _places(images)))
+    if others:
+        findings.append(Finding("note", "passed over", said(others), _places(others)))
+    return findings
+
+
+def _places(found: Sequence[PassedOver]) -> tuple[str, ...]:
+    return tuple(f"{each.path}{'/' * each.path.is_dir()}" for each in found)
 
 
 def count_parts(data: ReidData, expected: Counts | None) -> tuple[PartCounts, ...]:
@@ -40,14 +70,7 @@ def count_parts(data: ReidData, expected: Counts | None) -> tuple[PartCounts, ..
 
 def check_counts(data: ReidData, expected: Counts) -> list[Finding]:
     """Find numbers of images, people, cameras or junk that are not those of the whole data set."""
-    cameras = len(np.unique(np.concatenate([data.part(name).cameras for name in PARTS])))
-    pairs = [("cameras", cameras, expected.cameras)]
-    for part in count_parts(data, expected):
-        pairs.append((f"{part.part} images", part.images, getattr(expected, part.part)))
-        pairs.append((f"{part.part} ids", part.ids, getattr(expected, f"{part.part}_ids")))
-    if expected.junk is not None:
-        pairs.append(("junk images", data.junk, expected.junk))
-    wrong = tuple(f"{what}: {found:,} of {whole:,}" for what, found, whole in pairs if found != whole)
+    wrong = differences(data, expected)
     if not wrong:
         return []
     other = "; if it is a set of your own in these folders, say --layout three_folders"
@@ -145,7 +168,7 @@ def check_files(data: ReidData, *, workers: int) -> list[Finding]:
         workers: processes that decode; 0 decodes in this one.
     """
     paths = list(dict.fromkeys(path for name in PARTS for path in data.part(name).paths))
-    empty = [path for path in paths if path.stat().st_size == 0]
+    empty = [path for path in paths if _size(path) == 0]
     findings = []
     if empty:
         what = counted(len(empty), "image file is", "image files are")
@@ -160,6 +183,14 @@ def check_files(data: ReidData, *, workers: int) -> list[Finding]:
     return findings
 
 
+def _size(path: Path) -> int | None:
+    """Return a file's size, None where it cannot be looked at: that it does not decode says why."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def check_duplicates(data: ReidData) -> list[Finding]:
     """Find files of the same content, and tell those that falsify training or scores from those that do not."""
     places: dict[Path, list[_Place]] = defaultdict(list)
@@ -167,7 +198,7 @@ def check_duplicates(data: ReidData) -> list[Finding]:
         for index, path in enumerate(data.part(name).paths):
             places[path].append((name, index))
     groups = same_content(list(places))
-    groups += [[path] for path, found in places.items() if len(found) > 1 and path.stat().st_size]
+    groups += [[path] for path, found in places.items() if len(found) > 1 and _size(path)]
     sorted_groups: dict[str, list[str]] = defaultdict(list)
     for group in groups:
         kind = _duplicate_kind(data, [place for path in group for place in places[path]])
@@ -211,13 +242,16 @@ def same_content(paths: Sequence[Path]) -> list[list[Path]]:
     """Return the groups of two or more files whose content is the same and not empty, in the paths' order."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
-        by_size[path.stat().st_size].append(path)
-    by_size.pop(0, None)
+        if size := _size(path):
+            by_size[size].append(path)
     alike = [path for group in by_size.values() if len(group) > 1 for path in group]
     by_content: dict[bytes, list[Path]] = defaultdict(list)
     with progress_bar(alike, len(alike), "comparing files", unit="file") as bar:
         for path in bar:
-            with open(path, "rb") as file:
-                by_content[hashlib.file_digest(file, "sha256").digest()].append(path)
+            try:
+                with open(path, "rb") as file:
+                    by_content[hashlib.file_digest(file, "sha256").digest()].append(path)
+            except OSError:  # it does not decode either, which says why
+                continue
     order = {path: index for index, path in enumerate(paths)}
     return sorted((group for group in by_content.values() if len(group) > 1), key=lambda group: order[group[0]])

@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from pathlib import Path
 
+from reference_pipelines.data.names import printable
 from reference_pipelines.data.verification.result import Finding, Verification
 from reference_pipelines.reporting.table import format_table
 
@@ -17,7 +18,11 @@ def format_verification(result: Verification) -> str:
     """Return the tables, the findings and the verdict, as wide as the terminal but 80 to 120 columns."""
     width = min(max(shutil.get_terminal_size().columns, _WIDTHS[0]), _WIDTHS[1])
     name = result.name if result.name == result.layout else f"{result.name} ({result.layout})"
-    head = [f"{name} at {result.root}", *_wrapped(result.notes, width), f"fingerprint {result.fingerprint}"]
+    head = [
+        f"{name} at {printable(str(result.root))}",
+        *_wrapped(result.notes, width),
+        f"fingerprint {result.fingerprint}",
+    ]
     if result.passed_over:
         names = Counter(Path(path).name for path in result.passed_over)
         named = ", ".join(sorted(names)[:_ITEMS]) + (", ..." if len(names) > _ITEMS else "")
@@ -72,7 +77,7 @@ def _cameras(result: Verification) -> str:
 def _finding(finding: Finding, root: Path, width: int) -> str:
     indent = " " * 7
     head = textwrap.fill(f"{finding.severity:<7}{finding.kind}: {finding.text}", width, subsequent_indent=indent)
-    folder = f"{root.parent if root.is_file() else root}/"
+    folder = printable(f"{root.parent if root.is_file() else root}/")
     lines = [head, *(indent + item.replace(folder, "") for item in finding.items[:_ITEMS])]
     if len(finding.items) > _ITEMS:
         lines.append(f"{indent}and {len(finding.items) - _ITEMS:,} more: --json lists them")

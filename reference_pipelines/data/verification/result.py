@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from reference_pipelines.data.names import printable
+
 Severity = Literal["error", "note"]
 
 
@@ -62,7 +64,7 @@ class Verification:
         expected_from: where the expected counts are from; "" where there are none.
         notes: rules that were applied in reading.
         parts: counts of train, query and gallery.
-        passed_over: files in its folders that were not taken.
+        passed_over: what lies in its folders and was not taken, litter of systems too.
         findings: errors first.
         fingerprint: digest of the data set, as results name it.
     """
@@ -85,4 +87,4 @@ class Verification:
     def to_plain(self) -> dict[str, Any]:
         """Return the result as JSON holds it."""
         plain = dataclasses.asdict(self)
-        return {**plain, "root": str(self.root), "errors": self.errors, "notes": list(self.notes)}
+        return {**plain, "root": printable(str(self.root)), "errors": self.errors, "notes": list(self.notes)}
