@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnreid._tracing import Unscriptable, is_symbolic, leaf
 from attnreid.backbones._site import Site
 
 CHILD = "attention"
@@ -140,18 +141,28 @@ class Replacement(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class _Attended(nn.Module):
+class _Attended(Unscriptable):
     """The part of a generated class that calls the attention; it stands before the host's own class."""
 
     attended_class: type[nn.Module]
     attention: nn.Module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if is_symbolic(*args, *kwargs.values()) and self.attended_class.__module__.startswith(
+            ("torch.nn.", "torch.ao.nn.")
+        ):
+            return self.attention(host_forward(self, *args, **kwargs))
         return self.attention(super().forward(*args, **kwargs))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The generated class has no importable name: name the class that it was generated from instead.
         return _rebuild, (self.attended_class,), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+@leaf
+def host_forward(host: _Attended, *args: Any, **kwargs: Any) -> Any:
+    """Return what the host's own class does; torch.fx keeps torch's own modules whole, and so this one."""
+    return super(_Attended, host).forward(*args, **kwargs)
 
 
 class _HidesFromList(nn.Module):
