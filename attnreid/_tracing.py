@@ -72,11 +72,10 @@ def is_recording() -> bool:
 
 
 def holds_trace(module: nn.Module) -> bool:
-    """Whether the module is a graph into which attention was traced, by torch.fx or torch.jit.trace."""
-    if isinstance(module, GraphModule):
-        targets = [node.target for node in module.graph.nodes]
-        return any(getattr(target, "__module__", "").startswith("attnreid.") for target in targets)
-    return isinstance(module, torch.jit.ScriptModule)
+    """Whether the module is a graph of torch.fx into which attention was traced."""
+    if not isinstance(module, GraphModule):
+        return False
+    return any(getattr(node.target, "__module__", "").startswith("attnreid.") for node in module.graph.nodes)
 
 
 class Unscriptable(nn.Module):

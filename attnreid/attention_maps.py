@@ -63,10 +63,10 @@ def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[
         raise TypeError(f"record_attention: the model must be an nn.Module, got {type(model).__name__}: pass the model")
     for name, module in model.named_modules():
         where = repr(name) if name else "a model"
-        if holds_trace(module):
+        if holds_trace(module) or (module is model and isinstance(model, torch.jit.ScriptModule)):
             raise ValueError(
-                f"record_attention: the model must run its attention layers, got {where} traced to a graph of operations: "
-                "record from the model that it was traced from"
+                f"record_attention: the model must run its attention layers, got {where} traced to a graph without "
+                "any: record from the model that it was traced from"
             )
         wrapped = "_orig_mod" in module._modules
         if wrapped or module._compiled_call_impl is not None:

@@ -148,9 +148,8 @@ class _Attended(Unscriptable):
     attention: nn.Module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if is_symbolic(*args, *kwargs.values()) and self.attended_class.__module__.startswith(
-            ("torch.nn.", "torch.ao.nn.")
-        ):
+        of_torch = self.attended_class.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+        if of_torch and is_symbolic(*args, *kwargs.values()):
             return self.attention(host_forward(self, *args, **kwargs))
         return self.attention(super().forward(*args, **kwargs))
 

@@ -57,8 +57,8 @@ class SplitAttention(GateLayer, Foldable):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, `parts` does not divide the channels, or the input is not a
-            map with C channels and at least one position, or a single image in train mode, whose pooled vector has no batch
-            statistics.
+            map with C channels and at least one position, or a single image in train mode, whose pooled vector
+            has no batch statistics.
 
     Example:
         >>> attention = SplitAttention(64)
