@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 
-def traced_and_loaded(model: nn.Module, example: Tensor) -> nn.Module:
-    """Return what a file of torch.jit.trace's holds; an answer that our code took for all inputs is an error."""
+def traced_and_loaded(model: nn.Module, example: Tensor, *, again: bool = True) -> nn.Module:
+    """Return what a file of torch.jit.trace's holds; an answer that our code took for all inputs is an error.
+
+    With `again`, torch traces a second time and compares the graphs.
+    """
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # the backbones' and torch's own
         warnings.filterwarnings("error", category=torch.jit.TracerWarning, module="attnreid")
-        torch.jit.save(torch.jit.trace(model, example), file)
+        torch.jit.save(torch.jit.trace(model, example, check_trace=again), file)
         file.seek(0)
         return torch.jit.load(file)
 
