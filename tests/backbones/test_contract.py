@@ -587,23 +587,24 @@ def test_runs_in_onnxruntime_with_a_dynamic_batch(backbone: Backbone, attended: 
 
 @only_resnet18_is_fast
 @train_and_eval
-def test_torch_fx_traces_it_for_any_batch_and_both_modes(
-    backbone: Backbone, attended: nn.Module, training: bool
-) -> None:
+def test_torch_fx_traces_it_for_any_batch(backbone: Backbone, attended: nn.Module, training: bool) -> None:
+    # In the mode that it is traced in: some of timm's norms stay in it.
     traced = torch.fx.symbolic_trace(attended.train(training))
     twin = copy.deepcopy(attended)
-    for mode in (training, not training):
-        for one in (traced, twin):
-            one.train(mode)
-        x = backbone.images(3, seed=2)
+    for count in (3, 7):
+        x = backbone.images(count, seed=2)
         for one in (traced, twin):
             backward(one, x)
         for name, parameter in new_parameters(twin).items():
             assert torch.equal(traced.get_parameter(name).grad, parameter.grad), name
-    assert torch.equal(traced.eval()(images := backbone.images(7, seed=3)), twin.eval()(images))
+    outputs = []
+    for one in (traced, twin):
+        torch.manual_seed(5)  # for dropout
+        outputs.append(one(x))
+    assert torch.equal(*outputs)
+    buffers = dict(traced.named_buffers())
     for name, buffer in twin.named_buffers():
-        if name in traced.state_dict():
-            assert torch.equal(traced.get_buffer(name), buffer), name
+        assert name not in buffers or torch.equal(buffers[name], buffer), name
 
 
 @only_resnet18_is_fast
