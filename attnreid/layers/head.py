@@ -7,6 +7,7 @@ meant to run on pixel-level attention's output, with pixel-level attention's gat
 
 import copy
 import math
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,8 @@ class HeadLevelAttention(Unscriptable):
         nn.init.normal_(self.position_height)
         nn.init.normal_(self.position_width)
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    # Not `Tensor | None`: with that, torch.fx of torch 2.6 cannot pickle its graph of this layer.
+    def forward(self, x: Tensor, gate: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
         """Return the attended map; pixel-level attention's `gate` weighs each image's position code."""
         x = check_map("HeadLevelAttention", x, self.channels, self.size)
         gate = _check_gate(x, gate)
