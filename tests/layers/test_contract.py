@@ -647,7 +647,7 @@ def test_a_graph_of_torch_fx_refuses_what_the_layer_refuses(case):
 @train_and_eval
 def test_torch_jit_traces_it_to_a_file_for_any_batch(case, training):
     layer = case.random().train(training)
-    traced = traced_and_loaded(layer, a_batch(4, dtype=torch.float32))
+    traced = traced_and_loaded(layer, a_batch(4, dtype=torch.float32).requires_grad_())
     for images in (4, 7, 2):
         ours, theirs = (a_batch(images, dtype=torch.float32).requires_grad_() for _ in range(2))
         y, wanted = traced(ours), layer(theirs)
