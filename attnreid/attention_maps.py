@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid import _recording
+from attnreid._tracing import holds_trace
 from attnreid.backbones.attach import attachments
 
 _INSIDE = (
@@ -41,7 +42,8 @@ def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: `model`, or a module in it, is compiled.
+        ValueError: `model`, or a module in it, is compiled, or attention was traced into it: a graph has no
+            layers left to listen to.
         RuntimeError: it is called inside a compiled function.
 
     Example:
@@ -60,15 +62,18 @@ def record_attention(model: nn.Module) -> AbstractContextManager[dict[str, dict[
     if not isinstance(model, nn.Module):
         raise TypeError(f"record_attention: the model must be an nn.Module, got {type(model).__name__}: pass the model")
     for name, module in model.named_modules():
+        where = repr(name) if name else "a model"
+        if holds_trace(module) or (module is model and isinstance(model, torch.jit.ScriptModule)):
+            raise ValueError(
+                f"record_attention: the model must run its attention layers, got {where} traced to a graph without "
+                "any: record from the model that it was traced from"
+            )
         wrapped = "_orig_mod" in module._modules
         if wrapped or module._compiled_call_impl is not None:
             way_out = (
                 "pass the module in it, ._orig_mod, and run that" if wrapped else "record from copy.deepcopy(model)"
             )
-            raise ValueError(
-                f"record_attention: the model must run eagerly, got {repr(name) if name else 'a model'} compiled: "
-                f"{way_out}"
-            )
+            raise ValueError(f"record_attention: the model must run eagerly, got {where} compiled: {way_out}")
     return _recording_of(model)
 
 

@@ -14,10 +14,13 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import attnreid.layers  # noqa: F401  (importing the layers registers their names)
 from attnreid._recording import record
+from attnreid._tracing import Unscriptable, is_recording, leaf
 from attnreid.layers._checks import check_count, check_flag, check_map, check_multiple, check_size, describe
+from attnreid.layers._folding import reset_norm
 from attnreid.layers._gate import GateLayer, SplitDim, join_gates
 from attnreid.layers._pooling import affine
 from attnreid.registry import find_attention, option_names
@@ -138,7 +141,7 @@ def _parts_per_level(levels: int | Sequence[int], radix: int) -> tuple[int, ...]
 # The module: it walks the plan
 
 
-class AttentionPyramid(nn.Module):
+class AttentionPyramid(Unscriptable):
     """Multiplies the map by a pyramid of gates, each level's made from finer parts of the map.
 
     APNet's Eq. 1-3: level i splits the map into parts, attends each with weights of its own, merges the
@@ -178,7 +181,7 @@ class AttentionPyramid(nn.Module):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, a level does not divide what it splits, or the input is not
-            a non-empty map of C channels (and this size, where a level depends on it).
+            a map of C channels and at least one position (and of this size, where a level depends on it).
 
     Example:
         >>> pyramid = AttentionPyramid(64, "se", levels=3)
@@ -240,7 +243,7 @@ class AttentionPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map after all levels."""
-        check_map(_WHO, x, self.channels, self._needed_size)
+        x = check_map(_WHO, x, self.channels, self._needed_size)
         if not self.plan:
             return x
         gates = [cast(GateLayer, self.levels[index]) for index in self._steps] if self._all_gates else []
@@ -307,7 +310,7 @@ def _show(attention: Attention | Sequence[Attention]) -> str:
     return getattr(attention, "__name__", repr(attention))
 
 
-class _Parts(nn.Module):
+class _Parts(Unscriptable):
     """Splits the map, gives each part to an attention of its own and joins what they return."""
 
     def __init__(self, parts: Sequence[nn.Module], dim: SplitDim) -> None:
@@ -317,7 +320,7 @@ class _Parts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pieces = x.chunk(len(self.parts), self.axis)
-        return torch.cat([_attend(part, piece) for part, piece in zip(self.parts, pieces, strict=True)], self.axis)
+        return torch.cat([_attend(part, pieces[index]) for index, part in enumerate(self.parts)], self.axis)
 
 
 class _GateParts(GateLayer):
@@ -332,7 +335,9 @@ class _GateParts(GateLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         gates = []
-        for part, piece in zip(self.parts, x.chunk(len(self.parts), self.axis), strict=True):
+        pieces = x.chunk(len(self.parts), self.axis)
+        for index, part in enumerate(self.parts):
+            piece = pieces[index]
             gate = cast(GateLayer, part).gate(piece)
             # A gate that is one number for the whole part is spread over it, to stand beside the other
             # parts'.
@@ -347,10 +352,14 @@ _AXIS = {"channels": 1, "height": 2}
 
 def _attend(layer: nn.Module, x: Tensor) -> Tensor:
     """Run a foreign attention, refusing one that returns something else than a map of the same shape."""
-    y: Tensor = layer(x)
-    if y.shape != x.shape:
+    return _check_same_shape(type(layer).__name__, x, layer(x))
+
+
+@leaf
+def _check_same_shape(who: str, x: Tensor, y: Tensor) -> Tensor:
+    if not is_recording() and y.shape != x.shape:
         raise ValueError(
-            f"{_WHO}: {type(layer).__name__} must return a map of its input's shape {tuple(x.shape)}, "
+            f"{_WHO}: {who} must return a map of its input's shape {tuple(x.shape)}, "
             f"got {tuple(y.shape)}: wrap it so that it does"
         )
     return y
@@ -358,7 +367,9 @@ def _attend(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _reset(module: nn.Module) -> None:
     reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
+    if isinstance(module, _BatchNorm):
+        reset_norm(module)
+    elif callable(reset):
         reset()
 
 

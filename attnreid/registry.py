@@ -17,15 +17,17 @@ Builder = TypeVar("Builder", bound=AttentionBuilder)
 _builders: dict[str, AttentionBuilder] = {}
 
 
-def register_attention(name: str) -> Callable[[Builder], Builder]:
+def register_attention(name: str, *, replace: bool = False) -> Callable[[Builder], Builder]:
     """Register a layer class, or any callable `(channels, **options)` that returns a module, under `name`.
 
     Args:
         name: what `create_attention` and `AttentionPyramid` shall know it by.
+        replace: take the name over from what has it, if anything: for a notebook whose cell runs again. What
+            was built before stays as it is; what is built by that name from now on is the new one.
 
     Raises:
-        TypeError: if the name is not a string or what it decorates cannot be called.
-        ValueError: if the name is empty or taken.
+        TypeError: if the name is not a string, `replace` is not a bool, or what it decorates cannot be called.
+        ValueError: if the name is empty, or taken and not to be replaced.
 
     Example:
         >>> from torch import nn
@@ -41,14 +43,19 @@ def register_attention(name: str) -> Callable[[Builder], Builder]:
         )
     if not name:
         raise ValueError("register_attention: the name must not be empty, got '': choose one")
+    if not isinstance(replace, bool):
+        raise TypeError(f"register_attention: replace must be a bool, got {replace!r}: pass True or False")
 
     def register(builder: Builder) -> Builder:
         if not callable(builder):
             raise TypeError(
                 f"register_attention: {name!r} must be given a class or function, got {builder!r}: decorate one"
             )
-        if name in _builders:
-            raise ValueError(f"register_attention: a name must be new, got {name!r}, which is taken: choose another")
+        if name in _builders and not replace:
+            raise ValueError(
+                f"register_attention: a name must be new, got {name!r}, which is taken: choose another, or write "
+                f"register_attention({name!r}, replace=True) to take it over"
+            )
         _builders[name] = builder
         return builder
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from attnreid._counting import count_multiply_adds
 from benchmarks.agreement import find_disagreement
 from benchmarks.cases import Job, Peer, Skipped, Target, Variant, Work
-from benchmarks.counting import count_multiply_adds
 from benchmarks.memory import measure_peak, measure_resident
 from benchmarks.timing import clock, find_repeats
 from reference_pipelines.progress import progress_bar

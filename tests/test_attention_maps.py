@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -225,3 +226,24 @@ def test_a_compiled_wrapper_runs_eagerly_inside_and_is_not_compiled_anew(images:
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(TypeError, match=r"record_attention: the model must be an nn.Module, got str"):
         record_attention("model")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.parametrize("trace", [lambda model, x: torch.fx.symbolic_trace(model), torch.jit.trace], ids=["fx", "jit"])
+def test_a_graph_that_attention_was_traced_into_has_no_layer_to_listen_to(
+    trace: Callable[[nn.Module, Tensor], nn.Module], model: ResNet, images: Tensor
+) -> None:
+    attach(model, "se", "layer1", input_size=SIZE)
+    traced = trace(model, images)
+    with pytest.raises(
+        ValueError, match=r"record_attention: .*got a model traced to a graph .*: record from the model"
+    ):
+        record_attention(traced)
+
+
+def test_attention_that_was_attached_to_a_graph_is_recorded(model: ResNet, images: Tensor) -> None:
+    traced = torch.fx.symbolic_trace(model)
+    attach(traced, "se", "layer1.0.conv1", input_size=SIZE)
+    with record_attention(traced) as gates:
+        traced(images)
+    assert list(gates) == ["layer1.0.conv1"]

@@ -507,7 +507,7 @@ def test_refuses_an_attention_that_changes_the_shape():
         ),
         (ValueError, "se", torch.zeros(8, 4, 2), r"AttentionPyramid: the input must have 4 dimensions"),
         (TypeError, "se", torch.zeros(1, 8, 4, 2, dtype=torch.int64), r"AttentionPyramid: .* floating point"),
-        (ValueError, "se", torch.zeros(0, 8, 4, 2), r"AttentionPyramid: the input must not be empty"),
+        (ValueError, "se", torch.zeros(1, 8, 0, 2), r"AttentionPyramid: .* a height and a width"),
     ],
 )
 def test_refuses_wrong_maps(error, attention, x, message):
@@ -522,3 +522,23 @@ def test_a_strip_pyramid_of_any_attention_refuses_another_height():
 
 def test_channel_pyramids_take_maps_of_any_size():
     assert AttentionPyramid(8, size=SIZE)(torch.zeros(1, 8, 9, 5)).shape == (1, 8, 9, 5)
+
+
+def test_it_starts_anew_where_torchs_norms_cannot_without_a_bias(monkeypatch):
+    def older(norm):  # as in torch 2.6
+        norm.reset_running_stats()
+        if norm.affine:
+            nn.init.ones_(norm.weight)
+            nn.init.zeros_(norm.bias)
+
+    monkeypatch.setattr(torch.nn.modules.batchnorm._NormBase, "reset_parameters", older)
+    layer = AttentionPyramid(8, ("se", "split"))
+    fresh = {name: value.clone() for name, value in layer.state_dict().items() if "norm" in name or ".1." in name}
+    with torch.no_grad():
+        for value in layer.state_dict().values():
+            value.fill_(7)
+    layer.reset_parameters()
+    for name, value in layer.state_dict().items():
+        assert not (value == 7).all(), name
+        if name.startswith("levels.1.norm") or name.startswith("levels.1.reduce.1"):
+            assert torch.equal(value, fresh[name]), name

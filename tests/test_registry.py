@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import attnreid.layers
-from attnreid import registry
+from attnreid import AttentionPyramid, attach, registry
 from attnreid.registry import create_attention, list_attention, register_attention
 
 
@@ -86,9 +86,47 @@ def test_an_unknown_option_is_refused_with_the_closest(options, message):
 
 
 def test_a_name_is_registered_once():
-    with pytest.raises(ValueError, match=r"a name must be new, got 'se', which is taken"):
+    with pytest.raises(ValueError, match=r"got 'se', which is taken: .*register_attention\('se', replace=True\)"):
         register_attention("se")(nn.Identity)
     assert type(create_attention("se", 8)).__name__ == "SqueezeExcitation"
+
+
+class Mine(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class MineAgain(Mine):
+    def forward(self, x):
+        return 2 * x * self.factor
+
+
+def test_a_cell_that_runs_again_takes_its_name_over():
+    register_attention("mine", replace=True)(Mine)  # the first time there is nothing to replace
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    attachment = attach(model, "mine", "0", input_size=(4, 4))
+    printed, before = repr(AttentionPyramid(4, "mine", levels=1)), str(attachment)
+    x = torch.ones(1, 4, 4, 4)
+
+    assert register_attention("mine", replace=True)(MineAgain) is MineAgain
+    assert list_attention().count("mine") == 1
+    assert torch.equal(create_attention("mine", 4)(x), 2 * x)
+    assert torch.equal(model.get_submodule("0.attention")(x), x)  # what was built stays
+    assert str(attachment) == before
+    assert repr(AttentionPyramid(4, "mine", levels=1)) == printed.replace("Mine(", "MineAgain(")
+    attachment.remove()
+    attach(model, "mine", "0", input_size=(4, 4))
+    assert torch.equal(model.get_submodule("0.attention")(x), 2 * x)
+
+
+@pytest.mark.parametrize("replace", ["yes", 1, None])
+def test_whether_to_replace_is_yes_or_no(replace):
+    with pytest.raises(TypeError, match=rf"replace must be a bool, got {replace!r}"):
+        register_attention("mine", replace=replace)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """What a module costs: its parameters, and the multiply-adds of one image."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
+from attnreid import _counting
 from attnreid.backbones._measuring import stand_in
 
 
@@ -17,16 +20,13 @@ def count_multiply_adds(module: nn.Module, *shape: int) -> int | None:
     Convolutions, linear maps and matrix products count, a multiplication with its addition as one. Pooling,
     batch norms, activations and gating, which are a few passes over a map, do not.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # importing it may import a compiler
-
     for meta in (True, False):
         try:
             double = stand_in(module, meta=meta, bypass=False)
             like = next((tensor for tensor in double.parameters() if tensor.is_floating_point()), torch.empty(0))
             x = torch.zeros((1, *shape), dtype=like.dtype, device="meta" if meta else like.device)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                double(x)
-            return int(counter.get_total_flops()) // 2
+            with torch.no_grad():
+                return _counting.count_multiply_adds(partial(double, x))
         except Exception:
             continue  # some modules run only off the meta device
     return None

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from attnreid._tracing import Unscriptable, is_symbolic, leaf
 from attnreid.backbones._site import Site
 
 CHILD = "attention"
@@ -224,13 +225,16 @@ class Replacement(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class _Attended(nn.Module):
+class _Attended(Unscriptable):
     """The part of a generated class that calls the attention; it stands before the host's own class."""
 
     attended_class: type[nn.Module]
     attention: nn.Module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        of_torch = self.attended_class.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+        if of_torch and is_symbolic(*args, *kwargs.values()):
+            return self.attention(host_forward(self, *args, **kwargs))
         return self.attention(super().forward(*args, **kwargs))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -238,6 +242,12 @@ class _Attended(nn.Module):
             return super().__reduce_ex__(protocol)  # torch's own class on top says what becomes of it
         # The generated class has no importable name: name the class that it was generated from instead.
         return _rebuild, (self.attended_class,), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+@leaf
+def host_forward(host: _Attended, *args: Any, **kwargs: Any) -> Any:
+    """Return what the host's own class does; torch.fx keeps torch's own modules whole, and so this one."""
+    return super(_Attended, host).forward(*args, **kwargs)
 
 
 class _HidesFromList(nn.Module):

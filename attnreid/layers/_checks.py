@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attnreid._tracing import is_recording, leaf
 
 
 def check_count(who: str, name: str, value: object, *, least: int = 1) -> None:
@@ -40,8 +43,14 @@ def check_multiple(who: str, what: str, value: int, divisor: int, *, step: int |
         raise ValueError(f"{who}: {what} must be a multiple of {divisor}, got {value}: the nearest is {nearest}")
 
 
-def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None = None) -> None:
-    """Refuse all but a non-empty floating-point map (N, channels, H, W), of this size where one is given."""
+@leaf
+def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Return the map, refusing all but a floating-point (N, channels, H, W), of this size where one is given.
+
+    There may be no image in it. It is handed through, so that a graph made of the code keeps the check.
+    """
+    if is_recording():
+        return x  # its sizes are recorded there, and a comparison would be an answer for all maps
     shape = tuple(x.shape)
     if x.ndim != 4:
         raise ValueError(
@@ -60,13 +69,20 @@ def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None =
             f"{who}: the map must be {size[0]}x{size[1]} (height x width), got {x.shape[2]}x{x.shape[3]}: "
             "feed that size or build the layer for this one"
         )
-    if x.numel() == 0:
-        raise ValueError(f"{who}: the input must not be empty, got shape {shape}: drop empty batches first")
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f"{who}: the map must have a height and a width, got shape {shape}: feed larger images")
+    return x
 
 
-def check_statistics(who: str, values: int) -> None:
-    """Refuse a batch norm in train mode a single value a channel, which has no variance."""
-    if values < 2:
+@leaf
+def check_statistics(who: str, values: int, norms: Sequence[nn.Module]) -> None:
+    """Refuse a single value a channel where one of these is a batch norm in train mode: it has no variance.
+
+    No value at all passes, as it does through a batch norm, which keeps its statistics then.
+    """
+    if is_recording():
+        return
+    if values == 1 and any(isinstance(norm, _BatchNorm) and norm.training for norm in norms):
         raise ValueError(
             f"{who}: in train mode its batch norm must see at least 2 values a channel, got 1: "
             "pass at least 2 images, or call eval() first"

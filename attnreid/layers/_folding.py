@@ -1,4 +1,4 @@
-"""What inference can do without: a layer that folds itself, and a linear map that takes its batch norm in."""
+"""What layers do with a batch norm: start it anew, keep it behind a linear map, and fold it for inference."""
 
 from typing import Self
 
@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
+from attnreid._tracing import Unscriptable
 
-class Foldable(nn.Module):
+
+class Foldable(Unscriptable):
     """A layer that has an equal form with fewer operations in eval mode; `attnreid.fold` asks it to take it.
 
     `fold_` changes the layer in place and for good: no batch statistics are left to train with, so a folded
@@ -75,6 +77,15 @@ def eval_form(who: str, norm: nn.Module | None) -> tuple[Tensor, Tensor, float, 
     )
 
 
+def reset_norm(norm: _BatchNorm) -> None:
+    """Start a batch norm anew, also one without a bias, on which older releases' `reset_parameters` fails."""
+    norm.reset_running_stats()
+    if norm.weight is not None:
+        nn.init.ones_(norm.weight)
+    if norm.bias is not None:
+        nn.init.zeros_(norm.bias)
+
+
 def like(old: Tensor, new: Tensor) -> nn.Parameter:
     """Return `new` as a parameter that is trained or frozen as `old` was."""
     return nn.Parameter(new.detach(), requires_grad=old.requires_grad)
@@ -109,7 +120,7 @@ class NormedLinear(nn.Module):
         bound = self.weight.shape[2] ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         if self.norm is not None:
-            self.norm.reset_parameters()
+            reset_norm(self.norm)
 
     def finish(self, product: Tensor) -> Tensor:
         """Return the weights' product `(N, parts, outputs, P)` after batch norm and ReLU, all parts together.

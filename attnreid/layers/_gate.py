@@ -3,17 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from attnreid._recording import record
+from attnreid._tracing import Unscriptable, is_recording, leaf
 from attnreid.layers._checks import check_map, check_statistics
 from attnreid.layers._pooling import Moments, affine, pool_beside, widened
 
 SplitDim = Literal["channels", "height"]
 
 
-class GateLayer(nn.Module):
+class GateLayer(Unscriptable):
     """Multiplies the map by the gate that a subclass computes, and names that gate to whoever records.
 
     A subclass with a `split_dim` takes `parts=n` and handles its parts itself. A subclass with `pooled =
@@ -64,27 +64,12 @@ class GateLayer(nn.Module):
 
     def affine(self, gate: Tensor, moments: Moments) -> tuple[Tensor, Tensor | None]:
         """Return factor and offset of the layer, gate and norm together, for a map with these moments."""
-        norm = self.norm
-        if norm is None:
-            return gate, None
-        wide = widened(moments.mean.dtype)
-        gate = gate.to(wide)
-        if norm.training:
-            count = gate.shape[0] * moments.positions
-            check_statistics(type(self).__name__, count)
-            mean, variance = _batch_statistics(gate, moments)
-            _update_running(norm, mean, variance, count)
-        else:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            mean, variance = norm.running_mean[:, None, None].to(wide), norm.running_var[:, None, None].to(wide)
-        scale = norm.weight[:, None, None].to(wide) * (variance + norm.eps).rsqrt()
-        return gate * scale, -mean * scale
+        return (gate, None) if self.norm is None else _normed(type(self).__name__, self.norm, gate, moments)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated map."""
         if self.joins:
-            check_map(type(self).__name__, x, self.channels)
+            x = check_map(type(self).__name__, x, self.channels)
             return affine(*join_gates(x, [(self, self.recorded_gate)]))
         return self.apply_gate(x, self.recorded_gate(x))
 
@@ -99,7 +84,7 @@ def join_gates(
     and multiplied once, whatever their number.
     """
     dtype = x.dtype
-    x, first = pool_beside(x, variance=any(layer.norm is not None and layer.norm.training for layer, _ in steps))
+    x, first = _pool(x, [layer.norm for layer, _ in steps if layer.norm is not None])
     factor: Tensor | None = None
     offset: Tensor | None = None
     for layer, gate in steps:
@@ -113,6 +98,36 @@ def join_gates(
     return x, factor.to(dtype), offset.to(dtype)  # computed wider, and applied to a map that stays as narrow
 
 
+@leaf
+def _pool(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, Moments]:
+    """Return the map and its moments, with a variance where one of the norms is in train mode."""
+    return pool_beside(x, variance=any(norm.training for norm in norms))
+
+
+@leaf
+def _normed(who: str, norm: nn.BatchNorm2d, gate: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
+    """Return factor and offset of a gate and the norm behind it; in train mode the norm's statistics move."""
+    wide = widened(moments.mean.dtype)
+    gate = gate.to(wide)
+    if norm.training and not _is_empty(gate):
+        count = gate.shape[0] * moments.positions
+        check_statistics(who, count, [norm])
+        mean, variance = _batch_statistics(gate, moments)
+        _update_running(norm, mean.detach(), variance.detach(), count)
+    else:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        mean, variance = norm.running_mean[:, None, None].to(wide), norm.running_var[:, None, None].to(wide)
+        if norm.training and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)  # as a batch norm does that is given no image
+    scale = norm.weight[:, None, None].to(wide) * (variance + norm.eps).rsqrt()
+    return gate * scale, -mean * scale
+
+
+def _is_empty(gate: Tensor) -> bool:
+    return not is_recording() and gate.shape[0] == 0
+
+
 def _batch_statistics(gate: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the gated map over images and positions, `(C, 1, 1)` each.
 
@@ -124,7 +139,6 @@ def _batch_statistics(gate: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
     return mean, (gate.square() * moments.variance + (means - mean).square()).mean(dim=0)
 
 
-@torch.no_grad()
 def _update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Move the running statistics as the norm itself would, which keeps the unbiased variance."""
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from attnreid._tracing import is_recording
+
 
 class Moments(NamedTuple):
     """Each image's mean and variance over the positions, `(N, C, 1, 1)`; None for a variance nobody needs."""
@@ -34,7 +36,7 @@ def pool_beside(x: Tensor, *, variance: bool = False) -> tuple[Tensor, Moments]:
     With the variance, a map of half precision has moments of single precision, as in a batch norm.
     """
     positions = x.shape[2] * x.shape[3]
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
+    if torch.compiler.is_compiling() or is_recording() or not (torch.is_grad_enabled() and x.requires_grad):
         if not variance:  # a compiler fuses the passes itself
             return x, Moments(x.mean(dim=(2, 3), keepdim=True), None, positions)
         wide = x.to(widened(x.dtype))

@@ -57,7 +57,7 @@ class DomainLevelAttention(Foldable):
 
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
-        ValueError: if an option is out of range, or the input is not a non-empty map with C channels.
+        ValueError: if an option is out of range, or the input is not a map with C channels and at least one position.
 
     Example:
         >>> attention = DomainLevelAttention(64, memory=16)
@@ -99,7 +99,7 @@ class DomainLevelAttention(Foldable):
 
     def memory_map(self, x: Tensor) -> Tensor:
         """Return how much each pixel resembles each memory slot, `(N, memory, H, W)`; records nothing."""
-        check_map("DomainLevelAttention", x, self.channels)
+        x = check_map("DomainLevelAttention", x, self.channels)
         return domain_memory_map(x, self.query, self.key)
 
     def forward(self, x: Tensor) -> Tensor:

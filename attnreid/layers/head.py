@@ -7,12 +7,13 @@ meant to run on pixel-level attention's output, with pixel-level attention's gat
 
 import copy
 import math
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from attnreid._tracing import Unscriptable, is_recording, leaf, rearrange
 from attnreid.layers._checks import check_count, check_map, check_multiple, check_size, describe
 from attnreid.registry import register_attention
 
@@ -34,14 +35,30 @@ def head_attention(
     """
     # The fused kernels need each token's channels side by side, which is what channels_last means.
     q, k, v = F.conv2d(x.contiguous(memory_format=torch.channels_last), qkv).chunk(3, dim=1)
-    code = position if gate is None else gate * position
-    q, k, v = (rearrange(t, "n (heads d) h w -> n heads (h w) d", heads=heads) for t in (q, k + code, v))
+    k = k + _weighed(position, gate)
+    q, k, v = (rearrange(t, "n (heads d) h w -> n heads (h w) d", heads=heads) for t in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, scale=scale)
     return rearrange(attended, "n heads (h w) d -> n (heads d) h w", h=x.shape[2])
 
 
+@leaf
+def _weighed(position: Tensor, gate: Tensor | None) -> Tensor:
+    return position if gate is None else gate * position
+
+
+@leaf
+def _check_gate(x: Tensor, gate: Tensor | None) -> Tensor | None:
+    """Return pixel-level attention's gate, refusing one that is not of these maps."""
+    if gate is not None and not is_recording() and gate.shape not in (x.shape, x[:, :1].shape):
+        raise ValueError(
+            f"HeadLevelAttention: the gate must be {tuple(x.shape)} or {tuple(x[:, :1].shape)}, "
+            f"got {tuple(gate.shape)}: pass pixel-level attention's gate of the same images"
+        )
+    return gate
+
+
 @register_attention("head")
-class HeadLevelAttention(nn.Module):
+class HeadLevelAttention(Unscriptable):
     """Replaces each pixel by a mix of all pixels' values, weighed by content and position, in several heads.
 
     MLA's Fig. 2, computed by the identity of `head_attention`. q, k and v come from one joined 1x1 conv
@@ -65,7 +82,7 @@ class HeadLevelAttention(nn.Module):
 
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
-        ValueError: if an option is out of range, or the input is not a non-empty map of C channels and this
+        ValueError: if an option is out of range, or the input is not a map of C channels and this
             size.
 
     Example:
@@ -108,14 +125,11 @@ class HeadLevelAttention(nn.Module):
         nn.init.normal_(self.position_height)
         nn.init.normal_(self.position_width)
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    # Not `Tensor | None`: with that, torch.fx of torch 2.6 cannot pickle its graph of this layer.
+    def forward(self, x: Tensor, gate: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
         """Return the attended map; pixel-level attention's `gate` weighs each image's position code."""
-        check_map("HeadLevelAttention", x, self.channels, self.size)
-        if gate is not None and gate.shape not in (x.shape, x[:, :1].shape):
-            raise ValueError(
-                f"HeadLevelAttention: the gate must be {tuple(x.shape)} or {tuple(x[:, :1].shape)}, "
-                f"got {tuple(gate.shape)}: pass pixel-level attention's gate of the same images"
-            )
+        x = check_map("HeadLevelAttention", x, self.channels, self.size)
+        gate = _check_gate(x, gate)
         position = self.position_height + self.position_width
         return head_attention(x, self.qkv.weight, position, heads=self.heads, gate=gate, scale=self.scale)
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnreid._recording import record
+from attnreid._tracing import Unscriptable
 from attnreid.layers._checks import check_count, check_map, check_size, describe
 from attnreid.layers.domain import DomainLevelAttention
 from attnreid.layers.head import HeadLevelAttention
@@ -22,7 +23,7 @@ LEVELS: tuple[Level, ...] = ("pixel", "head", "domain")
 
 
 @register_attention("multi_level")
-class MultiLevelAttention(nn.Module):
+class MultiLevelAttention(Unscriptable):
     """Gates the pixels, mixes them by self-attention and adds what a learnt memory recalls.
 
     The MLA block. Pixel-level attention's gated map is head-level attention's input, and its gate weighs
@@ -45,7 +46,7 @@ class MultiLevelAttention(nn.Module):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, `levels` is empty or has an unknown or doubled level, the
-            head level is given no size, or the input is not a non-empty map of C channels and, with that
+            head level is given no size, or the input is not a map of C channels and, with that
             level, this size.
 
     Example:
@@ -96,7 +97,7 @@ class MultiLevelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map after all levels."""
-        check_map("MultiLevelAttention", x, self.channels, self.size if self.head is not None else None)
+        x = check_map("MultiLevelAttention", x, self.channels, self.size if self.head is not None else None)
         gate = None
         if self.pixel is not None:
             # The head level needs the gate too, so it is computed here once and recorded in the pixel level's

@@ -41,7 +41,7 @@ class PixelLevelAttention(GateLayer):
 
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
-        ValueError: if an option is out of range, or the input is not a non-empty map with C channels.
+        ValueError: if an option is out of range, or the input is not a map with C channels and at least one position.
 
     Example:
         >>> attention = PixelLevelAttention(64)
@@ -74,7 +74,7 @@ class PixelLevelAttention(GateLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weights of all pixels, `(N, C, H, W)` or, with `shared_map`, `(N, 1, H, W)`."""
-        check_map("PixelLevelAttention", x, self.channels)
+        x = check_map("PixelLevelAttention", x, self.channels)
         return pixel_gate(x, self.conv.weight, self.conv.bias)
 
     def extra_repr(self) -> str:

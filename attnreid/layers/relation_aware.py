@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
+from attnreid._tracing import rearrange
 from attnreid.layers._checks import (
     check_count,
     check_map,
@@ -78,8 +78,8 @@ class _RelationAware(GateLayer, Foldable):
 
     def node_scores(self, nodes: Tensor) -> Tensor:
         """Return every node's gate in (0, 1), `(N, parts, 1, P)`, from nodes `(N, parts, features, P)`."""
-        if any(linear.norm is not None and linear.norm.training for linear in self._linears()):
-            check_statistics(type(self).__name__, nodes.shape[0] * nodes.shape[3])
+        norms = [linear.norm for linear in self._linears() if linear.norm is not None]
+        check_statistics(type(self).__name__, nodes.shape[0] * nodes.shape[3], norms)
         embedded = self.embed.finish(self._embed(nodes))
         width = embedded.shape[2] // 3
         theta_phi, psi = embedded[:, :, : 2 * width], embedded[:, :, 2 * width :]
@@ -140,7 +140,7 @@ class RelationAwareSpatialAttention(_RelationAware):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, `parts` does not divide the height, or the input is not a
-            non-empty map of C channels and this size, or has one position in all in train mode.
+            map of C channels and this size, or has one position in all in train mode.
 
     Example:
         >>> attention = RelationAwareSpatialAttention(64, size=(16, 8), parts=2)
@@ -167,7 +167,7 @@ class RelationAwareSpatialAttention(_RelationAware):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every position, `(N, 1, H, W)`."""
-        check_map("RelationAwareSpatialAttention", x, self.channels, self.size)
+        x = check_map("RelationAwareSpatialAttention", x, self.channels, self.size)
         nodes = rearrange(x, "n c (parts h) w -> n parts c (h w)", parts=self.parts)
         return rearrange(self.node_scores(nodes), "n parts 1 (h w) -> n 1 (parts h) w", w=x.shape[3])
 
@@ -195,7 +195,7 @@ class RelationAwareChannelAttention(_RelationAware):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, `parts` does not divide the channels, or the input is not a
-            non-empty map of C channels and this size, or has one channel in all in train mode.
+            map of C channels and this size, or has one channel in all in train mode.
 
     Example:
         >>> attention = RelationAwareChannelAttention(64, size=(16, 8))
@@ -222,7 +222,7 @@ class RelationAwareChannelAttention(_RelationAware):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C, 1, 1)`."""
-        check_map("RelationAwareChannelAttention", x, self.channels, self.size)
+        x = check_map("RelationAwareChannelAttention", x, self.channels, self.size)
         nodes = rearrange(x, "n (parts c) h w -> n parts (h w) c", parts=self.parts)
         return rearrange(self.node_scores(nodes), "n parts 1 c -> n (parts c) 1 1")
 

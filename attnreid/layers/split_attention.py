@@ -7,13 +7,13 @@ Attention Pyramid" (APNet) uses it where the paper has the channel attention of 
 from typing import ClassVar
 
 import torch
-from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
+from attnreid._tracing import rearrange, reduce
 from attnreid.layers._checks import check_count, check_flag, check_map, check_multiple, check_statistics, describe
-from attnreid.layers._folding import Foldable, eval_form, like
+from attnreid.layers._folding import Foldable, eval_form, like, reset_norm
 from attnreid.layers._gate import GateLayer, SplitDim
 from attnreid.registry import register_attention
 
@@ -57,8 +57,8 @@ class SplitAttention(GateLayer, Foldable):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, `parts` does not divide the channels, or the input is not a
-            non-empty map with C channels, or a single image in train mode, whose pooled vector has no batch
-            statistics.
+            map with C channels and at least one position, or a single image in train mode, whose pooled vector
+            has no batch statistics.
 
     Example:
         >>> attention = SplitAttention(64)
@@ -104,18 +104,16 @@ class SplitAttention(GateLayer, Foldable):
 
     def reset_parameters(self) -> None:
         """Draw both linear maps as torch does by default and start the batch norms anew."""
-        for module in (*self.reduce, self.expand):
-            if isinstance(module, nn.Linear | _BatchNorm):
+        for module in (*self.reduce, self.expand, self.norm):
+            if isinstance(module, nn.Linear):
                 module.reset_parameters()
-        if self.norm is not None:
-            self.norm.reset_running_stats()
-            nn.init.ones_(self.norm.weight)
+            elif isinstance(module, _BatchNorm):
+                reset_norm(module)
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C, 1, 1)`."""
-        check_map("SplitAttention", x, self.channels)
-        if any(isinstance(module, _BatchNorm) and module.training for module in self.reduce):
-            check_statistics("SplitAttention", x.shape[0])
+        x = check_map("SplitAttention", x, self.channels)
+        check_statistics("SplitAttention", x.shape[0], [*self.reduce])
         summed = reduce(x.mean(dim=(2, 3)), "n (parts c) -> n c", "sum", parts=self.parts)
         return split_gate(self.expand(self.reduce(summed)), self.parts)[:, :, None, None]
 

@@ -8,9 +8,9 @@ only.
 from typing import ClassVar
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
+from attnreid._tracing import rearrange
 from attnreid.layers._checks import check_count, check_map, check_multiple, describe
 from attnreid.layers._gate import GateLayer, SplitDim
 from attnreid.registry import register_attention
@@ -25,8 +25,8 @@ def squeeze_excitation_gate(pooled: Tensor, reduce: Tensor, expand: Tensor) -> T
     reduce is W1, `(parts, hidden, C/parts)`, expand is W2, `(parts, C/parts, hidden)`; all parts go together.
     """
     parts = rearrange(pooled, "n (parts c) -> parts n c", parts=reduce.shape[0])
-    hidden = (parts @ reduce.mT).relu()
-    gate = (hidden @ expand.mT).sigmoid()
+    hidden = (parts @ reduce.transpose(1, 2)).relu()
+    gate = (hidden @ expand.transpose(1, 2)).sigmoid()
     return rearrange(gate, "parts n c -> n (parts c)")
 
 
@@ -56,7 +56,7 @@ class SqueezeExcitation(GateLayer):
     Raises:
         TypeError: if an option is of the wrong type or the input is not floating point.
         ValueError: if an option is out of range, both `reduction` and `hidden` are given, `parts` does not
-            divide the channels, or the input is not a non-empty map with C channels.
+            divide the channels, or the input is not a map with C channels and at least one position.
 
     Example:
         >>> attention = SqueezeExcitation(64, parts=2)
@@ -107,7 +107,7 @@ class SqueezeExcitation(GateLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C, 1, 1)`."""
-        check_map("SqueezeExcitation", x, self.channels)
+        x = check_map("SqueezeExcitation", x, self.channels)
         return squeeze_excitation_gate(x.mean(dim=(2, 3)), self.reduce, self.expand)[:, :, None, None]
 
     def extra_repr(self) -> str:

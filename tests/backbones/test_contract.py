@@ -20,11 +20,12 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from attnreid import record_attention
-from attnreid.backbones import attach, attachments, find_sites
+from attnreid.backbones import attach, attach_apnet, attach_mla, attach_se, attachments, find_sites
 from tests.backbones.backbones import BACKBONES, CHANNEL_GATE, FAST, IMAGES, Backbone, as_parameters, available
-from tests.compilers import why_inductor_cannot_run
+from tests.compilers import legacy_onnx, traced_and_loaded, why_inductor_cannot_run
 
 Observe = Callable[[nn.Module], dict[str, Any]]
 
@@ -579,6 +580,186 @@ def test_runs_in_onnxruntime_with_a_dynamic_batch(backbone: Backbone, attended: 
         x = backbone.images(count, seed=2)
         [output] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         assert_close(torch.from_numpy(output), attended(x), 1e-4)
+
+
+# Tracers ------------------------------------------------------------------------------------------------------------
+
+
+@only_resnet18_is_fast
+@train_and_eval
+def test_torch_fx_traces_it_for_any_batch(backbone: Backbone, attended: nn.Module, training: bool) -> None:
+    # In the mode that it is traced in: some of timm's norms stay in it.
+    traced = torch.fx.symbolic_trace(attended.train(training))
+    twin = copy.deepcopy(attended)
+    for count in (3, 7):
+        x = backbone.images(count, seed=2)
+        for one in (traced, twin):
+            backward(one, x)
+        for name, parameter in new_parameters(twin).items():
+            assert torch.equal(traced.get_parameter(name).grad, parameter.grad), name
+    outputs = []
+    for one in (traced, twin):
+        torch.manual_seed(5)  # for dropout
+        outputs.append(one(x))
+    assert torch.equal(*outputs)
+    buffers = dict(traced.named_buffers())
+    for name, buffer in twin.named_buffers():
+        assert name not in buffers or torch.equal(buffers[name], buffer), name
+
+
+@only_resnet18_is_fast
+def test_features_are_taken_before_and_after_the_attention(
+    backbone: Backbone, attended: nn.Module, images: Tensor
+) -> None:
+    taken: dict[str, dict[str, Tensor]] = {}
+    sites = attachments(attended)[0].sites
+    for site in sites:
+        attended.get_submodule(f"{site.name}.attention").register_forward_hook(
+            lambda _, given, result, name=site.name: taken.update({name: {"before": given[0], "after": result}})
+        )
+    attended(images)
+    for site in sites:
+        attended.get_submodule(f"{site.name}.attention")._forward_hooks.clear()
+    names = get_graph_node_names(attended)[1]
+    wanted = {}
+    for site in sites:
+        first = names.index(next(name for name in names if name.startswith(f"{site.name}.attention.")))
+        wanted |= {names[first - 1]: f"{site.name} before", f"{site.name}.attention": f"{site.name} after"}
+    features = create_feature_extractor(attended, wanted)(images)
+    for site in sites:
+        for place in ("before", "after"):
+            assert torch.equal(features[f"{site.name} {place}"], taken[site.name][place]), (site.name, place)
+
+
+@only_resnet18_is_fast
+def test_torch_jit_traces_it_to_a_file_for_any_batch(backbone: Backbone, attended: nn.Module, images: Tensor) -> None:
+    traced = traced_and_loaded(attended, images, again=False)
+    assert set(traced.state_dict()) == set(attended.state_dict())
+    for count in (1, 7):
+        x = backbone.images(count, seed=2)
+        assert_close(traced(x), attended(x), 1e-5)
+    for one in (traced, attended):
+        backward(one, images)
+    of_traced = dict(traced.named_parameters())
+    for name, parameter in new_parameters(attended).items():
+        assert_close(of_traced[name].grad, parameter.grad, 1e-4)
+
+
+@only_resnet18_is_fast
+def test_the_legacy_exporter_writes_it_with_a_dynamic_batch(
+    backbone: Backbone, attended: nn.Module, images: Tensor
+) -> None:
+    session = legacy_onnx(attended, images)
+    for count in (1, 7):
+        x = backbone.images(count, seed=2)
+        [output] = session.run(None, {"x": x.numpy()})
+        assert_close(torch.from_numpy(output), attended(x), 1e-4)
+
+
+def small_resnet(block: Any = torchvision.models.resnet.BasicBlock) -> nn.Module:
+    return torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=5)
+
+
+def attach_to_torchs_own(model: nn.Module) -> None:
+    """Behind classes of torch.nn, whose forwards torch.fx cannot trace through."""
+    attach(model, "pixel", ["bn1", "relu", "layer1.0.conv1", "layer2.0.bn1"], input_size=(64, 32))
+    attach(model, "multi_level", "maxpool", input_size=(64, 32))
+
+
+PRESETS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]] = {
+    "apnet": (small_resnet, lambda model: attach_apnet(model, input_size=(64, 32))),
+    "apnet of rga_s": (small_resnet, lambda model: attach_apnet(model, "rga_s", input_size=(64, 32))),
+    "apnet as released": (small_resnet, lambda model: attach_apnet(model, input_size=(64, 32), variant="released")),
+    "apnet from the identity": (
+        small_resnet,
+        lambda model: attach_apnet(model, ("se", "domain"), levels=(1, 1), input_size=(64, 32), identity_init=True),
+    ),
+    "domain from the identity": (
+        small_resnet,
+        lambda model: attach(model, "domain", "layer[1-4]", input_size=(64, 32), identity_init=True),
+    ),
+    "se": (small_resnet, lambda model: attach_se(model)),
+    "mla": (
+        lambda: small_resnet(torchvision.models.resnet.Bottleneck),
+        lambda model: attach_mla(model, input_size=(64, 32)),
+    ),
+    "torch's own": (small_resnet, attach_to_torchs_own),
+}
+
+
+@pytest.fixture(params=PRESETS.values(), ids=PRESETS)
+def preset(request: pytest.FixtureRequest) -> nn.Module:
+    make, put_in = request.param
+    torch.manual_seed(0)
+    model: nn.Module = make().eval()
+    put_in(model)
+    disturb_attention(model)
+    return model
+
+
+def test_torch_fx_traces_every_preset(preset: nn.Module) -> None:
+    x, state = torch.randn(IMAGES, 3, 64, 32), state_of(preset)
+    traced = torch.fx.symbolic_trace(preset)
+    assert_same_state(preset, state)
+    assert torch.equal(traced(x), preset(x))
+    twin = copy.deepcopy(preset).train()
+    backward(traced.train(), x[:3])
+    backward(twin, x[:3])
+    for name, parameter in twin.named_parameters():
+        assert torch.equal(traced.get_parameter(name).grad, parameter.grad), name
+    assert torch.equal(traced.eval()(x), twin.eval()(x))
+
+
+def test_a_feature_of_every_preset_is_the_output_of_its_attention(preset: nn.Module) -> None:
+    first = f"{sites_of(preset)[0]}.attention"  # nothing behind it is left in the graph to overwrite it
+    x, given = torch.randn(2, 3, 64, 32), []
+    hook = preset.get_submodule(first).register_forward_hook(lambda _, __, result: given.append(result.clone()))
+    preset(x)
+    hook.remove()
+    assert torch.equal(create_feature_extractor(preset, [first])(x)[first], given[0])
+
+
+@pytest.mark.parametrize("training", [pytest.param(True, marks=pytest.mark.slow), False], ids=["train", "eval"])
+def test_torch_jit_traces_every_preset(preset: nn.Module, training: bool) -> None:
+    traced = traced_and_loaded(preset.train(training), torch.randn(IMAGES, 3, 64, 32), again=False)
+    x = torch.randn(3, 3, 64, 32)
+    assert_close(traced(x), preset(x), 1e-4)
+
+
+@pytest.mark.slow
+def test_the_legacy_exporter_writes_every_preset(preset: nn.Module) -> None:
+    session, x = legacy_onnx(preset, torch.randn(IMAGES, 3, 64, 32)), torch.randn(3, 3, 64, 32)
+    [output] = session.run(None, {"x": x.numpy()})
+    assert_close(torch.from_numpy(output), preset(x), 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
+def test_torch_jit_script_is_refused_with_the_way_out(preset: nn.Module) -> None:
+    state = state_of(preset)
+    with pytest.raises(ValueError, match=r"got torch.jit.script: use torch.jit.trace"):
+        torch.jit.script(preset)
+    assert_same_state(preset, state)
+    assert preset(torch.randn(1, 3, 64, 32)).isfinite().all()
+
+
+# No image -----------------------------------------------------------------------------------------------------------
+
+
+@train_and_eval
+def test_no_image_passes_as_through_the_plain_network(
+    backbone: Backbone, attended: nn.Module, plain: nn.Module, training: bool
+) -> None:
+    x, before = backbone.images(0), state_of(attended)
+    outputs = []
+    for model in (plain, attended):
+        try:
+            outputs.append(model.train(training)(x).shape)
+        except Exception as error:
+            outputs.append(type(error))
+    assert outputs[0] == outputs[1]
+    assert training or outputs[0] == (0, *attended(backbone.images(1)).shape[1:])
+    for name, value in attended.state_dict().items():
+        assert torch.equal(value, before[name]) or name.endswith("num_batches_tracked"), name
 
 
 # Looking, devices and number formats --------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attnreid import fold
+from attnreid import HeadLevelAttention, _counting, fold
+from attnreid._counting import count_multiply_adds
+from attnreid.backbones import _costs as costs
 from benchmarks import models, ours
 from benchmarks.cases import Case, Job
-from benchmarks.counting import count_multiply_adds
 from benchmarks.layers import CASES
 from benchmarks.memory import PLAIN_MALLOC, measure_peak, measure_resident
 from benchmarks.work import inference, training_step
@@ -35,9 +36,68 @@ def test_a_convolution_is_counted_exactly_forward_and_backward():
     assert count_multiply_adds(step) == 3 * forward  # the output, the input's gradient, the weight's
 
 
-def test_fused_attention_is_counted_as_its_two_products():
-    q = torch.randn(2, 4, 24, 16)
-    assert count_multiply_adds(lambda: F.scaled_dot_product_attention(q, q, q)) == 2 * (2 * 4 * 24 * 24 * 16)
+@pytest.mark.parametrize(("device", "backward"), [("cpu", 5), ("meta", 4)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_counted_as_its_products(device, backward, causal):
+    # 20 queries and 24 keys of 16 numbers each, and as many of the values: on the CPU it is one kernel,
+    # which computes the logits again.
+    q, k, v = (torch.randn(2, 4, *shape, device=device, requires_grad=True) for shape in ((20, 16), (24, 16), (24, 16)))
+
+    def attend():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    product = 2 * 4 * 20 * 24 * 16
+    assert count_multiply_adds(attend) == 2 * product
+    assert count_multiply_adds(lambda: attend().sum().backward()) == (2 + backward) * product
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_grouped_convolution_is_counted_exactly_forward_and_backward(device, groups, transposed):
+    shape = (16, 32 // groups, 3, 3) if transposed else (32, 16 // groups, 3, 3)
+    weight = torch.randn(shape, device=device, requires_grad=True)
+    x = torch.randn(2, 16, 6, 8, device=device, requires_grad=True)
+    convolve = F.conv_transpose2d if transposed else F.conv2d
+    forward = (2 * 6 * 8) * 32 * (16 // groups) * 9  # at a stride of 1 input and output have the same positions
+
+    def backward(images):
+        convolve(images, weight, groups=groups, padding=1).sum().backward()
+
+    assert count_multiply_adds(lambda: convolve(x, weight, groups=groups, padding=1)) == forward
+    assert count_multiply_adds(lambda: backward(x)) == 3 * forward
+    assert count_multiply_adds(lambda: backward(x.detach())) == 2 * forward
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_transposed_convolution_with_a_stride_is_counted_by_its_input(device):
+    conv = nn.ConvTranspose2d(4, 6, 3, stride=2, bias=False, device=device)
+    x = torch.randn(2, 4, 5, 7, device=device, requires_grad=True)
+    forward = (2 * 5 * 7) * 4 * (6 * 9)
+    assert count_multiply_adds(lambda: conv(x)) == forward
+    assert count_multiply_adds(lambda: conv(x).sum().backward()) == 3 * forward
+
+
+def test_the_count_does_not_depend_on_what_torch_has_a_formula_for(monkeypatch):
+    from torch.utils import flop_counter
+
+    q = torch.randn(1, 2, 8, 4, requires_grad=True)
+    ours = _counting._own_formulas()
+    kept = {key: formula for key, formula in flop_counter.flop_registry.items() if key not in ours}
+    for registry in (kept, kept | dict.fromkeys(ours, lambda *_, **__: 1)):
+        monkeypatch.setattr(flop_counter, "flop_registry", registry)
+        step = lambda: F.scaled_dot_product_attention(q, q, q).sum().backward()  # noqa: E731
+        assert count_multiply_adds(step) == 7 * 2 * 8 * 8 * 4
+
+
+def test_an_operation_that_torch_does_not_have_is_left_out():
+    assert _counting._named("no_such_operation") == ()
+
+
+def test_the_library_counts_a_layer_on_meta_as_it_runs_on_the_cpu():
+    layer = HeadLevelAttention(16, size=(8, 4)).eval()
+    assert costs.count_multiply_adds(layer, 16, 8, 4) == count_multiply_adds(inference(layer, torch.randn(1, 16, 8, 4)))
+    assert costs.count_multiply_adds(layer, 16, 8, 4) == 32 * (3 * 16 * 16 + 2 * 32 * 16)
 
 
 def test_element_wise_work_is_not_counted():
@@ -116,15 +176,3 @@ def test_a_training_step_leaves_no_gradients_behind():
     work()
     (optimizer,) = (held for held in inspect.getclosurevars(work).nonlocals.values() if hasattr(held, "param_groups"))
     assert all(parameter.grad is None for parameter in optimizer.param_groups[0]["params"])
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_a_grouped_convolution_forward_and_backward_by_hand(groups):
-    x = torch.randn(2, 16, 6, 8, requires_grad=True)
-    weight = torch.randn(32, 16 // groups, 3, 3, requires_grad=True)
-
-    def step():
-        y = torch.nn.functional.conv2d(x, weight, groups=groups, padding=1)
-        torch.autograd.grad(y, [x, weight], torch.ones_like(y))
-
-    assert count_multiply_adds(step) == 3 * 2 * 6 * 8 * 32 * (16 // groups) * 9

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attnreid import AttentionPyramid, list_attention
 from attnreid.layers._gate import GateLayer
 from attnreid.registry import find_attention
-from tests.compilers import why_inductor_cannot_run
+from tests.compilers import legacy_onnx, traced_and_loaded, why_inductor_cannot_run
 from tests.layers import support
 
 CHANNELS, SIZE = 8, (4, 2)
@@ -301,6 +301,31 @@ def test_one_image_trains_or_is_refused_in_a_sentence(case, size):
     assert layer.eval()(x).isfinite().all()
 
 
+@every_case
+@train_and_eval
+def test_no_image_passes_and_leaves_everything_as_it_was(case, training):
+    layer, x = case.random().train(training), a_batch(0, dtype=torch.float32).requires_grad_()
+    state = clone_state(layer)
+    y = layer(x)
+    assert y.shape == x.shape
+    y.sum().backward()
+    for name, value in layer.state_dict().items():
+        # A batch norm counts a batch without images, too, and learns nothing from it.
+        counted = training and name.endswith("num_batches_tracked")
+        assert torch.equal(value, state[name] + 1 if counted else state[name]), name
+    for name, value in layer.named_parameters():
+        assert not value.grad.any(), name
+
+
+@every_case
+@pytest.mark.parametrize("size", [(0, SIZE[1]), (SIZE[0], 0), (0, 0)], ids=str)
+def test_a_map_without_positions_is_refused_in_a_sentence(case, size):
+    layer = case.random()
+    for shape in [(2, CHANNELS, *size), (0, CHANNELS, *size), (2, 0, *SIZE)]:
+        with pytest.raises(ValueError, match=rf"^{type(layer).__name__}: .+ must .+, got .*0.*: .+"):
+            layer(torch.zeros(shape))
+
+
 # State
 
 
@@ -573,3 +598,89 @@ def test_runs_in_onnxruntime_with_a_dynamic_batch(case):
         x = a_batch(images, dtype=torch.float32)
         [y] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         support.assert_close(torch.from_numpy(y), layer(x), 1e-5)
+
+
+# Tracers
+
+
+@every_case
+@train_and_eval
+def test_torch_fx_traces_it_for_any_batch_and_both_modes(case, training):
+    layer = case.random().train(training)
+    twin, state = copy.deepcopy(layer), clone_state(layer)
+    traced = torch.fx.symbolic_trace(layer)
+    assert_same_state(layer, state)
+    traced.graph.lint()
+    traced = pickle.loads(pickle.dumps(traced))
+    for mode in (training, not training):
+        for one in (traced, twin):
+            one.train(mode)
+        for images in (4, 7, 2):
+            ours, theirs = (a_batch(images, dtype=torch.float32).requires_grad_() for _ in range(2))
+            y, wanted = traced(ours), twin(theirs)
+            assert torch.equal(y, wanted)
+            for output, model in ((y, traced), (wanted, twin)):
+                model.zero_grad()
+                (output * a_batch(images, seed=9, dtype=torch.float32)).sum().backward()
+            assert torch.equal(ours.grad, theirs.grad)
+            for name, value in twin.named_parameters():
+                assert torch.equal(traced.get_parameter(name).grad, value.grad), name
+    for name, value in traced.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name]), name
+
+
+@every_case
+def test_a_graph_of_torch_fx_refuses_what_the_layer_refuses(case):
+    layer = case.random().eval()
+    traced = torch.fx.symbolic_trace(layer)
+    traced.graph.eliminate_dead_code()  # as feature extractors do
+    traced.recompile()
+    for x in (torch.zeros(2, CHANNELS + 1, *SIZE), torch.zeros(2, CHANNELS, 0, SIZE[1]), torch.zeros(CHANNELS, *SIZE)):
+        with pytest.raises(ValueError, match=rf"^{type(layer).__name__}: ") as ours:
+            layer(x)
+        with pytest.raises(ValueError, match=rf"^{type(layer).__name__}: ") as theirs:
+            traced(x)
+        assert str(theirs.value) == str(ours.value)
+
+
+@every_case
+@train_and_eval
+def test_torch_jit_traces_it_to_a_file_for_any_batch(case, training):
+    layer = case.random().train(training)
+    traced = traced_and_loaded(layer, a_batch(4, dtype=torch.float32).requires_grad_())
+    for images in (4, 7, 2):
+        ours, theirs = (a_batch(images, dtype=torch.float32).requires_grad_() for _ in range(2))
+        y, wanted = traced(ours), layer(theirs)
+        support.assert_close(y, wanted, 1e-5)
+        for output in (y, wanted):
+            (output * a_batch(images, seed=9, dtype=torch.float32)).sum().backward()
+        support.assert_close(ours.grad, theirs.grad, 1e-5)
+    for name, value in traced.state_dict().items():
+        support.assert_close(value.float(), layer.state_dict()[name].float(), 1e-5)
+
+
+fast_where_registered = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in (*REGISTERED, "pyramid, mixed") else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
+)
+
+
+@fast_where_registered
+def test_the_legacy_exporter_writes_it_with_a_dynamic_batch(case):
+    layer = case.random().eval()
+    session = legacy_onnx(layer, a_batch(dtype=torch.float32))
+    for images in (4, 1, 7):
+        x = a_batch(images, dtype=torch.float32)
+        [y] = session.run(None, {"x": x.numpy()})
+        support.assert_close(torch.from_numpy(y), layer(x), 1e-5)
+
+
+@every_case
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
+def test_torch_jit_script_is_refused_with_the_way_out(case):
+    layer = case.build()
+    with pytest.raises(ValueError, match=rf"^{type(layer).__name__}: .+, got torch.jit.script: use torch.jit.trace"):
+        torch.jit.script(nn.Sequential(layer))

@@ -103,7 +103,7 @@ def test_refuses_wrong_options(error, options, message):
         (ValueError, torch.zeros(3, 4), r"DomainLevelAttention: the input must have 4 dimensions"),
         (TypeError, torch.zeros(1, 3, 4, 4, dtype=torch.bool), r"must be floating point, got torch.bool"),
         (ValueError, torch.zeros(1, 2, 4, 4), r"must have 3 channels, got 2"),
-        (ValueError, torch.zeros(1, 3, 4, 0), r"must not be empty"),
+        (ValueError, torch.zeros(1, 3, 4, 0), r"a height and a width, got shape \(1, 3, 4, 0\)"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

@@ -160,7 +160,7 @@ def test_refuses_wrong_options(error, options, message):
             None,
             r"must be floating point, got torch.int64",
         ),
-        (ValueError, torch.zeros(0, 4, 2, 3), None, r"must not be empty"),
+        (ValueError, torch.zeros(1, 4, 2, 0), None, r"must be 2x3 .*, got 2x0"),
         (ValueError, torch.zeros(2, 4, 2, 3), torch.zeros(1, 4, 2, 3), r"the gate must be \(2, 4, 2, 3\) or"),
         (
             ValueError,

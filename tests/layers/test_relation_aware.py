@@ -153,7 +153,7 @@ def test_refuses_wrong_options(error, options, message):
         (ValueError, torch.zeros(1, 3, 4, 3), r"must have 4 channels, got 3"),
         (ValueError, torch.zeros(1, 1, 4, 4, 3), r"must have 4 dimensions"),
         (TypeError, torch.zeros(1, 4, 4, 3, dtype=torch.int64), r"must be floating point"),
-        (ValueError, torch.zeros(0, 4, 4, 3), r"must not be empty"),
+        (ValueError, torch.zeros(1, 4, 0, 3), r"must be 4x3 .*, got 0x3"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

@@ -259,7 +259,7 @@ def test_refuses_wrong_options(error, options, message):
         (ValueError, torch.zeros(1, 3, 4, 3), r"SplitAttention: the input must have 8 channels, got 3"),
         (ValueError, torch.zeros(8, 4, 3), r"must have 4 dimensions"),
         (TypeError, torch.zeros(1, 8, 4, 3, dtype=torch.int64), r"must be floating point"),
-        (ValueError, torch.zeros(0, 8, 4, 3), r"must not be empty"),
+        (ValueError, torch.zeros(1, 8, 4, 0), r"a height and a width"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

@@ -116,7 +116,7 @@ def test_refuses_wrong_options(error, options, message):
         (ValueError, torch.zeros(1, 12), r"SqueezeExcitation: the input must have 4 dimensions .*\(1, 12\)"),
         (TypeError, torch.zeros(1, 12, 2, 2, dtype=torch.int8), r"must be floating point, got torch.int8"),
         (ValueError, torch.zeros(1, 6, 2, 2), r"must have 12 channels, got 6"),
-        (ValueError, torch.zeros(1, 12, 0, 0), r"must not be empty"),
+        (ValueError, torch.zeros(1, 12, 0, 0), r"a height and a width"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):
