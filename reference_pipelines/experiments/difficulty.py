@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reference_pipelines.config import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData
@@ -24,6 +23,7 @@ from reference_pipelines.retrieval.scores import expected_average_precision
 from reference_pipelines.trained import TrainedRun, open_run
 from reference_pipelines.training.device import pick_device
 from reference_pipelines.training.evaluation import Evaluator
+from reference_pipelines.unit_vectors import unit_rows
 
 HEADINGS = ("feature", "mAP [95 %]", "rank-1", "by camera: mAP", "rank-1")
 HISTOGRAM_SIZE = (128, 64)
@@ -131,7 +131,7 @@ def retrieve_by_camera(
         gallery_ids: (G,).
         gallery_cameras: (G,).
     """
-    query, gallery = functional.normalize(query_features, dim=1), functional.normalize(gallery_features, dim=1)
+    query, gallery = unit_rows(query_features), unit_rows(gallery_features)
     precisions, firsts, matches, images = [], [], [], []
     for row, person, camera in zip(query, query_ids, query_cameras, strict=True):
         others = np.flatnonzero(gallery_ids != person)
