@@ -22,9 +22,8 @@ from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import (
     format_camera_pairs,
     format_evaluations,
+    format_results,
     format_single_shot,
-    format_table,
-    table_rows,
 )
 from reference_pipelines.training.device import pick_device
 from reference_pipelines.training.processes import join_processes
@@ -58,7 +57,7 @@ def train(options: Namespace, rest: Sequence[str]) -> None:
         config: Any = processes.together(lambda: load_config(pipeline.config, rest, recipes=pipeline.recipes))
         result = pipeline.train(config, options.out, processes=processes)
         if processes.first:
-            print("\n" + format_table(table_rows([result])))
+            print("\n" + format_results([result]))
 
 
 def resume(options: Namespace, rest: Sequence[str]) -> None:
@@ -85,7 +84,7 @@ def resume(options: Namespace, rest: Sequence[str]) -> None:
         if not done:
             result = pipeline.train(config, folder, processes=processes, checkpoint=found.checkpoint, changed=changed)
             if processes.first:
-                print("\n" + format_table(table_rows([result])))
+                print("\n" + format_results([result]))
 
 
 def evaluate(options: Namespace) -> None:

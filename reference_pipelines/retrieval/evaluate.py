@@ -24,7 +24,6 @@ from reference_pipelines.retrieval.scores import (
 )
 from reference_pipelines.retrieval.single_shot import SingleShot
 
-
 _EQUAL_COSINES = 2e-6  # what one float32 product leaves between equal ones
 
 

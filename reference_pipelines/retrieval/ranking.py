@@ -112,7 +112,9 @@ def check_labels(
     """
     if (query_cameras is None) != (gallery_cameras is None):
         missing = "query_cameras" if query_cameras is None else "gallery_cameras"
-        raise ValueError(f"evaluate: cameras must be given for queries and gallery, or be None for both, {missing} is None")
+        raise ValueError(
+            f"evaluate: cameras must be given for queries and gallery, or be None for both, {missing} is None"
+        )
     if query_cameras is None:
         query_cameras, gallery_cameras = np.arange(shape[0]), shape[0] + np.arange(shape[1])
     given = {

@@ -118,7 +118,7 @@ def camera_pairs(hits: Hits, query_cameras: np.ndarray, gallery_cameras: np.ndar
 
 
 def bootstrap_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % percentile bootstrap interval of the mean of (n,) `values`; None of one, which shows no spread."""
+    """Return the 95 % percentile bootstrap interval of the mean of (n,) `values`; None of one value alone."""
     if len(values) < 2:
         return None
     rng = np.random.default_rng(seed)
