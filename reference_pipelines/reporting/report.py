@@ -44,7 +44,7 @@ _NEEDED = (
     *("hardware", "command", "commit", "code", "versions", "config"),
 )
 
-_LATER = {"unfinished": None, "resumed": [], "weights_digest": None}  # what older results lack
+_LATER: dict[str, Any] = {"unfinished": None, "resumed": [], "weights_digest": None}  # what older results lack
 
 
 @dataclass(frozen=True)
