@@ -1,6 +1,7 @@
 """Both programs from files to result.json, small: everything written, reproducible, nothing lost when they stop."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
+from reference_pipelines.data.verification import verify
 from reference_pipelines.errors import UserError
 from reference_pipelines.mla import train as mla
 from reference_pipelines.pipelines import PIPELINES
@@ -241,6 +243,19 @@ def test_people_who_are_trained_and_tested_on_are_said_first_and_stay_with_the_r
     assert result["remarks"][0].startswith(said)
     assert said in capsys.readouterr().err
     assert f"note: {said}" in format_results([result])
+
+
+def test_one_camera_is_said_with_a_way_out_that_works(images, tmp_path):
+    one = listed(images, tmp_path / "own.csv", lambda person: person)
+    one.write_text(re.sub(r",\d,", ",4,", one.read_text()))
+    with pytest.raises(
+        UserError, match=r"all of them are of camera 4, .* with the columns image,id,split and no camera"
+    ):
+        read(one)
+    (finding,) = (each for each in verify(one).findings if each.kind == "no match" and each.severity == "error")
+    assert "image,id,split" in finding.text
+    one.write_text(re.sub(r",(4|camera),", ",", one.read_text()))
+    assert read(one).match_counts().all()
 
 
 def test_two_images_of_nobody_give_the_triplet_nothing(images, tmp_path):
