@@ -247,14 +247,14 @@ def test_people_who_are_trained_and_tested_on_are_said_first_and_stay_with_the_r
 
 def test_one_camera_is_said_with_a_way_out_that_works(images, tmp_path):
     one = listed(images, tmp_path / "own.csv", lambda person: person)
-    one.write_text(re.sub(r",\d,", ",4,", one.read_text()))
+    one.write_text(re.sub(r",\d,(?=[a-z])", ",4,", one.read_text()))
     with pytest.raises(
         UserError, match=r"all of them are of camera 4, .* with the columns image,id,split and no camera"
     ):
         read(one)
     (finding,) = (each for each in verify(one).findings if each.kind == "no match" and each.severity == "error")
     assert "image,id,split" in finding.text
-    one.write_text(re.sub(r",(4|camera),", ",", one.read_text()))
+    one.write_text(re.sub(r",(4|camera),(?=[a-z])", ",", one.read_text()))
     assert read(one).match_counts().all()
 
 
