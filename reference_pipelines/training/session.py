@@ -103,7 +103,7 @@ class Session:
         self.remarks = [*remarks.of_people(self.data), *remarks.of_corrupt(left_out)]
         self.recipe = nearest_recipe(pipeline, config)
         self.title = title_of(config.title, self.recipe)
-        self.weights_digest = file_digest(Path(config.model.weights))
+        self.weights_digest = file_digest(Path(self.config.model.weights))
         self.run = Run(out, self.config)
         self.evaluator = Evaluator(self.data, self.config.data, config.evaluation, self.device, self.processes)
         self.about = self._describe()
@@ -118,8 +118,8 @@ class Session:
         if self.processes.first:
             for remark in self.remarks:
                 print(f"warning: {self.title}: {remark}", file=sys.stderr, flush=True)
-        self._check_images()
         self.processes.once(self._open)
+        self._check_images()
         seed_generators(config.seed)
         if self.processes.first:
             print(f"{self.title}: {self.data}, fingerprint {self.fingerprint}", flush=True)
@@ -177,7 +177,13 @@ class Session:
                     "remove what does not decode (data verify names all), or train without it: --data.skip_corrupt true"
                 )
 
-        self.processes.together(decode)
+        try:
+            self.processes.together(decode)
+        except BaseException:
+            if self.processes.first:
+                self.run.discard(untrained=True)
+                self.run.unlock()
+            raise
 
     def _check_data(self) -> None:
         """Refuse other images than those of the other processes, or of the checkpoint."""
