@@ -306,7 +306,14 @@ def test_features_without_direction_are_named():
     assert evaluate(query, [1, 2], [1, 1], gallery, [1, 3, 2], [2, 2, 2], metric="euclidean").remarks == ()
 
 
-def test_equal_features_are_named_though_their_products_are_rounded():
+def test_equal_features_are_named_also_where_their_products_are_rounded_differently(monkeypatch):
+    rounded = torch.tensor([[1e-7, 0.0, 2e-7], [0.0, 1e-5, 0.0], [0.0, 0.0, 1e-5]])
+    monkeypatch.setattr("reference_pipelines.retrieval.distances._Cosine.rows", lambda self, block: rounded[block])
+    result = evaluate(torch.ones(3, 2), [1, 1, 1], [1, 1, 1], torch.ones(3, 2), [1, 2, 2], [2, 2, 2])
+    assert [remark.partition(" queries")[0] for remark in result.remarks] == ["1 of the 3"]
+
+
+def test_equal_features_are_named_and_nearly_equal_ones_are_not():
     feature = torch.rand(1, 999, generator=torch.Generator().manual_seed(0))
     labelled = ([1, 2], [1, 1], feature.repeat(9, 1), [1, 2, 3] * 3, [2] * 9)
     result = evaluate(feature.repeat(2, 1), *labelled)
