@@ -213,9 +213,12 @@ def render_page(runs: Sequence[ReadRun], title: str) -> str:
         evaluation_headings=EVALUATION_HEADINGS,
         evaluation_notes=evaluation_notes(evaluations, evaluated),
         changes={run.key: describe_recipe(run.result) for run in runs},
-        data=_distinct(
-            f"{result['data']['summary']}, fingerprint {result['data']['fingerprint']}" for result in results
-        ),
+        data=[
+            f"{summary}, fingerprint {fingerprint}"
+            for fingerprint, summary in {
+                result["data"]["fingerprint"]: result["data"]["summary"] for result in results
+            }.items()
+        ],
         settings=_distinct(run.setting for run in runs),
         seeds=_distinct(run.result["config"].get("seed") for run in runs),
         rendered=[run.rendered for run in runs],
