@@ -23,9 +23,8 @@ from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import (
     format_camera_pairs,
     format_evaluations,
+    format_results,
     format_single_shot,
-    format_table,
-    table_rows,
 )
 from reference_pipelines.training.device import pick_device
 from reference_pipelines.training.processes import join_processes
@@ -64,7 +63,7 @@ def train(arguments: Sequence[str]) -> None:
         config: Any = processes.together(lambda: load_config(pipeline.config, keys, recipes=pipeline.recipes))
         result = pipeline.train(config, folder, processes=processes)
         if processes.first:
-            print("\n" + format_table(table_rows([result])))
+            print("\n" + format_results([result]))
 
 
 def _help_train(name: str | None) -> None:
@@ -131,7 +130,7 @@ def resume(arguments: Sequence[str]) -> None:
         if not done:
             result = pipeline.train(config, folder, processes=processes, checkpoint=found.checkpoint, changed=changed)
             if processes.first:
-                print("\n" + format_table(table_rows([result])))
+                print("\n" + format_results([result]))
 
 
 def _with_own_config(run: str, arguments: Sequence[str], schema: type) -> list[str]:

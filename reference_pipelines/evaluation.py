@@ -11,10 +11,12 @@ from reference_pipelines.config import Device, EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
 from reference_pipelines.errors import UserError
+from reference_pipelines.reporting.table import chosen_on_the_test_set, name_data
 from reference_pipelines.retrieval import rerank
 from reference_pipelines.trained import TrainedRun, open_run
 from reference_pipelines.training.device import describe_hardware, pick_device
 from reference_pipelines.training.evaluation import Evaluator, as_numbers
+from reference_pipelines.training.remarks import of_corrupt, of_people, of_scores
 from reference_pipelines.training.run import EVALUATIONS, file_digest, provenance, write_text
 
 _ROOM = 1 << 16  # bytes that a result may take
@@ -25,7 +27,8 @@ class EvaluationOptions:
     """What may differ from the run's own evaluation.
 
     Args:
-        data: folder or CSV of the data set to test on; None for the one that the run was trained on.
+        data: folder or CSV of the data set to test on; None for the one that the run was trained on, which must still
+            have the same images.
         layout: name of its layout; found by content when None.
         flip: add the features of each image and of its mirror; None for what the run's config says.
         rerank: re-rank by k-reciprocal encoding.
@@ -72,8 +75,13 @@ def evaluate_run(
     _check_writable(out, run.folder / EVALUATIONS)
     loading = _data_config(run, options)
     testing = _evaluation_config(run, options)
-    data = _read(run, options, loading.workers)
-    print(f"{run.result['title']}, trained on {run.result['data']['name']}, tested on {data}", flush=True)
+    data, left_out = _read(run, options, loading.workers)
+    tested = data.describe()
+    trained, _ = name_data([run.result["data"], tested])
+    print(
+        f"{run.result['title']}, trained on {trained}, tested on {data}, fingerprint {tested['fingerprint']}",
+        flush=True,
+    )
     evaluator = Evaluator(data, loading, testing, device)
     query, gallery = evaluator.features(run.model.to(device))
     distances = rerank(query, gallery) if options.rerank else None
@@ -82,26 +90,56 @@ def evaluate_run(
         "pipeline": run.pipeline,
         "title": run.result["title"],
         "trained_on": run.result["data"],
-        "tested_on": data.describe(),
+        "tested_on": tested,
         "flip": evaluator.config.flip,
         "reranked": options.rerank,
         "image_size": list(run.config.data.image_size),
         "chance": evaluator.chance(),
         "scores": as_numbers(result),
+        "unfinished": run.result.get("unfinished"),
         "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
         "hardware": describe_hardware(device),
         **provenance(),
     }
+    numbers["remarks"] = _remarks(run, data, left_out, numbers)
     show(numbers)
     _write(out or run.folder / EVALUATIONS / _file_name(numbers), numbers)
     return numbers
 
 
-def _read(run: TrainedRun, options: EvaluationOptions, workers: int) -> ReidData:
+def _read(run: TrainedRun, options: EvaluationOptions, workers: int) -> tuple[ReidData, int]:
+    """Return the images to test on, and how many were left out because they do not decode.
+
+    Raises:
+        UserError: what lies where the run's own images did are others.
+    """
     own = run.config.data
-    root, layout = (own.root, own.layout) if options.data is None else (options.data, options.layout)
+    mine = options.data is None
+    root, layout = (own.root, own.layout) if options.data is None else (options.data, None)
     data = read(root, options.layout or layout).require("evaluate", "query", "gallery")
-    return without_corrupt(data, workers=workers) if options.skip_corrupt else data
+    skip = options.skip_corrupt or (mine and own.skip_corrupt)
+    kept = without_corrupt(data, workers=workers) if skip else data
+    before = run.result["data"].get("fingerprint")
+    if mine and before not in (None, data.fingerprint(), kept.fingerprint()):
+        raise UserError(
+            f"evaluate: the images in {data.root} must be those that the run was trained on (fingerprint {before}), "
+            f"they are others (fingerprint {data.fingerprint()}); name the right folder with --data, or this one to "
+            "test on what it holds"
+        )
+    return kept, sum(len(data.part(part)) - len(kept.part(part)) for part in ("query", "gallery"))
+
+
+def _remarks(run: TrainedRun, data: ReidData, left_out: int, numbers: Mapping[str, Any]) -> list[str]:
+    """Say what makes the scores say less than they seem to."""
+    trained, tested = (numbers[side].get("fingerprint") for side in ("trained_on", "tested_on"))
+    found = [*(of_people(data) if trained == tested else ()), *of_corrupt(left_out)]
+    found += of_scores(numbers["scores"], numbers["chance"])
+    if chosen_on_the_test_set(run.weights.stem, run.result["data"], numbers["tested_on"]):
+        found.append(f"{run.weights.name} was chosen by its mAP on these very images: the scores are too high")
+    if run.result.get("unfinished"):
+        epoch, epochs = (run.result["unfinished"][name] for name in ("epoch", "epochs"))
+        found.append(f"the run is not finished: these are its weights after epoch {epoch} of {epochs}")
+    return found
 
 
 def _data_config(run: TrainedRun, options: EvaluationOptions) -> Any:

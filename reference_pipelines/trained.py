@@ -1,6 +1,5 @@
 """A trained network back from its run folder: what it was trained on, its config and its weights."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,20 @@ from reference_pipelines.config import load_config
 from reference_pipelines.errors import UserError
 from reference_pipelines.models.weights import load_whole, read_file
 from reference_pipelines.pipelines import PIPELINES
-from reference_pipelines.training.run import CONFIG, RESULT, WEIGHTS
+from reference_pipelines.training.run import CONFIG, RESULT
+from reference_pipelines.training.unfinished import last_weights, read_result
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run, ready to be used.
+    """A run, ready to be used: finished, or as it was when it was last saved.
 
     Args:
         folder: where it lies.
         weights: the file that its weights were read from.
         pipeline: "apnet" or "mla".
         config: the config that it was trained with.
-        result: what stands in its result.json.
+        result: what stands in its result.json; of an unfinished run what its checkpoint knows, with `unfinished`.
         model: the network without classifier, on the CPU, in eval mode.
     """
 
@@ -43,19 +43,24 @@ def open_run(checkpoint: Path) -> TrainedRun:
         checkpoint: a run folder, or a weights file in it.
 
     Raises:
-        UserError: it is no finished run, or its files do not fit one another.
+        UserError: it is no run, has saved nothing yet, or its files do not fit one another.
     """
-    folder, weights = (checkpoint, checkpoint / WEIGHTS) if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
+    folder, weights = (checkpoint, last_weights(checkpoint)) if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
     if not checkpoint.exists():
         raise UserError(f"evaluate: there is no {checkpoint}; name a run folder or the weights file in it")
-    for needed in (CONFIG, RESULT, weights.name):
-        if not (folder / needed).is_file():
+    for needed in (folder / CONFIG, weights):
+        if not needed.is_file():
             raise UserError(
-                f"evaluate: {folder} must be a finished run, with its {CONFIG}, {RESULT} and weights, and it has no "
-                f"{needed}; let its training finish or name another"
+                f"evaluate: {folder} must be a run, with its {CONFIG} and weights, and it has no {needed.name}; "
+                "name another"
             )
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = read_result(folder, weights.name)
+        if result is None:
+            raise UserError(
+                f"evaluate: {folder} must hold a run that has saved something, and it has no {RESULT} and no whole "
+                "checkpoint; name another"
+            )
         pipeline = PIPELINES[result["pipeline"]]
         _ = result["title"], result["data"]["name"]  # what tables say of it
     except (ValueError, KeyError, TypeError):

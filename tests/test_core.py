@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 import re
 import subprocess
@@ -37,7 +38,7 @@ class Network(nn.Module):
     def __init__(self):
         super().__init__()
         widths = (3, 8, 16, 16, 32)
-        for number, (channels, out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for number, (channels, out) in enumerate(itertools.pairwise(widths), start=1):
             self.add_module(f"layer{number}", nn.Sequential(Block(channels, out, 1 if number in (1, 4) else 2)))
         self.fc = nn.Linear(32, 5)
 

@@ -10,9 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from reference_pipelines.cli import main
 from reference_pipelines.config import load_config
+from reference_pipelines.data import read
 from reference_pipelines.data.rendering import render_market
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.report import write_report
+from reference_pipelines.reporting.table import table_rows
+from reference_pipelines.training.checkpoint import state_digest
+from reference_pipelines.training.unfinished import last_weights, read_result
 
 COUNTS = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
 CHANGES = {
@@ -95,7 +99,9 @@ def test_what_was_read_is_printed_and_the_asked_for_tables_follow(runs, domains,
     run, data = str(runs / "apnet"), str(domains / "mall")
     assert main(["evaluate", run, "--data", data, "--single-shot", "3", "--camera-pairs"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("APNet-C2, trained on rendered plaza, tested on rendered images (market1501) at ")
+    title = json.loads((runs / "apnet" / "result.json").read_text())["title"]
+    assert printed.startswith(f"{title}, trained on rendered plaza, tested on rendered images (market1501) at ")
+    assert f", fingerprint {read(data).fingerprint()}\n" in printed
     assert "CUHK03's single gallery shot" in printed
     assert "mAP of queries from" in printed
     assert main(["evaluate", run, "--data", data]) == 0
@@ -105,8 +111,122 @@ def test_what_was_read_is_printed_and_the_asked_for_tables_follow(runs, domains,
     # None of them replaces another's numbers.
     assert main(["evaluate", run, "--data", data, "--rerank"]) == 0
     assert main(["evaluate", str(runs / "apnet" / "best.safetensors"), "--data", data]) == 0
-    assert "best + flip" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "best, chosen on its own test set + flip" in printed
+    assert "was chosen by its mAP" not in printed
     assert len(evaluations(runs / "apnet")) == 4
+
+
+def test_weights_that_were_chosen_on_the_test_set_say_so_in_table_file_and_report(runs, capsys):
+    run = runs / "apnet"
+    assert main(["evaluate", str(run / "best.safetensors")]) == 0
+    printed = capsys.readouterr().out
+    assert "best, chosen on this test set + flip" in printed
+    said = "best.safetensors was chosen by its mAP on these very images: the scores are too high"
+    assert f"note: {said}" in printed
+    assert said in evaluations(run)[0]["remarks"]
+    assert said in write_report([run], run.parent / "report.html").read_text()
+
+
+def test_other_images_in_the_place_of_the_runs_own_are_refused_unless_named(runs, domains, tmp_path, capsys):
+    run = runs / "apnet"
+    place = tmp_path / "plaza"
+    shutil.copytree(domains / "plaza", place)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(domains / "plaza"), str(place)))
+    assert main(["evaluate", str(run)]) == 0  # the same images, moved
+    capsys.readouterr()
+    sorted((place / "query").iterdir())[0].unlink()
+    assert main(["evaluate", str(run)]) == 2
+    error = capsys.readouterr().err
+    prints = [read(folder).fingerprint() for folder in (domains / "plaza", place)]
+    assert f"trained on (fingerprint {prints[0]}), they are others (fingerprint {prints[1]})" in error
+    assert "--data" in error
+    assert main(["evaluate", str(run), "--data", str(place)]) == 0
+    printed = capsys.readouterr().out
+    # The two have one name, so the table tells them apart.
+    assert f"rendered plaza ({prints[0]})  rendered plaza ({prints[1]})" in printed
+
+
+def test_a_run_that_left_corrupt_images_out_is_scored_on_the_same_images(domains, tmp_path, capsys):
+    data = shutil.copytree(domains / "plaza", tmp_path / "plaza")
+    sorted((data / "query").iterdir())[0].write_bytes(b"")
+    pipeline = PIPELINES["apnet"]
+    values = ["--data.image_size=[32, 16]", "--optimizer.epochs=1", "--optimizer.milestones=[]", "--sampler.ids=4"]
+    recipe = ["--config", str(pipeline.recipes / "demo.yaml"), f"--data.root={data}", "--data.skip_corrupt=true"]
+    result = pipeline.train(load_config(pipeline.config, [*recipe, *values]), tmp_path / "run")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert evaluations(tmp_path / "run")[0]["scores"] == result["final"]
+    assert "note: 1 images do not decode and are left out" in capsys.readouterr().out
+
+
+def stopped(run, epochs):
+    """Make a finished run one that was stopped."""
+    (run / "result.json").unlink()
+    for name in ("examples.json", "attention.npz"):
+        (run / name).unlink()
+    return f"unfinished: epoch {epochs} of {epochs}"
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("weights", ["", "best.safetensors"])
+def test_an_unfinished_run_is_tested_and_reported_and_marked(runs, pipeline, weights, capsys):
+    run = runs / pipeline
+    finished = json.loads((run / "result.json").read_text())
+    mark = stopped(run, 1)
+    if weights:
+        mark = f"unfinished: epoch {finished['best']['epoch']} of 1"
+    assert main(["evaluate", str(run / weights)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{finished['title']}, {mark}" in printed
+    assert "note: the run is not finished" in printed
+    (numbers,) = evaluations(run)
+    assert numbers["trained_on"] == finished["data"]
+    assert numbers["chance"] == finished["chance"]
+    if not weights:
+        assert numbers["scores"] == finished["final"]
+    page = write_report([run], run.parent / "report.html").read_text()
+    assert f"{finished['title']}, unfinished: epoch 1 of 1" in page
+    assert "1 run, 1 of them unfinished" in page
+    assert f"<td>{100 * finished['final']['mAP']:.1f} [-]</td>" in page
+    assert finished["code"] in page
+
+
+def test_without_any_whole_checkpoint_there_is_nothing_to_test(runs, capsys):
+    run = runs / "apnet"
+    stopped(run, 1)
+    shutil.rmtree(run / "checkpoints")
+    assert main(["evaluate", str(run)]) == 2
+    assert "no result.json and no whole checkpoint" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(run / "r.html")]) == 2
+    assert "no result.json and no whole checkpoint" in capsys.readouterr().err
+
+
+def test_weights_that_are_an_epoch_older_than_the_newest_checkpoint_say_their_epoch(runs):
+    run = runs / "apnet"
+    stopped(run, 1)
+    shutil.copy(run / "checkpoints" / "epoch-0000" / "model.safetensors", run / "model.safetensors")
+    result = read_result(run)
+    assert result["unfinished"] == {"epoch": 0, "epochs": 1, "scored": 0}
+    (run / "model.safetensors").unlink()
+    assert last_weights(run) == run / "checkpoints" / "epoch-0001" / "model.safetensors"
+    assert main(["evaluate", str(run)]) == 0
+
+
+def test_what_older_checkpoints_do_not_know_is_left_open(runs):
+    run = runs / "mla"
+    stopped(run, 1)
+    path = run / "checkpoints" / "epoch-0001" / "state.json"
+    state = json.loads(path.read_text())
+    del state["about"]
+    state["digests"]["state.json"] = state_digest(state)
+    path.write_text(json.dumps(state))
+    result = read_result(run)
+    assert result["data"]["fingerprint"] == state["fingerprint"]
+    assert table_rows([result])[0][5] == "-"
+    page = write_report([run], run.parent / "report.html").read_text()
+    assert "MLA, unfinished: epoch 1 of 1" in page
+    assert main(["evaluate", str(run)]) == 0
 
 
 def test_a_corrupt_image_stops_it_or_is_left_out(runs, domains, tmp_path, capsys):
@@ -138,9 +258,10 @@ def test_what_the_run_started_from_need_not_be_there_any_more(runs, domains):
     assert main(["evaluate", str(runs / "apnet"), "--data", str(domains / "mall")]) == 0
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", "result.json", "model.safetensors"])
-def test_a_folder_that_is_no_finished_run_is_refused_by_what_it_lacks(runs, capsys, missing):
+@pytest.mark.parametrize("missing", ["config.yaml", "model.safetensors"])
+def test_a_folder_that_is_no_run_is_refused_by_what_it_lacks(runs, capsys, missing):
     (runs / "apnet" / missing).unlink()
+    shutil.rmtree(runs / "apnet" / "checkpoints")
     assert main(["evaluate", str(runs / "apnet")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: evaluate: ")

@@ -6,14 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from attnreid import attach_apnet
 from reference_pipelines.apnet.losses import LossConfig, SupervisedObjective
 from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig
-from reference_pipelines.data.sampler import SamplerConfig, identity_batches
+from reference_pipelines.data import ReidData
+from reference_pipelines.data.sampler import SamplerConfig, check_people, identity_batches
 from reference_pipelines.data.transforms import AugmentConfig
-from reference_pipelines.errors import require
+from reference_pipelines.errors import UserError, require
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.models.batch_statistics import set_batch_statistics
 from reference_pipelines.training.session import Session
@@ -68,9 +70,31 @@ class ApnetConfig:
 
     def __post_init__(self) -> None:
         require(self.title.strip() != "", "title must not be empty", repr(self.title))
-        require(self.sampler.ids >= 2, "sampler.ids must be at least 2, for the triplet", self.sampler.ids)
+        if self.loss.triplet_weight > 0:
+            need = "must be at least 2, for the triplet (or set loss.triplet_weight to 0)"
+            require(self.sampler.ids >= 2, f"sampler.ids {need}", self.sampler.ids)
+            require(self.sampler.images >= 2, f"sampler.images {need}", self.sampler.images)
         self.model.check_batch(self.sampler.ids * self.sampler.images)
         require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
+
+    def check_data(self, data: ReidData) -> None:
+        """Refuse images that this cannot be trained on.
+
+        Raises:
+            UserError: there are fewer people than a batch has, or no two, or the triplet has no two images of anybody.
+        """
+        images = np.unique(data.train.ids, return_counts=True)[1]
+        if len(images) < 2:
+            raise UserError(
+                f"train: {data.name} must have at least two people to tell apart in train, it has {len(images)}; check "
+                "the ids, or train without them: train mla"
+            )
+        check_people(len(images), self.sampler)
+        if self.loss.triplet_weight > 0 and images.max() < 2:
+            raise UserError(
+                f"train: some of the {len(images)} people of train must have two images for the triplet, all have one; "
+                "check the ids, or set --loss.triplet_weight 0"
+            )
 
 
 def build_model(config: ApnetConfig, classes: int | None = None, *, say: Callable[[str], object] = print) -> ReidModel:

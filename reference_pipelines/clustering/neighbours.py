@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn import functional
 
 from reference_pipelines.clustering._compiled import compete, dot_products
 from reference_pipelines.errors import UserError
 from reference_pipelines.progress import progress_bar
+from reference_pipelines.unit_vectors import unit_rows
 
 Search = Literal["exact", "approximate"]
 
@@ -64,7 +64,7 @@ def unit_features(features: ArrayLike | Tensor, who: str, name: str = "features"
         raise ValueError(f"{who}: {name} must be (N, D) with N > 0, got {tuple(points.shape)}")
     if not torch.isfinite(points).all():
         raise ValueError(f"{who}: {name} must be finite, got NaN or Inf; has training diverged?")
-    return functional.normalize(points if points.dtype == torch.float64 else points.float(), dim=1)
+    return unit_rows(points if points.dtype == torch.float64 else points.float())
 
 
 def find_neighbours(points: Tensor, k: int, *, search: Search = "exact", least: bool = False) -> Neighbours:

@@ -1,5 +1,6 @@
 """Pseudo-labels: from features to clusters, and what can be said of the clusters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,9 +12,16 @@ from reference_pipelines.clustering.agglomerative import merge
 from reference_pipelines.clustering.dbscan import dbscan
 from reference_pipelines.clustering.jaccard import jaccard_graph
 from reference_pipelines.clustering.kmeans import kmeans
-from reference_pipelines.clustering.neighbours import Search
+from reference_pipelines.clustering.neighbours import Search, unit_features
 from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 from reference_pipelines.errors import UserError, require
+
+_SAME = 1e-6  # apart in no number by more than rounding
+_RADII = tuple(radius / 20 for radius in range(1, 20))
+_ALL_EQUAL = (
+    "all images have the same feature, and no option changes that: start from other weights with --model.weights, and "
+    "look whether the images differ"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,23 @@ class ClusteringConfig:
         require(0 < self.relax_limit < 1, "clustering.relax_limit must be between 0 and 1", self.relax_limit)
         require(self.kmeans >= 2, "clustering.kmeans must be at least 2", self.kmeans)
 
+    def check_images(self, count: int) -> None:
+        """Refuse so few images that the method finds no clusters among them, whatever their features are.
+
+        Raises:
+            UserError: they are.
+        """
+        if self.method == "kmeans" and self.kmeans > count:
+            raise UserError(
+                f"clustering: k-means must have at least as many images as clusters, got {count} images; "
+                f"set --clustering.kmeans (now {self.kmeans}) to less"
+            )
+        if self.method == "dbscan" and self.min_samples > count:
+            raise UserError(
+                f"clustering: DBSCAN needs {self.min_samples} images for a cluster, got {count} images; set "
+                f"--clustering.min_samples (now {self.min_samples}) to less"
+            )
+
 
 def cluster(
     features: Tensor,
@@ -106,18 +131,14 @@ def cluster(
             k-means is to find clusters.
         ValueError: `previous` does not belong to these features.
     """
+    config.check_images(len(features))
     if config.method == "agglomerative":
         return _merged(features, config.merging, previous, epoch), None
     if config.method == "dbscan":
         return _by_density(features, config)
-    if config.kmeans > len(features):
-        raise UserError(
-            f"clustering: k-means must have at least as many images as clusters, got {len(features)} images; "
-            f"set --clustering.kmeans (now {config.kmeans}) to less"
-        )
     clusters = kmeans(features, clusters=config.kmeans, seed=seed)
     if not clusters.any():
-        raise _too_few("k-means", clusters, "start from better weights")
+        raise _too_few("k-means", clusters, _ALL_EQUAL)
     return clusters, None
 
 
@@ -147,11 +168,30 @@ def _by_density(features: Tensor, config: ClusteringConfig) -> tuple[np.ndarray,
                 flush=True,
             )
             return relaxed, eps
-    tried = f", relaxed to {others[-1]:g} in vain" if others else ""
-    advice = (
-        f"{'raise' if raised else 'lower'} --clustering.eps (now {config.eps:g}{tried}) or start from better weights"
-    )
-    raise _too_few("DBSCAN", clusters, advice)
+    raise _too_few("DBSCAN", clusters, _advice(features, config, raised=raised, tried=others))
+
+
+def _advice(features: Tensor, config: ClusteringConfig, *, raised: bool, tried: Sequence[float]) -> str:
+    """Return what helps against too few clusters: a radius is named only where it was tried and gives two."""
+    points = unit_features(features, "cluster")
+    if (points - points[:1]).abs().max() <= _SAME:
+        return _ALL_EQUAL
+    if config.k1 >= len(points):
+        return (
+            f"with --clustering.k1 {config.k1} each of the {len(points)} images is a neighbour of all others; lower "
+            "it, to about the images of a person"
+        )
+    now = f"--clustering.eps (now {config.eps:g}{f', relaxed to {tried[-1]:g} in vain' if tried else ''})"
+    radii = [radius for radius in _RADII if (radius > config.eps if raised else radius < config.eps)]
+    graph = _graph(features, config, max(radii, default=config.eps))
+    for eps in radii if raised else reversed(radii):
+        count = int(dbscan(graph, eps=eps, min_samples=config.min_samples).max()) + 1
+        if count > 1:
+            verb = "raise" if raised else "lower"
+            return f"{verb} {now}: at {eps:g} there are {count} clusters; or start from better weights"
+    other = "min_samples" if raised else "k1"
+    value = config.min_samples if raised else config.k1
+    return f"no other {now} gives two: lower --clustering.{other} (now {value}) or start from better weights"
 
 
 def _graph(features: Tensor, config: ClusteringConfig, max_distance: float) -> sparse.csr_array:
@@ -193,9 +233,11 @@ def describe_clusters(
     Returns:
         `clusters`, `noise`, the sizes `smallest`, `median` and `largest`, `id_purity`, `camera_purity`, and `id_nmi`,
         the normalised mutual information with the ids. The last three leave noise out, and are None where they
-        cannot be known.
+        cannot be known: no labels, the same one for all, as unlabelled images are given, one an image, or no cluster of
+        two images.
     """
     sizes = np.bincount(clusters[clusters >= 0])
+    ids, cameras = (labels if _tell_apart(labels) and sizes.max(initial=0) > 1 else None for labels in (ids, cameras))
     return {
         "clusters": len(sizes),
         "noise": float((clusters < 0).mean()),
@@ -206,3 +248,8 @@ def describe_clusters(
         "id_nmi": None if ids is None else normalised_mutual_information(clusters, ids),
         "camera_purity": None if cameras is None else purity(clusters, cameras),
     }
+
+
+def _tell_apart(labels: np.ndarray | None) -> bool:
+    """Return whether labels say which images belong together and which do not."""
+    return labels is not None and 1 < len(np.unique(labels)) < len(labels)

@@ -119,6 +119,17 @@ class ReidData:
         queries = zip(self.query.ids.tolist(), self.query.cameras.tolist(), strict=True)
         return np.array([people[view[0]] - views[view] if view[0] > 0 else 0 for view in queries], dtype=np.int64)
 
+    def why_no_match(self) -> str:
+        """Return what to do where no query has a match: where all are of one camera, how to do without it."""
+        seen = np.unique(np.concatenate([self.query.cameras, self.gallery.cameras]))
+        if not self.cameras_known or len(seen) != 1 or not np.isin(self.query.ids, self.gallery.ids).any():
+            return "are the parts of one data set?"
+        return (
+            f"all of them are of camera {seen[0]}, and the protocol leaves out what the query's own camera took; to "
+            "count every other image of the person as a match, list the images in a CSV file with the columns "
+            "image,id,split and no camera, and give that"
+        )
+
     def require(self, who: str, *parts: Part) -> "ReidData":
         """Return this data set if none of `parts` is empty.
 

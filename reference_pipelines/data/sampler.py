@@ -55,11 +55,7 @@ def identity_batches(labels: np.ndarray, config: SamplerConfig, seed: tuple[int,
         UserError: there are fewer people than P.
     """
     people = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
-    if len(people) < config.ids:
-        raise UserError(
-            f"sampler: a batch needs {config.ids} different people, the training set has {len(people)}; "
-            f"set --sampler.ids to {len(people)} or less"
-        )
+    check_people(len(people), config)
     rng = np.random.default_rng(seed)
     chunks = [_chunks(indices, config, rng) for indices in people]
     batches: Batches = []
@@ -69,6 +65,19 @@ def identity_batches(labels: np.ndarray, config: SamplerConfig, seed: tuple[int,
             return batches
         chosen = rng.choice(waiting, size=config.ids, replace=False)
         batches.append(_draws(np.concatenate([chunks[label].pop() for label in chosen]), rng))
+
+
+def check_people(people: int, config: SamplerConfig) -> None:
+    """Refuse fewer people than a batch needs.
+
+    Raises:
+        UserError: they are.
+    """
+    if people < config.ids:
+        raise UserError(
+            f"sampler: a batch needs {config.ids} different people, the training set has {people}; "
+            f"set --sampler.ids to {people} or less"
+        )
 
 
 def _chunks(indices: np.ndarray, config: SamplerConfig, rng: np.random.Generator) -> list[np.ndarray]:

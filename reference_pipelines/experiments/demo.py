@@ -16,8 +16,9 @@ from reference_pipelines.experiments.catalogue import Entry, read_catalogue
 from reference_pipelines.experiments.jobs import Job, run_jobs
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.report import write_report
-from reference_pipelines.reporting.table import format_table, learning_lines, table_rows
+from reference_pipelines.reporting.table import format_table, learning_lines, table_notes, table_rows, tell_apart
 from reference_pipelines.training.run import RESULT, code_digest, file_digest
+from reference_pipelines.training.session import with_absolute_paths
 
 _MARK = ".attnreid-demo"
 CATALOGUE = Path(__file__).with_name("demo.yaml")
@@ -49,8 +50,9 @@ def run_demo(out: Path, catalogue: Path = CATALOGUE) -> Path:
     folders = [out / entry.name for entry in plan.runs]
     report = write_report(folders, out / "report.html", title="attnreid demo: both papers on rendered pedestrians")
     results = [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders]
-    print("\n" + format_table(table_rows(results)) + "\n")
-    print("\n".join(learning_lines(results)) + "\n")
+    names = tell_apart([result["title"] for result in results], folders)
+    print("\n" + format_table(table_rows(results, names)) + "\n")
+    print("\n".join([*learning_lines(results, names), *table_notes(results, names, recipes=False)]) + "\n")
     print("mAP, rank-1 and chance in percent. Rendered pedestrians and small networks: the numbers show that both")
     print(
         "programs learn, not which method is better. The unsupervised runs start from the source weights, trained with"
@@ -98,7 +100,7 @@ def _is_done(folder: Path, config: Any, root: Path) -> bool:
     except (OSError, ValueError):
         return False
     same_code = result.get("code") == code_digest()
-    same_config = result.get("config") == to_plain(config)
+    same_config = result.get("config") == to_plain(with_absolute_paths(config))
     same_weights = result.get("weights_digest") == file_digest(Path(config.model.weights))
     same_images = result.get("data", {}).get("fingerprint") == read(root).fingerprint()
     return bool(same_code and same_config and same_weights and same_images)

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reference_pipelines.config import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.experiments.colour_histogram import ColourHistogram
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
-from reference_pipelines.reporting.table import format_table
+from reference_pipelines.reporting.table import format_table, name_data, name_weights, tell_apart
 from reference_pipelines.retrieval.scores import expected_average_precision
 from reference_pipelines.trained import TrainedRun, open_run
 from reference_pipelines.training.device import pick_device
 from reference_pipelines.training.evaluation import Evaluator
+from reference_pipelines.unit_vectors import unit_rows
 
 HEADINGS = ("feature", "mAP [95 %]", "rank-1", "by camera: mAP", "rank-1")
 HISTOGRAM_SIZE = (128, 64)
@@ -96,11 +96,11 @@ def measure_difficulty(
     for name, size in UNTRAINED.items():
         sized = DataConfig(config.root, image_size=size, workers=workers)
         rows.append(_row(f"{name}, untrained", untrained(name), Evaluator(data, sized, evaluator.config, device)))
-    for run in trained:
+    for run, name in zip(trained, _trained_names(trained, data), strict=True):
         own = run.config.data
         sized = DataConfig(config.root, image_size=own.image_size, interpolation=own.interpolation, workers=workers)
         its = Evaluator(data, sized, run.config.evaluation, device)
-        rows.append(_row(_trained_name(run), run.model, its))
+        rows.append(_row(name, run.model, its))
     return [_chance(evaluator), *rows]
 
 
@@ -131,7 +131,7 @@ def retrieve_by_camera(
         gallery_ids: (G,).
         gallery_cameras: (G,).
     """
-    query, gallery = functional.normalize(query_features, dim=1), functional.normalize(gallery_features, dim=1)
+    query, gallery = unit_rows(query_features), unit_rows(gallery_features)
     precisions, firsts, matches, images = [], [], [], []
     for row, person, camera in zip(query, query_ids, query_cameras, strict=True):
         others = np.flatnonzero(gallery_ids != person)
@@ -158,8 +158,16 @@ def format_difficulty(rows: Sequence[Difficulty]) -> str:
     return format_table([_cells(row) for row in rows], HEADINGS)
 
 
-def _trained_name(run: TrainedRun) -> str:
-    return f"{run.config.model.backbone}, trained on {run.result['data']['name']}: {run.result['title']}"
+def _trained_names(runs: Sequence[TrainedRun], data: ReidData) -> list[str]:
+    """Return what tells the runs apart: their data, title and weights, and what these were chosen on."""
+    here = data.describe()
+    titles = tell_apart([run.result["title"] for run in runs], [run.folder for run in runs])
+    *trained_on, _ = name_data([*(run.result["data"] for run in runs), here])
+    names = []
+    for run, title, name in zip(runs, titles, trained_on, strict=True):
+        weights = name_weights(run.weights.stem, run.result["data"], here)
+        names.append(f"{run.config.model.backbone}, trained on {name}: {title}{f', {weights}' if weights else ''}")
+    return names
 
 
 def _row(feature: str, model: nn.Module, evaluator: Evaluator) -> Difficulty:

@@ -1,5 +1,6 @@
 """MLA's experiment: cluster the features, train against the clusters, again each epoch."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,13 @@ from reference_pipelines.errors import require
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.models.batch_statistics import set_batch_statistics
+from reference_pipelines.training.remarks import of_clusters, of_log
 from reference_pipelines.training.session import Session
+
+_RANDOM_START = (
+    "it starts from random weights, whose clusters follow the cameras; give it weights with --model.weights, imagenet "
+    "or a file (the demo's are those of a run with labels on other people)"
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,14 @@ class MlaConfig:
         self.model.check_batch(self.sampler.ids * self.sampler.images)
         require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
 
+    def check_data(self, data: ReidData) -> None:
+        """Refuse fewer images than are to be clustered.
+
+        Raises:
+            UserError: there are.
+        """
+        self.clustering.check_images(len(data.train))
+
 
 def build_model(config: MlaConfig, *, say: Callable[[str], object] = print) -> ReidModel:
     """Return the network with its attention.
@@ -116,6 +131,8 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
     """
     with Session("mla", config, out, **options) as session:
         images = session.data.train
+        if config.model.weights == "none" and session.checkpoint is None and session.processes.first:
+            print(f"warning: {session.title}: {_RANDOM_START}", file=sys.stderr, flush=True)
         session.place(build_model(replace(config, model=session.model_config), say=session.say))
         # Merging goes on from the clusters before; the other methods begin anew each epoch.
         clusters = session.last_labels() if config.clustering.method == "agglomerative" else None
@@ -132,7 +149,8 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
                 tensors={"memory": memory.centers},
                 **measured,
             )
-        return session.finish(clustering=session.measured)
+        said = [*of_clusters(session.measured), *of_log(session.run.entries, config.clustering.eps)]
+        return session.finish(said, clustering=session.measured)
 
 
 def make_pseudo_labels(

@@ -14,6 +14,7 @@ from reference_pipelines.data.transforms import evaluation_transform
 from reference_pipelines.retrieval import RetrievalResult, ranked_matches
 from reference_pipelines.training.checkpoint import replace_file, writing
 from reference_pipelines.training.evaluation import Evaluator
+from reference_pipelines.training.run import file_digest
 
 LISTS = 6
 LIST_LENGTH = 10
@@ -28,7 +29,7 @@ def save_examples(
     gallery_features: Tensor,
     result: RetrievalResult,
 ) -> None:
-    """Write examples.json (ranked lists) and attention.npz (gates) into a run folder.
+    """Write examples.json (ranked lists, digests of their images) and attention.npz (gates) into a run folder.
 
     The queries shown are spread evenly over the average precisions, worst to best, so that they are no selection.
 
@@ -59,7 +60,12 @@ def save_examples(
         )
     maps = shown[:MAPS].tolist()
     images = [data.query.paths[query] for query in maps]
-    document = {"lists": lists, "attention_images": [str(path.resolve()) for path in images]}
+    shown_files = {entry["image"] for each in lists for entry in each["ranked"]} | {each["query"] for each in lists}
+    document = {
+        "lists": lists,
+        "attention_images": [str(path.resolve()) for path in images],
+        "digests": {path: file_digest(Path(path)) for path in sorted(shown_files)},
+    }
     gates = _gates(model, evaluator, images)
     with writing(folder):
         replace_file(folder / "examples.json", json.dumps(document, indent=1).encode())

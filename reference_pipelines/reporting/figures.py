@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from reference_pipelines.training.run import file_digest
+
 THUMBNAIL = (64, 128)  # width and height that a shown image fits in
 TILE = (88, 176)
 STRONGEST_SLOTS = 3
@@ -172,16 +174,21 @@ class Picture(NamedTuple):
 
 
 class Pictures:
-    """Every distinct image that the page shows."""
+    """Every distinct image that the page shows.
 
-    def __init__(self) -> None:
+    Args:
+        digests: of the files as the runs saw them; another file of the name is not shown.
+    """
+
+    def __init__(self, digests: Mapping[str, str] | None = None) -> None:
         self.known: dict[str, Picture] = {}
+        self.digests = dict(digests or {})
 
     def __getitem__(self, path: str) -> Picture:
         """Return the picture of a file, read at its first use."""
         if path not in self.known:
             key = f"image{len(self.known)}"
-            image = open_image(path)
+            image = open_image(path, self.digests.get(path))
             if image is None:
                 self.known[path] = Picture(key, Path(path).name, *THUMBNAIL, None)
             else:
@@ -190,8 +197,10 @@ class Pictures:
         return self.known[path]
 
 
-def open_image(path: str | Path) -> Image.Image | None:
-    """Return a file's pixels, or None where it is gone or broken: a report outlives its data."""
+def open_image(path: str | Path, digest: str | None = None) -> Image.Image | None:
+    """Return a file's pixels, or None where it is gone, broken or another one: a report outlives its data."""
+    if digest is not None and file_digest(Path(path)) != digest:
+        return None
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -229,9 +238,17 @@ class AttentionRow:
     strip: bool = False
 
 
-def attention_rows(gates: Mapping[str, np.ndarray], images: Sequence[str]) -> list[AttentionRow]:
-    """Return the rows of a run's gates, named "site/level" and shaped (N, C, H, W), over its N images."""
-    opened = [open_image(path) for path in images]
+def attention_rows(
+    gates: Mapping[str, np.ndarray], images: Sequence[str], digests: Mapping[str, str] | None = None
+) -> list[AttentionRow]:
+    """Return the rows of a run's gates, named "site/level" and shaped (N, C, H, W), over its N images.
+
+    Args:
+        gates: of the run.
+        images: their files.
+        digests: of these, where they are known; another file of the name is not drawn over.
+    """
+    opened = [open_image(path, (digests or {}).get(path)) for path in images]
     rows = []
     for name, gate in gates.items():
         site, _, level = name.rpartition("/")

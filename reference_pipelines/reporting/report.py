@@ -1,4 +1,4 @@
-"""Finished runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
+"""Runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
 
 import contextlib
 import json
@@ -24,8 +24,18 @@ from reference_pipelines.reporting.figures import (
     legend_sample,
     line_chart,
 )
-from reference_pipelines.reporting.table import EVALUATION_HEADINGS, HEADINGS, evaluation_rows, table_rows
+from reference_pipelines.reporting.table import (
+    EVALUATION_HEADINGS,
+    HEADINGS,
+    describe_recipe,
+    evaluation_notes,
+    evaluation_rows,
+    table_notes,
+    table_rows,
+    tell_apart,
+)
 from reference_pipelines.training.run import EVALUATIONS, RESULT, write_text
+from reference_pipelines.training.unfinished import read_result
 
 PEOPLE = 8
 _PIPELINES = {"apnet": "APNet: supervised", "mla": "MLA: unsupervised"}
@@ -34,10 +44,12 @@ _NEEDED = (
     *("hardware", "command", "commit", "code", "versions", "config"),
 )
 
+_LATER: dict[str, Any] = {"unfinished": None, "resumed": [], "weights_digest": None}  # what older results lack
+
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """What a finished run's folder says.
+class ReadRun:
+    """What a run's folder says.
 
     Args:
         key: its name in the page's ids.
@@ -48,6 +60,7 @@ class FinishedRun:
         lists: the ranked lists of examples.json.
         attention: its gates, drawn.
         attention_images: what they are drawn over.
+        digests: of the images in the lists, as the run saw them.
     """
 
     key: str
@@ -58,6 +71,7 @@ class FinishedRun:
     lists: Sequence[Mapping[str, Any]]
     attention: Sequence[AttentionRow]
     attention_images: Sequence[str]
+    digests: Mapping[str, str]
 
     @property
     def setting(self) -> str:
@@ -75,6 +89,8 @@ class FinishedRun:
     @property
     def rendered(self) -> bool:
         """Whether its queries are drawings of the renderer, which leaves a manifest beside them."""
+        if "rendered" in self.result["data"]:
+            return bool(self.result["data"]["rendered"])
         return any((folder / MANIFEST).is_file() for shown in self.lists for folder in Path(shown["query"]).parents[:3])
 
 
@@ -82,7 +98,7 @@ class Group(NamedTuple):
     """The runs of one pipeline, with their table rows and charts."""
 
     name: str
-    runs: list[FinishedRun]
+    runs: list[ReadRun]
     rows: list[tuple[str, ...]]
     legend: list[tuple[Markup, str]]
     charts: list[tuple[str, Markup]]
@@ -96,18 +112,18 @@ class Person(NamedTuple):
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str = "attnreid report") -> Path:
-    """Write one self-contained HTML file about finished runs and return its path.
+    """Write one self-contained HTML file about runs and return its path.
 
     Args:
-        runs: their folders, in the order of the table's rows.
+        runs: their folders, in the order of the table's rows; an unfinished run's says so.
         out: the file; one that exists is replaced when the new one is whole.
         title: heading of the page.
 
     Raises:
-        UserError: no folder, a folder that is no finished run, or a file that cannot be written.
+        UserError: no folder, a folder that is no run, or a file that cannot be written.
     """
     if not runs:
-        raise UserError("report: at least one finished run is needed, got none; name its folder")
+        raise UserError("report: at least one run is needed, got none; name its folder")
     loaded = [read_run(Path(folder), f"run{i}") for i, folder in enumerate(runs)]
     page = render_page(loaded, title)
     try:
@@ -120,24 +136,27 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "attnreid repo
     return out
 
 
-def read_run(folder: Path, key: str) -> FinishedRun:
+def read_run(folder: Path, key: str) -> ReadRun:
     """Read a run folder; `key` names it in the page.
 
     Raises:
-        UserError: it is not the folder of a finished run.
+        UserError: it is not the folder of a run.
     """
-    if not (folder / RESULT).is_file():
-        found = "it has none" if folder.is_dir() else "there is no such folder"
-        raise UserError(
-            f"report: {folder} must be a finished run, which has a {RESULT}, and {found}; "
-            "let its training finish or name another folder"
-        )
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = read_result(folder)
+        if result is None:
+            found = f"it has no {RESULT} and no whole checkpoint" if folder.is_dir() else "there is no such folder"
+            raise UserError(
+                f"report: {folder} must be a run that has saved something, and {found}; name another folder"
+            )
+        result = {**_LATER, **result}
         lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
-        with np.load(folder / "attention.npz", allow_pickle=False) as gates:
-            attention = attention_rows(dict(gates), examples["attention_images"])
+        examples: dict[str, Any] = {"lists": [], "attention_images": []}
+        attention: list[AttentionRow] = []
+        if not result["unfinished"]:  # they are made at the end; what lies there is of an end before
+            examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+            with np.load(folder / "attention.npz", allow_pickle=False) as gates:
+                attention = attention_rows(dict(gates), examples["attention_images"], examples.get("digests"))
         log = [json.loads(line) for line in lines if line.strip()]
         later = sorted((folder / EVALUATIONS).glob("*.json"))
         evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in later]
@@ -151,8 +170,8 @@ def read_run(folder: Path, key: str) -> FinishedRun:
         raise UserError(
             f"report: {folder / RESULT} must come from `train`, and it lacks {', '.join(lacking)}; train it again"
         )
-    images = examples["attention_images"]
-    return FinishedRun(key, folder, result, log, evaluations, examples["lists"], attention, images)
+    images, digests = examples["attention_images"], examples.get("digests", {})
+    return ReadRun(key, folder, result, log, evaluations, examples["lists"], attention, images, digests)
 
 
 def _reason(error: Exception) -> str:
@@ -161,7 +180,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def render_page(runs: Sequence[FinishedRun], title: str) -> str:
+def render_page(runs: Sequence[ReadRun], title: str) -> str:
     """Return the page."""
     environment = Environment(
         loader=PackageLoader("reference_pipelines.reporting", "."),
@@ -171,18 +190,35 @@ def render_page(runs: Sequence[FinishedRun], title: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    names = _distinct(run.result["pipeline"] for run in runs)
-    by_pipeline = [[run for run in runs if run.result["pipeline"] == name] for name in names]
-    pictures = Pictures()
+    pipelines = _distinct(run.result["pipeline"] for run in runs)
+    by_pipeline = [[run for run in runs if run.result["pipeline"] == pipeline] for pipeline in pipelines]
+    results = [run.result for run in runs]
+    titles = [str(result["title"]) for result in results]
+    names = {run.key: name for run, name in zip(runs, tell_apart(titles, [run.folder for run in runs]), strict=True)}
+    rows = dict(zip(names, table_rows(results, list(names.values())), strict=True))
+    evaluations = [numbers for run in runs for numbers in run.evaluations]
+    evaluated = _names_of_evaluations(runs, titles, names)
+    pictures = Pictures({path: digest for run in runs for path, digest in run.digests.items()})
     people = find_people(shown for run in runs for shown in run.lists)
     return environment.get_template("report.html.j2").render(
         title=title,
         runs=runs,
-        groups=[_group(name, members) for name, members in zip(names, by_pipeline, strict=True)],
+        names=names,
+        groups=[
+            _group(pipeline, members, names, rows) for pipeline, members in zip(pipelines, by_pipeline, strict=True)
+        ],
         headings=HEADINGS,
-        evaluations=evaluation_rows([numbers for run in runs for numbers in run.evaluations]),
+        notes=table_notes(results, list(names.values()), recipes=False),
+        evaluations=evaluation_rows(evaluations, evaluated),
         evaluation_headings=EVALUATION_HEADINGS,
-        data=_distinct(run.result["data"]["summary"] for run in runs),
+        evaluation_notes=evaluation_notes(evaluations, evaluated),
+        changes={run.key: describe_recipe(run.result) for run in runs},
+        data=[
+            f"{summary}, fingerprint {fingerprint}"
+            for fingerprint, summary in {
+                result["data"]["fingerprint"]: result["data"]["summary"] for result in results
+            }.items()
+        ],
         settings=_distinct(run.setting for run in runs),
         seeds=_distinct(run.result["config"].get("seed") for run in runs),
         rendered=[run.rendered for run in runs],
@@ -194,10 +230,19 @@ def render_page(runs: Sequence[FinishedRun], title: str) -> str:
     )
 
 
-def _group(pipeline: str, runs: list[FinishedRun]) -> Group:
-    labels = [run.result["title"] for run in runs]
+def _names_of_evaluations(runs: Sequence[ReadRun], titles: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Return the title that each evaluation bears, with the folder where its run is told apart by that."""
+    folders = [names[run.key].removeprefix(title) for run, title in zip(runs, titles, strict=True)]
+    return [
+        f"{numbers['title']}{folder}" for run, folder in zip(runs, folders, strict=True) for numbers in run.evaluations
+    ]
+
+
+def _group(pipeline: str, runs: list[ReadRun], names: Mapping[str, str], rows: Mapping[str, tuple[str, ...]]) -> Group:
+    labels = [names[run.key] for run in runs]
     legend = [(legend_sample(f"legend-{run.key}", i), labels[i]) for i, run in enumerate(runs)]
-    chance = {f"chance {100 * level:.1f}": 100 * level for level in _distinct(run.result["chance"] for run in runs)}
+    levels = [level for level in _distinct(run.result["chance"] for run in runs) if level is not None]
+    chance = {f"chance {100 * level:.1f}": 100 * level for level in levels}
 
     def chart(measure: str, title: str, scale: float = 1, **options: Any) -> tuple[str, Markup]:
         lines = [Points(run.key, labels[i], i, _course(run.log, measure, scale)) for i, run in enumerate(runs)]
@@ -212,8 +257,7 @@ def _group(pipeline: str, runs: list[FinishedRun]) -> Group:
             chart("id_purity", "Purity of the clusters by id", floor=0, ceiling=1.02),
             chart("camera_purity", "Purity of the clusters by camera", floor=0, ceiling=1.02),
         ]
-    rows = table_rows([run.result for run in runs])
-    return Group(_PIPELINES.get(pipeline, pipeline), runs, rows, legend, charts)
+    return Group(_PIPELINES.get(pipeline, pipeline), runs, [rows[run.key] for run in runs], legend, charts)
 
 
 def _course(log: Sequence[Mapping[str, Any]], measure: str, scale: float) -> list[tuple[float, float]]:

@@ -1,7 +1,10 @@
 """Tables of runs and of evaluations, as cells for people: printed by the commands and set in the report."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from reference_pipelines.recipes import list_changes
 
 HEADINGS = (
     "variant",
@@ -33,14 +36,79 @@ EVALUATION_HEADINGS = (
 
 
 _LAST = "model"  # the weights that a run ends with, which need not be named
+_BEST = "best"  # those of the epoch with the highest mAP on the test set
+NONE = "-"  # what was not measured or cannot be said
 
 
-def table_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a row of cells a result (a run's result.json), in the order of HEADINGS; mAP and rank-1 in percent."""
-    return [_row(result) for result in results]
+def table_rows(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[tuple[str, ...]]:
+    """Return a row of cells a result (a run's result.json), in the order of HEADINGS; mAP and rank-1 in percent.
+
+    Args:
+        results: of the runs.
+        names: what each run is called; its title when left out.
+    """
+    names = names or [str(result["title"]) for result in results]
+    data = name_data([result["data"] for result in results])
+    return [_row(*each) for each in zip(results, names, data, strict=True)]
 
 
-def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
+def table_notes(
+    results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None, *, recipes: bool = True
+) -> list[str]:
+    """Return what must be read with the rows, a sentence each: what falsifies a score, and what was changed.
+
+    Args:
+        results: of the runs.
+        names: what each run is called; its title when left out.
+        recipes: whether to say what of its nearest shipped recipe a run has changed.
+    """
+    names = names or [str(result["title"]) for result in results]
+    notes = []
+    for result, name in zip(results, names, strict=True):
+        said = [*result.get("remarks", ()), describe_recipe(result) if recipes else ""]
+        notes += [f"{name}: {each}" if len(results) > 1 else each for each in said if each]
+    return notes
+
+
+def describe_recipe(result: Mapping[str, Any]) -> str:
+    """Return what of its nearest shipped recipe a run has changed; nothing where that is nothing, or not known."""
+    recipe = result.get("recipe")
+    if not recipe or not recipe["changed"]:
+        return ""
+    return f"the recipe {recipe['name']} with {list_changes(recipe['changed'])}"
+
+
+def format_results(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of the results and, below, what must be read with it."""
+    return "\n".join([format_table(table_rows(results)), *_below(table_notes(results))])
+
+
+def tell_apart(titles: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Return the titles; of runs with the same one also so much of their folder as tells them apart."""
+    names = []
+    for title, folder in zip(titles, folders, strict=True):
+        alike = {other.absolute() for name, other in zip(titles, folders, strict=True) if name == title}
+        names.append(title if len(alike) == 1 else f"{title} ({_distinct_end(folder.absolute(), alike)})")
+    return names
+
+
+def _distinct_end(path: Path, alike: set[Path]) -> str:
+    ends = (Path(*path.parts[-count:]) for count in range(1, len(path.parts) + 1))
+    return str(next(end for end in ends if sum(Path(*each.parts[-len(end.parts) :]) == end for each in alike) == 1))
+
+
+def name_data(data: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the data sets' names; of different ones with the same name also their fingerprints."""
+    known: dict[str, set[str]] = {}
+    for each in data:
+        known.setdefault(each["name"], set()).add(each.get("fingerprint", NONE))
+    return [
+        each["name"] if len(known[each["name"]]) == 1 else f"{each['name']} ({each.get('fingerprint', NONE)})"
+        for each in data
+    ]
+
+
+def _row(result: Mapping[str, Any], name: str, data: str) -> tuple[str, ...]:
     clustering = result.get("clustering")
     clusters = ("", "", "")
     if clustering:
@@ -50,8 +118,8 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
             _purity(clustering["camera_purity"]),
         )
     return (
-        str(result["title"]),
-        result["data"]["name"],
+        name,
+        data,
         _with_interval(result["final"]),
         _percent(result["final"]["rank1"]),
         _with_interval(result["start"]),
@@ -61,20 +129,30 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def evaluation_rows(evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a row of cells an evaluation (a file of `evaluate`), in the order of EVALUATION_HEADINGS, in percent."""
-    return [_evaluation_row(numbers) for numbers in evaluations]
+def evaluation_rows(
+    evaluations: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
+) -> list[tuple[str, ...]]:
+    """Return a row of cells an evaluation (a file of `evaluate`), in the order of EVALUATION_HEADINGS, in percent.
+
+    Args:
+        evaluations: what the files hold.
+        names: what each one's run is called; its title when left out.
+    """
+    names = names or [str(numbers["title"]) for numbers in evaluations]
+    data = name_data([numbers[side] for numbers in evaluations for side in ("trained_on", "tested_on")])
+    return [_evaluation_row(*each) for each in zip(evaluations, names, data[::2], data[1::2], strict=True)]
 
 
-def _evaluation_row(numbers: Mapping[str, Any]) -> tuple[str, ...]:
+def _evaluation_row(numbers: Mapping[str, Any], name: str, trained: str, tested: str) -> tuple[str, ...]:
     scores = numbers["scores"]
     weights = numbers["weights"]["name"]
-    said = ((weights, weights != _LAST), ("flip", numbers["flip"]), ("re-ranked", numbers["reranked"]))
+    named = name_weights(weights, numbers["trained_on"], numbers["tested_on"])
+    said = ((named, bool(named)), ("flip", numbers["flip"]), ("re-ranked", numbers["reranked"]))
     how = [word for word, used in said if used]
     return (
-        str(numbers["title"]),
-        numbers["trained_on"]["name"],
-        numbers["tested_on"]["name"],
+        name,
+        trained,
+        tested,
         " + ".join(how) or "plain",
         _with_interval(scores),
         *(_percent(scores[name]) for name in ("rank1", "rank5", "rank10", "rank20", "mINP", "mAP_market")),
@@ -82,30 +160,67 @@ def _evaluation_row(numbers: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def learning_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def name_weights(name: str, trained_on: Mapping[str, Any], tested_on: Mapping[str, Any]) -> str:
+    """Return what to call a run's weights: nothing for the last, and for the best on what they were chosen.
+
+    Args:
+        name: of the weights file, without its ending.
+        trained_on: the run's data.
+        tested_on: the data that they are scored on.
+    """
+    if name == _LAST:
+        return ""
+    if name != _BEST:
+        return name
+    return f"{name}, chosen on {'this' if chosen_on_the_test_set(name, trained_on, tested_on) else 'its own'} test set"
+
+
+def chosen_on_the_test_set(name: str, trained_on: Mapping[str, Any], tested_on: Mapping[str, Any]) -> bool:
+    """Return whether weights were chosen by their scores on the very images that they are tested on."""
+    return name == _BEST and trained_on.get("fingerprint") == tested_on.get("fingerprint")
+
+
+def evaluation_notes(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:
+    """Return what must be read with the rows of evaluations, a sentence each."""
+    names = names or [str(numbers["title"]) for numbers in evaluations]
+    return [
+        f"{name}, tested on {numbers['tested_on']['name']}: {remark}" if len(evaluations) > 1 else remark
+        for name, numbers in zip(names, evaluations, strict=True)
+        for remark in numbers.get("remarks", ())
+    ]
+
+
+def learning_lines(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:
     """Return a line a result: how far it is from chance and from its own start."""
     lines = []
-    for result in results:
+    for result, name in zip(results, names or [result["title"] for result in results], strict=True):
         start, final = result["start"], result["final"]
-        apart = "apart" if start["interval"][1] < final["interval"][0] else "overlapping"
+        apart = "no intervals"
+        if start["interval"] and final["interval"]:
+            apart = f"intervals {'apart' if start['interval'][1] < final['interval'][0] else 'overlapping'}"
         lines.append(
-            f"{result['title']}: {final['mAP'] / result['chance']:.1f} times chance, "
-            f"{final['mAP'] / start['mAP']:.2f} times its start, intervals {apart}"
+            f"{name}: {final['mAP'] / result['chance']:.1f} times chance, "
+            f"{final['mAP'] / start['mAP']:.2f} times its start, {apart}"
         )
     return lines
 
 
 def _purity(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"  # None: not known
+    return NONE if value is None else f"{value:.2f}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f}"
 
 
 def _with_interval(score: Mapping[str, Any]) -> str:
-    low, high = score["interval"]
-    return f"{_percent(score['mAP'])} [{_percent(low)}, {_percent(high)}]"
+    """Return mAP with its interval, which one query does not give, nor an unfinished run."""
+    interval = NONE if score["interval"] is None else ", ".join(_percent(end) for end in score["interval"])
+    return f"{_percent(score['mAP'])} [{interval}]"
+
+
+def _below(notes: Sequence[str]) -> list[str]:
+    return ["", *(f"note: {note}" for note in notes)] if notes else []
 
 
 def format_table(rows: Sequence[Sequence[str]], headings: Sequence[str] = HEADINGS, *, words: int = 2) -> str:
@@ -122,8 +237,9 @@ def format_table(rows: Sequence[Sequence[str]], headings: Sequence[str] = HEADIN
 
 
 def format_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of the evaluations."""
-    return format_table(evaluation_rows(evaluations), EVALUATION_HEADINGS, words=4)
+    """Return the table of the evaluations and, below, what must be read with it."""
+    table = format_table(evaluation_rows(evaluations), EVALUATION_HEADINGS, words=4)
+    return "\n".join([table, *_below(evaluation_notes(evaluations))])
 
 
 def format_camera_pairs(numbers: Mapping[str, Any]) -> str:
@@ -150,5 +266,5 @@ def format_single_shot(numbers: Mapping[str, Any]) -> str:
 
 
 def _from_where_to_where(numbers: Mapping[str, Any]) -> str:
-    trained, tested = numbers["trained_on"]["name"], numbers["tested_on"]["name"]
+    trained, tested = name_data([numbers["trained_on"], numbers["tested_on"]])
     return f"{numbers['title']}, trained on {trained}, tested on {tested}"

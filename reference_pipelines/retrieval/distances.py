@@ -1,11 +1,13 @@
 """Distances from queries to a gallery, made a block of queries at a time."""
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn import functional
+
+from reference_pipelines.unit_vectors import unit_rows
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -39,7 +41,7 @@ def feature_distances(
         query: (Q, D) features; half precision is computed in float32.
         gallery: (G, D) features.
         metric: "cosine" is 1 - cos, 0 to 2, from one float32 product, which may tell equal features apart in the last
-            bit; "euclidean" is that of the features as given, which keeps near
+            bit, and 1 to a feature of length 0; "euclidean" is that of the features as given, which keeps near
             ties apart however long they are: it is as exact as float32 can say.
         device: where they are computed; None: where the query features are.
 
@@ -81,12 +83,47 @@ class CheckedDistances:
         return rows
 
 
+def given_distances(distances: Distances | ArrayLike | Tensor) -> Distances:
+    """Return distances that are checked, from an array or tensor too; whole numbers and half precision are widened.
+
+    Raises:
+        ValueError: they are not (Q, G) real numbers.
+    """
+    if not hasattr(distances, "rows"):
+        distances = _Given(distances if isinstance(distances, Tensor) else np.asarray(distances))
+    return CheckedDistances(distances)  # type: ignore[arg-type]
+
+
+class _Given:
+    """(Q, G) distances that are there already."""
+
+    def __init__(self, whole: Any) -> None:
+        kind = str(whole.dtype).removeprefix("torch.")
+        if whole.ndim != 2 or not kind.startswith(("float", "bfloat", "int", "uint")):
+            got = f"{tuple(whole.shape)} {kind}"
+            raise ValueError(f"evaluate: distances must be (Q, G) real numbers, queries by gallery, got {got}")
+        self._whole = whole
+        self._wide = kind not in ("float32", "float64")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Q and G."""
+        return len(self._whole), self._whole.shape[1]
+
+    def rows(self, block: slice) -> Tensor:
+        """Return the (b, G) distances of the block's queries."""
+        rows = self._whole[block]
+        if isinstance(rows, Tensor):
+            return rows.double() if self._wide else rows
+        return torch.from_numpy(np.array(rows, dtype=np.float64 if self._wide else None, order="C"))
+
+
 class _Cosine:
     """1 - cos of (Q, D) and (G, D) features."""
 
     def __init__(self, query: Tensor, gallery: Tensor) -> None:
-        self._query = functional.normalize(query, dim=1)
-        self._opposite = functional.normalize(gallery, dim=1).neg_()
+        self._query = unit_rows(query)
+        self._opposite = unit_rows(gallery).neg_()
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -98,16 +98,25 @@ class Hits:
 
 def check_labels(
     query_ids: ArrayLike,
-    query_cameras: ArrayLike,
+    query_cameras: ArrayLike | None,
     gallery_ids: ArrayLike,
-    gallery_cameras: ArrayLike,
+    gallery_cameras: ArrayLike | None,
     shape: tuple[int, int],
 ) -> Labels:
     """Return the labels of Q queries and G gallery images, `shape` being (Q, G).
 
+    Where both have no cameras each image is given one of its own, so that none is dropped.
+
     Raises:
-        ValueError: not one id and one camera an image, or one that is no number.
+        ValueError: not one id and one camera an image, or one that is no number; or cameras of one side alone.
     """
+    if (query_cameras is None) != (gallery_cameras is None):
+        missing = "query_cameras" if query_cameras is None else "gallery_cameras"
+        raise ValueError(
+            f"evaluate: cameras must be given for queries and gallery, or be None for both, {missing} is None"
+        )
+    if query_cameras is None:
+        query_cameras, gallery_cameras = np.arange(shape[0]), shape[0] + np.arange(shape[1])
     given = {
         "query_ids": (np.asarray(query_ids), shape[0]),
         "query_cameras": (np.asarray(query_cameras), shape[0]),

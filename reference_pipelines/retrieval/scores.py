@@ -117,8 +117,10 @@ def camera_pairs(hits: Hits, query_cameras: np.ndarray, gallery_cameras: np.ndar
     return tuple(result)
 
 
-def bootstrap_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean of (n,) `values`."""
+def bootstrap_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95 % percentile bootstrap interval of the mean of (n,) `values`; None of one value alone."""
+    if len(values) < 2:
+        return None
     rng = np.random.default_rng(seed)
     # A block of resamples at a time, so that a large query set does not fill the memory.
     sizes = [min(64, resamples - start) for start in range(0, resamples, 64)]

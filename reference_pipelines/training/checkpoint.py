@@ -123,23 +123,46 @@ def _what_is_there(folder: Path) -> str:
     return "name the folder of a run"
 
 
+def read_states(folder: Path) -> list[dict[str, Any]]:
+    """Return what state.json says in each checkpoint of a run folder, newest first; a damaged one is left out."""
+    states = []
+    for epoch in reversed(saved_epochs(folder)):
+        with suppress(Damaged):
+            states.append(_read_state(place_of(folder, epoch)))
+    return states
+
+
+def _read_state(place: Path) -> dict[str, Any]:
+    with _reading():
+        state = json.loads((place / _STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise Damaged(f"{_STATE} is not of format {_FORMAT} of these checkpoints")
+        if state_digest(state) != state["digests"][_STATE]:
+            raise Damaged(f"{_STATE} has not the content that was written")
+        return state
+
+
 def read_checkpoint(place: Path) -> Checkpoint:
     """Return the checkpoint in a folder.
 
     Raises:
         Damaged: a file is missing, cut off, or another than the one that was written.
     """
-    try:
-        state = json.loads((place / _STATE).read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or state.get("format") != _FORMAT:
-            raise Damaged(f"{_STATE} is not of format {_FORMAT} of these checkpoints")
+    state = _read_state(place)
+    with _reading():
         contents = {name: (place / name).read_bytes() for name in (MODEL, _TRAINING)}
-        found = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        for name, digest in {_STATE: state_digest(state), **found}.items():
-            if digest != state["digests"][name]:
+        for name, content in contents.items():
+            if hashlib.sha256(content).hexdigest() != state["digests"][name]:
                 raise Damaged(f"{name} has not the content that was written")
         model, training = (safetensors.torch.load(content) for content in contents.values())
         return Checkpoint(int(state["epoch"]), model, training, state)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn what a damaged file raises into Damaged."""
+    try:
+        yield
     except OSError as error:
         raise Damaged(f"{Path(str(error.filename)).name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -1,5 +1,6 @@
 """Extraction and scoring of a network on a data set's query and gallery."""
 
+import warnings
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -72,7 +73,9 @@ class Evaluator:
         queries, images = self.data.query, self.data.gallery
 
         def scored() -> RetrievalResult:
-            found = evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the result's remarks say it, and stay with it
+                found = evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras, **options)
             # Without cameras each image has a number of its own, which makes pairs of images.
             return found if self.data.cameras_known else replace(found, camera_pairs=())
 
@@ -89,7 +92,7 @@ def as_numbers(result: RetrievalResult) -> dict[str, Any]:
     single = result.single_shot_cmc
     return {
         "mAP": result.mAP,
-        "interval": list(result.interval),
+        "interval": None if result.interval is None else list(result.interval),
         **{f"rank{k}": value for k, value in result.cmc.items()},
         "mINP": result.mINP,
         "mAP_market": result.mAP_market,
@@ -98,4 +101,5 @@ def as_numbers(result: RetrievalResult) -> dict[str, Any]:
         "skipped": result.skipped,
         "average_precision": np.round(result.average_precision, 5).tolist(),
         "camera_pairs": [asdict(pair) for pair in result.camera_pairs],
+        "remarks": list(result.remarks),
     }

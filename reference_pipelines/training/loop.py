@@ -5,7 +5,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reference_pipelines.config import Amp, DataConfig, OptimizerConfig
 from reference_pipelines.data.dataset import Batch, load_batches
@@ -18,6 +17,7 @@ from reference_pipelines.models.batch_statistics import share_running_statistics
 from reference_pipelines.progress import progress_bar
 from reference_pipelines.training.optimizer import build_optimizer
 from reference_pipelines.training.processes import Processes, share_sizes
+from reference_pipelines.unit_vectors import unit_rows
 
 _HALF = {"none": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -167,7 +167,7 @@ def extract_features(
     title: str,
     processes: Processes | None = None,
 ) -> Tensor:
-    """Return L2-normalised features (N, D) of the images in order, on the CPU.
+    """Return L2-normalised features (N, D) of the images in order, on the CPU; one of length 0 stays 0.
 
     Several processes take whole batches each, so that the features are those of one process; only the first has
     them then, and the others (0, D).
@@ -198,7 +198,7 @@ def extract_features(
                 found = model(pixels).features
                 if flip:
                     found = found + model(pixels.flip(-1)).features
-                features.append(functional.normalize(found.float(), dim=1).cpu())
+                features.append(unit_rows(found.float()).cpu())
         joined = torch.cat(features) if features else torch.zeros(0, 0)
         if not torch.isfinite(joined).all():
             raise UserError(f"{title}: the network's features are NaN or Inf; its weights are damaged or have diverged")

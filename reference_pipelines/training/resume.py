@@ -1,14 +1,13 @@
 """Going on with a run: its newest whole checkpoint, and the config that it may go on with."""
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reference_pipelines.config import to_plain
 from reference_pipelines.errors import UserError
+from reference_pipelines.recipes import defaults_of, flat
 from reference_pipelines.training.checkpoint import Checkpoint, read_newest
 from reference_pipelines.training.run import RESULT, code_digest, provenance
 
@@ -77,9 +76,9 @@ def changed_keys(folder: Path, checkpoint: Checkpoint, config: Any) -> dict[str,
     Raises:
         UserError: a key differs that changes results, or more epochs are done than asked for.
     """
-    now = _flat(to_plain(config))
+    now = flat(to_plain(config))
     # A key that the run's code did not have yet is a change of the user's only where it is not the default.
-    before = {**_flat(_defaults(type(config))), **_flat(checkpoint.state["config"])}
+    before = {**flat(defaults_of(type(config))), **flat(checkpoint.state["config"])}
     changed = {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
     refused = {key: values for key, values in changed.items() if key not in FREE_KEYS}
     if refused:
@@ -95,26 +94,6 @@ def changed_keys(folder: Path, checkpoint: Checkpoint, config: Any) -> dict[str,
             f"got {epochs}; raise --optimizer.epochs"
         )
     return changed
-
-
-def _defaults(schema: type) -> dict[str, Any]:
-    """Return the defaults of a config's keys, those of its sections too."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(field.default):
-            found[field.name] = to_plain(field.default)
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = list(field.default) if isinstance(field.default, tuple) else field.default
-        elif isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            found[field.name] = _defaults(field.type)
-    return found
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _said(value: Any) -> str:

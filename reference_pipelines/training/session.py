@@ -1,8 +1,9 @@
 """What both papers' programs do around their epochs: read, seed, evaluate at the start, log, save, resume, report."""
 
 import dataclasses
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +14,17 @@ from torch import Tensor, nn
 from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig, to_plain
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.dataset import Batch, load_batches
-from reference_pipelines.data.decoding import without_corrupt
+from reference_pipelines.data.decoding import find_corrupt, without_corrupt
+from reference_pipelines.data.records import PARTS
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.data.transforms import AugmentConfig, train_transform
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import ModelConfig
 from reference_pipelines.models.weights import load_whole, weights_file
+from reference_pipelines.recipes import nearest_recipe, title_of
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.retrieval import RetrievalResult
+from reference_pipelines.training import remarks
 from reference_pipelines.training.checkpoint import Checkpoint, saved_epochs
 from reference_pipelines.training.device import describe_hardware, pick_device
 from reference_pipelines.training.evaluation import Evaluator, as_numbers
@@ -36,6 +40,8 @@ from reference_pipelines.training.state import (
 )
 
 _LABELS = "labels"  # among a checkpoint's tensors
+_NO_FILE = ("none", "imagenet")  # starting weights that are no file
+_WORTH_WORKERS = 2000  # images that this process decodes in about the time that workers take to start
 
 
 class PipelineConfig(Protocol):
@@ -59,6 +65,9 @@ class PipelineConfig(Protocol):
     def evaluation(self) -> EvaluationConfig: ...  # noqa: D102
     @property
     def amp(self) -> Amp: ...  # noqa: D102
+
+    def check_data(self, data: ReidData) -> None:
+        """Refuse images that the recipe cannot be trained on, before anything is computed."""
 
 
 class Session:
@@ -84,18 +93,22 @@ class Session:
         changed: Mapping[str, Any] | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self.config = config
+        self.config = with_absolute_paths(config, resumed=checkpoint is not None)
         self.processes = processes or Processes()
         self.checkpoint = checkpoint
         self.changed = dict(changed or {})
         self.device = self.processes.together(lambda: pick_device(config.device, self.processes.local_rank))
-        self.data = self._read()
+        self.data, left_out = self._read()
         self.fingerprint = self.data.fingerprint()
         self._check_data()
-        weights = weights_file(config.model.weights)
+        self.remarks = [*remarks.of_people(self.data), *remarks.of_corrupt(left_out)]
+        self.recipe = nearest_recipe(pipeline, config)
+        self.title = title_of(config.title, self.recipe)
+        weights = weights_file(self.config.model.weights)
         self.weights_digest = None if weights is None else file_digest(weights)
-        self.run = Run(out, config)
-        self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device, self.processes)
+        self.run = Run(out, self.config)
+        self.evaluator = Evaluator(self.data, self.config.data, config.evaluation, self.device, self.processes)
+        self.about = self._describe()
         self.start: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
         self.resumed: list[dict[str, Any]] = []
@@ -104,8 +117,12 @@ class Session:
         self.epoch = 0
         self._began = 0.0
         self._final: tuple[Tensor, Tensor, RetrievalResult] | None = None
-        self.say(f"{config.title}: {self.data}")
+        if self.processes.first:
+            for remark in self.remarks:
+                print(f"warning: {self.title}: {remark}", file=sys.stderr, flush=True)
+        self.say(f"{self.title}: {self.data}, fingerprint {self.fingerprint}")
         self.processes.once(self._open)
+        self._check_images()
         seed_generators(config.seed)
 
     def __enter__(self) -> "Session":
@@ -132,7 +149,8 @@ class Session:
         command = resume_command(folder)
         return f"; what was saved after epoch {saved[-1]} is kept, and `{command}` goes on with the same settings"
 
-    def _read(self) -> ReidData:
+    def _read(self) -> tuple[ReidData, int]:
+        """Return the images, and how many were left out because they do not decode."""
         wanted = self.config.data
 
         def read_whole() -> ReidData:
@@ -140,8 +158,35 @@ class Session:
 
         data = self.processes.together(read_whole)
         if not wanted.skip_corrupt:
-            return data
-        return self.processes.once(lambda: without_corrupt(data, workers=wanted.workers))
+            return data, 0
+        whole = self.processes.once(lambda: without_corrupt(data, workers=wanted.workers))
+        return whole, sum(len(data.part(part)) - len(whole.part(part)) for part in PARTS)
+
+    def _check_images(self) -> None:
+        """Decode every training image once, before an epoch is spent on the others; a resumed run has read them."""
+        wanted = self.config.data
+        if wanted.skip_corrupt or self.checkpoint is not None:
+            return
+        paths = list(dict.fromkeys(self.data.train.paths))
+        workers = wanted.workers if len(paths) > _WORTH_WORKERS else 0
+
+        def decode() -> None:
+            corrupt = find_corrupt(self.processes.share(paths), workers=workers)
+            if corrupt:
+                path, reason = corrupt[0]
+                also = f" and {len(corrupt) - 1} more" if len(corrupt) > 1 else ""
+                raise UserError(
+                    f"data: cannot read the image {path} ({reason}){also}, of the {len(paths):,} of train; replace or "
+                    "remove what does not decode (data verify names all), or train without it: --data.skip_corrupt true"
+                )
+
+        try:
+            self.processes.together(decode)
+        except BaseException:
+            if self.processes.first:
+                self.run.discard(untrained=True)
+                self.run.unlock()
+            raise
 
     def _check_data(self) -> None:
         """Refuse other images than those of the other processes, or of the checkpoint."""
@@ -158,6 +203,7 @@ class Session:
                 f"they are others (fingerprint {self.fingerprint}); give the right folder with --data.root, "
                 "or train anew"
             )
+        self.config.check_data(self.data)
 
     def say(self, line: str) -> None:
         """Print a line, once."""
@@ -205,7 +251,7 @@ class Session:
             yield self.epoch + 1
 
     @property
-    def title(self) -> str:
+    def epoch_title(self) -> str:
         """What the epoch under way is called."""
         return f"epoch {self.epoch + 1}/{self.config.optimizer.epochs}"
 
@@ -224,7 +270,7 @@ class Session:
             batch_size=self.config.evaluation.batch_size,
             flip=False,
             device=self.device,
-            title=f"{self.title} features",
+            title=f"{self.epoch_title} features",
             processes=self.processes,
         )
 
@@ -254,7 +300,7 @@ class Session:
 
         rate = self.trainer.schedule.get_last_lr()[0]
         self.measured = measured
-        loss = self.trainer.train_epoch(batches, load, objective, title=self.title)
+        loss = self.trainer.train_epoch(batches, load, objective, title=self.epoch_title)
         self.trainer.schedule.step()
         self.train_seconds += time.perf_counter() - self._began
         self.epoch += 1
@@ -307,12 +353,25 @@ class Session:
 
         self.processes.once(save)
 
+    def _describe(self) -> dict[str, Any]:
+        """Return what a table says of the run besides its scores; checkpoints keep it for a run that is cut off."""
+        return {
+            "title": self.title,
+            "recipe": self.recipe,
+            "data": self.data.describe(),
+            "weights": self.config.model.weights,
+            "chance": self.evaluator.chance(),
+            "hardware": describe_hardware(self.device),
+            "remarks": self.remarks,
+        }
+
     def _capture(self, tensors: Mapping[str, Tensor]) -> Checkpoint:
         trainer = self.trainer
         of_optimizer, groups = optimizer_state(trainer.optimizer)
         of_generators, generators = generator_state(self.device)
         state = {
             "pipeline": self.pipeline,
+            "about": self.about,
             "config": to_plain(self.config),
             "fingerprint": self.fingerprint,
             "weights_digest": self.weights_digest,
@@ -352,28 +411,37 @@ class Session:
         how = {"epoch": self.epoch, "code": code_digest(), "processes": self.processes.count, "changed": self.changed}
         self.resumed = [*state["resumed"], how]
 
-    def finish(self, **extra: Any) -> dict[str, Any]:
-        """Keep examples for the report and write the result."""
+    def finish(self, more_remarks: Sequence[str] = (), **extra: Any) -> dict[str, Any]:
+        """Keep examples for the report and write the result.
+
+        Args:
+            more_remarks: the pipeline's own.
+            extra: of the pipeline, for the result.
+        """
         if self._final is None:
             self._evaluate_after_all()
         assert self._final is not None
         query, gallery, result = self._final
+        scores = as_numbers(result)
+        said = [
+            *self.remarks,
+            *remarks.of_scores(scores, self.about["chance"]),
+            *remarks.of_learning(self.start, scores),
+            *more_remarks,
+        ]
 
         def write() -> dict[str, Any]:
             save_examples(self.run.folder, self.trainer.model, self.evaluator, query, gallery, result)
             return self.run.finish(
                 {
                     "pipeline": self.pipeline,
-                    "title": self.config.title,
-                    "data": self.data.describe(),
-                    "weights": self.config.model.weights,
+                    **self.about,
+                    "remarks": said,
                     "weights_digest": self.weights_digest,
-                    "chance": self.evaluator.chance(),
                     "start": self.start,
-                    "best": self.best,
-                    "final": as_numbers(result),
+                    "best": {**self.best, "chosen_on": "the test set: best.safetensors has the highest mAP on it"},
+                    "final": scores,
                     "train_seconds": round(self.train_seconds, 1),
-                    "hardware": describe_hardware(self.device),
                     "processes": self.processes.count,
                     "resumed": self.resumed,
                     **extra,
@@ -381,3 +449,15 @@ class Session:
             )
 
         return self.processes.once(write)
+
+
+def with_absolute_paths(config: Any, *, resumed: bool = False) -> Any:
+    """Return the config as it is kept: its files are the same ones wherever it is read again.
+
+    The starting weights of a resumed run are left as it was given them: they are part of what may not change.
+    """
+    data, model = config.data, config.model
+    data = dataclasses.replace(data, root=str(Path(data.root).expanduser().absolute()))
+    if not resumed and model.weights not in _NO_FILE:
+        model = dataclasses.replace(model, weights=str(Path(model.weights).expanduser().absolute()))
+    return dataclasses.replace(config, data=data, model=model)

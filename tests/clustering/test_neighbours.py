@@ -206,3 +206,11 @@ def test_other_types_are_computed_in_single_precision(dtype):
     unit = unit_features(features, "test")
     assert unit.dtype == torch.float32
     assert torch.allclose(unit, torch.tensor([[0.6, 0.8], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_neighbours_do_not_depend_on_the_length_of_features(scale):
+    features = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    expected = find_neighbours(unit_features(features, "test"), 5)
+    found = find_neighbours(unit_features(features * scale, "test"), 5)
+    assert (found.indices == expected.indices).all()

@@ -1,6 +1,7 @@
 """The three ways to clusters, what happens where there are too few, and what is said of the clusters."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -79,19 +80,71 @@ def test_merging_goes_on_from_the_epoch_before_at_its_steps():
 def test_too_few_clusters_stop_with_one_sentence():
     features = people(6, 10)
     alone = dataclasses.replace(SMALL, min_samples=60)
-    with pytest.raises(
-        UserError,
-        match=r"at least two clusters, DBSCAN found no cluster and 60 of 60 images are noise; "
-        r"raise --clustering\.eps \(now 0\.4\) or start from better weights",
-    ):
+    with pytest.raises(UserError, match="at least two clusters, DBSCAN found no cluster and 60 of 60 images are noise"):
         cluster(features, alone)
-    same = torch.ones(20, 4) + 0.001 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UserError, match=r"found one cluster and 0 of 20 images are noise; .*lower --clustering\.eps"):
-        cluster(same, dataclasses.replace(SMALL, eps=0.9))
+    similar = torch.ones(20, 4) + 0.001 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match="found one cluster and 0 of 20 images are noise"):
+        cluster(similar, dataclasses.replace(SMALL, eps=0.9))
     with pytest.raises(UserError, match="k-means found one cluster and 0 of 20 images"), pytest.warns(match="distinct"):
         cluster(torch.ones(20, 4), dataclasses.replace(SMALL, method="kmeans", kmeans=3))
-    with pytest.raises(UserError, match=r"got 20 images; set --clustering\.kmeans \(now 21\) to less"):
-        cluster(same, dataclasses.replace(SMALL, method="kmeans", kmeans=21))
+
+
+def advice(features, **options):
+    """What is said where the clustering finds too few."""
+    with pytest.raises(UserError) as refused:
+        cluster(features, dataclasses.replace(SMALL, **options))
+    return str(refused.value).partition("noise; ")[2]
+
+
+def test_an_advised_radius_gives_what_it_promises():
+    features = people(3, 10, spread=1.0)
+    for options, verb in (
+        ({"k1": 20, "k2": 1, "eps": 0.05}, "raise"),
+        ({"k1": 20, "k2": 1, "eps": 0.9}, "lower"),
+    ):
+        said = advice(features, **options)
+        radius, count = re.match(
+            rf"{verb} --clustering\.eps \(now {options['eps']}\): at (\S+) there are (\d+) c", said
+        ).groups()
+        found, _ = cluster(features, dataclasses.replace(SMALL, **{**options, "eps": float(radius)}))
+        assert found.max() + 1 == int(count) > 1
+
+
+def test_where_no_radius_helps_another_option_is_named_that_does():
+    features = people(6, 10)
+    assert advice(features, min_samples=60).startswith(
+        "no other --clustering.eps (now 0.4) gives two: lower --clustering.min_s"
+    )
+    tried = advice(features, min_samples=60, relax_eps=0.1, relax_limit=0.75)
+    assert "(now 0.4, relaxed to 0.7 in vain)" in tried
+    assert cluster(features, dataclasses.replace(SMALL, min_samples=4))[0].max() > 0
+    for k1 in (60, 100):
+        assert f"with --clustering.k1 {k1} each of the 60 images is a neighbour of all others; lower it" in advice(
+            features, k1=k1, eps=0.9
+        )
+    assert cluster(features, dataclasses.replace(SMALL, k1=10, eps=0.9))[0].max() > 0
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-20, 1.0])
+def test_equal_features_are_named_whatever_their_length(length):
+    said = advice(torch.full((20, 4), length), eps=0.9)
+    assert said.startswith("all images have the same feature, and no option changes that: start from other weights")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "kmeans", "kmeans": 21}, r"got 20 images; set --clustering\.kmeans \(now 21\) to less"),
+        ({"min_samples": 21}, r"got 20 images; set --clustering\.min_samples \(now 21\) to less"),
+    ],
+)
+def test_too_few_images_are_refused_whatever_their_features(options, said):
+    config = dataclasses.replace(SMALL, **options)
+    with pytest.raises(UserError, match=said):
+        config.check_images(20)
+    with pytest.raises(UserError, match=said):
+        cluster(people(2, 10), config)
+    config.check_images(21)
 
 
 def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
@@ -124,12 +177,6 @@ def test_eps_is_lowered_where_all_are_one_cluster(capsys):
     assert capsys.readouterr().out == said
 
 
-def test_relaxing_in_vain_says_how_far_it_went():
-    config = dataclasses.replace(SMALL, min_samples=60, relax_eps=0.1, relax_limit=0.75)
-    with pytest.raises(UserError, match=r"raise --clustering\.eps \(now 0\.4, relaxed to 0\.7 in vain\)"):
-        cluster(people(6, 10), config)
-
-
 def test_describe_clusters_by_hand():
     clusters = np.array([0, 0, 1, -1])
     found = describe_clusters(clusters, np.array([5, 6, 7, 7]), np.array([1, 1, 2, 2]))
@@ -141,6 +188,20 @@ def test_describe_clusters_by_hand():
     assert describe_clusters(clusters) == {**sizes, **unknown}
     none = {"clusters": 0, "noise": 1.0, "smallest": 0, "median": 0.0, "largest": 0}
     assert describe_clusters(np.array([-1, -1])) == {**none, **unknown}
+
+
+@pytest.mark.parametrize("labels", [[7, 7, 7, 7], [7, 8, 9, 10]])
+def test_labels_that_tell_nothing_apart_have_no_purity(labels):
+    clusters = np.array([0, 0, 1, 1])
+    found = describe_clusters(clusters, np.array(labels), np.array(labels))
+    assert (found["id_purity"], found["id_nmi"], found["camera_purity"]) == (None, None, None)
+    known = describe_clusters(clusters, np.array([7, 7, 8, 8]), np.array(labels))
+    assert (known["id_purity"], known["id_nmi"], known["camera_purity"]) == (1.0, 1.0, None)
+
+
+def test_clusters_of_one_image_each_have_no_purity():
+    found = describe_clusters(np.array([0, 1, 2, -1]), np.array([7, 7, 8, 8]), np.array([1, 1, 2, 2]))
+    assert (found["clusters"], found["id_purity"], found["id_nmi"], found["camera_purity"]) == (3, None, None, None)
 
 
 def test_purity_by_hand():

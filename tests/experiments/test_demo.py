@@ -3,17 +3,20 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
-from reference_pipelines.config import load_config
+from reference_pipelines.config import load_config, to_plain
+from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
 from reference_pipelines.experiments import jobs as jobs_module
 from reference_pipelines.experiments.catalogue import read_catalogue
-from reference_pipelines.experiments.demo import CATALOGUE, run_demo
+from reference_pipelines.experiments.demo import CATALOGUE, _is_done, run_demo
 from reference_pipelines.experiments.jobs import Job, run_jobs
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.training.run import code_digest
 
 FEW = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
 QUICK = {"data.image_size": [32, 16], "optimizer.epochs": 1, "optimizer.milestones": []}
@@ -64,6 +67,22 @@ def test_the_demo_ends_with_a_table_and_a_report_and_is_not_done_twice(tmp_path,
     run_demo(out, miniature)
     assert capsys.readouterr().out.count("taken over from an earlier call") == 2
     assert json.loads((out / "mla" / "result.json").read_text())["weights_digest"] == results["mla"]["weights_digest"]
+
+
+def test_a_run_of_a_relative_folder_is_known_again(tmp_path, market, monkeypatch):
+    monkeypatch.chdir(market.parent)
+    program = PIPELINES["apnet"]
+    config = load_config(program.config, ["--config=demo", f"--data.root={market.name}"], recipes=program.recipes)
+    result = {
+        "config": to_plain(config),
+        "code": code_digest(),
+        "weights_digest": None,
+        "data": {"fingerprint": read(market).fingerprint()},
+    }
+    for root, known in ((str(market), True), (market.name, False)):
+        result["config"]["data"]["root"] = root
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        assert _is_done(tmp_path, config, Path(market.name)) == known
 
 
 def test_a_folder_without_the_demos_mark_is_never_touched(tmp_path, miniature):

@@ -2,6 +2,7 @@
 
 import colorsys
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -165,6 +166,23 @@ def test_the_command_prints_every_feature_and_scores_a_run_as_training_did(image
     assert own["interval"] == pytest.approx(result["final"]["interval"])
     assert rows["chance"]["mAP"] == pytest.approx(result["chance"])
     assert rows["colour histogram"]["camera_mAP"] > 1.2 * rows["chance"]["camera_mAP"]
+
+
+def test_runs_and_their_weights_are_told_apart(images, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(difficulty, "UNTRAINED", {})
+    folder, result = trained
+    other = shutil.copytree(folder, tmp_path / "other")
+    result = json.loads((other / "result.json").read_text())
+    result["data"]["fingerprint"] = "of other images"
+    (other / "result.json").write_text(json.dumps(result))
+    runs = [folder, folder / "best.safetensors", other / "best.safetensors"]
+    rows = measure_difficulty(read(images), runs, device=torch.device("cpu"))
+    here = f"resnet_demo, trained on rendered plaza ({read(images).fingerprint()}): one epoch (run)"
+    assert [row.feature for row in rows[-3:]] == [
+        here,
+        f"{here}, best, chosen on this test set",
+        "resnet_demo, trained on rendered plaza (of other images): one epoch (other), best, chosen on its own test set",
+    ]
 
 
 def test_the_table_has_dashes_where_there_is_nothing_to_say(images, monkeypatch):

@@ -7,6 +7,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reference_pipelines.reporting import report
 from reference_pipelines.reporting.figures import STRONGEST_SLOTS, attention_rows
 from reference_pipelines.reporting.report import find_people, write_report
 from reference_pipelines.reporting.table import EVALUATION_HEADINGS, HEADINGS, table_rows
+from reference_pipelines.training.run import file_digest
 
 QUERIES, LENGTH, EPOCHS = 3, 10, 4
 
@@ -374,7 +376,8 @@ def test_people_are_joined_by_shared_images():
 
 
 def test_provenance_names_what_made_each_number(page, runs):
-    for words in ("train apnet --out x", "f1n9e2p21n7", "c0mm17", "50urce5", "a computer", "attnreid 0.1.0, torch 2.6"):
+    assert page.text.count("f1n9e2p21n7") == len(runs) + 1  # and once beside the data's summary
+    for words in ("train apnet --out x", "c0mm17", "50urce5", "a computer", "attnreid 0.1.0, torch 2.6"):
         assert page.text.count(words) == len(runs)
     assert page.text.count(str(runs[1])) == 1
 
@@ -390,6 +393,71 @@ def test_drawings_are_called_drawings_only_where_the_renderer_left_its_manifest(
     mixed = Page(write_report([drawn, other], tmp_path / "r.html").read_text())
     assert "in part rendered drawings" in mixed.text
     assert len(mixed.having("badge")) == 1
+
+
+def test_two_runs_of_one_title_are_told_apart_by_their_folder_everywhere(tmp_path, images):
+    folders = [make_run(tmp_path / name, images, kind="spatial", seed=seed) for seed, name in enumerate(("one", "two"))]
+    (folders[1] / "evaluations").mkdir()
+    numbers = {
+        **{
+            "title": "APNet-C2",
+            "trained_on": {"name": "a"},
+            "tested_on": {"name": "b"},
+            "flip": True,
+            "reranked": False,
+        },
+        **{"chance": 0.01, "weights": {"name": "model"}, "remarks": ["it is of one query"]},
+        "scores": {**score(0.2), "rank5": 0.6, "rank10": 0.7, "rank20": 0.8, "mINP": 0.05, "mAP_market": 0.3},
+    }
+    (folders[1] / "evaluations" / "x.json").write_text(json.dumps(numbers))
+    text = write_report(folders, tmp_path / "r.html").read_text()
+    page = Page(text)
+    for name, rows in (("one", 2), ("two", 3)):  # scores, provenance and, of the second, an evaluation
+        assert page.cells.count(f"APNet-C2 ({name})") == rows
+        assert text.count(f"<summary>APNet-C2 ({name})") == 2  # rankings and attention
+        legend = re.search(r'<ul class="legend">.*?</ul>', text, re.S)[0]
+        assert f"</svg>\nAPNet-C2 ({name})</li>" in legend
+        assert text.count(f"<title>APNet-C2 ({name})</title>") == 2  # a line of each chart
+    assert "it is of one query" in page.text
+
+
+def test_what_must_be_read_with_the_scores_stands_below_them(tmp_path, images):
+    folder = make_run(tmp_path / "run", images)
+    result = json.loads((folder / "result.json").read_text())
+    result["remarks"] = ["its mAP has not moved"]
+    result["recipe"] = {"name": "demo", "title": "x", "changed": {"attention.kind": ["se", "none"]}}
+    result["resumed"] = [{"epoch": 2, "code": "other", "processes": 1, "changed": {"data.root": ["a", "b"]}}]
+    result["weights_digest"] = "d19e57"
+    (folder / "result.json").write_text(json.dumps(result))
+    text = write_report([folder], tmp_path / "r.html").read_text()
+    assert '<ul class="notes"><li>its mAP has not moved</li></ul>' in text
+    shown = Page(text).text
+    assert "the recipe demo with attention.kind none" in shown
+    assert "resumed after epoch 2 with other code, changed: data.root" in shown
+    assert "d19e57" in shown
+
+
+def test_another_image_in_an_images_place_is_not_shown(tmp_path, images):
+    shutil.copytree(images, tmp_path / "data")
+    folder = make_run(tmp_path / "run", tmp_path / "data", kind="spatial")
+    document = json.loads((folder / "examples.json").read_text())
+    shown = {entry["image"] for each in document["lists"] for entry in each["ranked"]}
+    shown |= {each["query"] for each in document["lists"]}
+    document["digests"] = {path: file_digest(Path(path)) for path in shown}
+    (folder / "examples.json").write_text(json.dumps(document))
+    assert not Page(write_report([folder], tmp_path / "r.html").read_text()).having("thumb missing")
+    other = document["lists"][0]["query"]
+    draw_person(Path(other), seed=99)
+    boxes = Page(write_report([folder], tmp_path / "r.html").read_text()).having("thumb missing")
+    assert {box["aria-label"] for box in boxes} == {f"query: {Path(other).name} (file not found or changed)"}
+
+
+def test_the_result_says_whether_the_images_are_drawings_also_where_these_are_gone(tmp_path, images):
+    folder = make_run(tmp_path / "run", images)
+    result = json.loads((folder / "result.json").read_text())
+    result["data"]["rendered"] = True
+    (folder / "result.json").write_text(json.dumps(result))
+    assert "numbers of rendered drawings" in Page(write_report([folder], tmp_path / "r.html").read_text()).text
 
 
 def test_hostile_words_stay_words(tmp_path, images):
@@ -412,7 +480,7 @@ def test_an_image_that_is_gone_or_broken_leaves_a_box(tmp_path, images):
     page = Page(write_report([folder], tmp_path / "r.html").read_text())
     boxes = page.having("thumb missing")
     names = {box["aria-label"].partition(": ")[2] for box in boxes}
-    assert {f"{entry['image'].rsplit('/', 1)[1]} (file not found)" for entry in (first, last)} <= names
+    assert {f"{entry['image'].rsplit('/', 1)[1]} (file not found or changed)" for entry in (first, last)} <= names
     assert len(names) == 2 + QUERIES
     assert len(page.having("hit")) == QUERIES * LENGTH
 
@@ -439,11 +507,13 @@ def test_unfinished_foreign_and_absent_folders_are_told_apart(tmp_path, images):
     with pytest.raises(UserError, match=r"must come from `train`, and it lacks pipeline, data, weights"):
         write_report([folder], tmp_path / "r.html")
     (folder / "result.json").unlink()
-    with pytest.raises(UserError, match=r"must be a finished run, which has a result\.json, and it has none; let its"):
+    with pytest.raises(
+        UserError, match=r"that has saved something, and it has no result\.json and no whole checkpoint"
+    ):
         write_report([folder], tmp_path / "r.html")
     with pytest.raises(UserError, match="there is no such folder"):
         write_report([tmp_path / "nowhere"], tmp_path / "r.html")
-    with pytest.raises(UserError, match="at least one finished run is needed, got none"):
+    with pytest.raises(UserError, match="at least one run is needed, got none"):
         write_report([], tmp_path / "r.html")
 
 

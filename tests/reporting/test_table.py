@@ -1,5 +1,7 @@
 """The table's cells against numbers written by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from reference_pipelines.reporting.table import (
@@ -7,9 +9,14 @@ from reference_pipelines.reporting.table import (
     HEADINGS,
     evaluation_rows,
     format_camera_pairs,
+    format_results,
     format_single_shot,
     format_table,
+    learning_lines,
+    name_data,
+    table_notes,
     table_rows,
+    tell_apart,
 )
 
 RESULT = {
@@ -65,9 +72,48 @@ def test_an_evaluation_says_where_from_where_to_and_how():
     assert row[5:] == ("75.0", "80.0", "90.0", "100.0", "10.0", "56.0", "2.1")
     (plain,) = evaluation_rows([numbers | {"reranked": False}])
     assert plain[3] == "plain"
-    (best,) = evaluation_rows([numbers | {"weights": {"name": "best"}, "flip": True}])
-    assert best[3] == "best + flip + re-ranked"
+    best = numbers | {"weights": {"name": "best"}, "flip": True}
+    elsewhere = {"trained_on": {"name": "a", "fingerprint": "1"}, "tested_on": {"name": "b", "fingerprint": "2"}}
+    assert evaluation_rows([best | elsewhere])[0][3] == "best, chosen on its own test set + flip + re-ranked"
+    here = {"trained_on": elsewhere["tested_on"], "tested_on": elsewhere["tested_on"]}
+    assert evaluation_rows([best | here])[0][3] == "best, chosen on this test set + flip + re-ranked"
     assert len(row) == len(EVALUATION_HEADINGS)
+
+
+def test_what_cannot_be_estimated_is_a_dash():
+    one_query = {"mAP": 0.169, "interval": None, "rank1": 0.0}
+    clustering = {"clusters": 31, "id_purity": None, "camera_purity": None}
+    (row,) = table_rows([RESULT | {"final": one_query, "chance": None, "clustering": clustering}])
+    assert row[2:] == ("16.9 [-]", "0.0", "4.6 [4.0, 5.2]", "-", "31", "-", "-", "92")
+    assert learning_lines([RESULT | {"final": one_query}])[0].endswith("3.67 times its start, no intervals")
+    assert learning_lines([RESULT])[0].endswith("11.78 times its start, intervals apart")
+
+
+def test_data_sets_of_one_name_are_told_apart_by_their_fingerprints():
+    named = [{"name": "market1501", "fingerprint": "a1"}, {"name": "market1501", "fingerprint": "b2"}, {"name": "duke"}]
+    assert name_data(named) == ["market1501 (a1)", "market1501 (b2)", "duke"]
+    assert name_data([named[0], named[0]]) == ["market1501", "market1501"]
+    rows = table_rows([RESULT | {"data": each} for each in named])
+    assert [row[1] for row in rows] == ["market1501 (a1)", "market1501 (b2)", "duke"]
+
+
+def test_runs_of_one_title_are_told_apart_by_so_much_of_their_folders_as_that_takes():
+    folders = [Path("/x/one/run"), Path("/x/two/run"), Path("/x/three"), Path("/x/four")]
+    assert tell_apart(["a", "a", "a", "b"], folders) == ["a (one/run)", "a (two/run)", "a (three)", "b"]
+    assert tell_apart(["a", "a"], [Path("run"), Path("run").absolute()]) == ["a", "a"]
+
+
+def test_notes_name_their_run_where_there_are_several_and_say_what_was_changed():
+    recipe = {"name": "demo", "title": "APNet-C2", "changed": {"attention.kind": ["se", "none"]}}
+    result = RESULT | {"remarks": ["it fell"], "recipe": recipe}
+    assert table_notes([result]) == ["it fell", "the recipe demo with attention.kind none"]
+    assert table_notes([result], recipes=False) == ["it fell"]
+    assert table_notes([result, RESULT], ["a", "b"])[0] == "a: it fell"
+    assert format_results([result]).splitlines()[-2:] == [
+        "note: it fell",
+        "note: the recipe demo with attention.kind none",
+    ]
+    assert format_results([RESULT]) == format_table(table_rows([RESULT]))
 
 
 def test_camera_pairs_are_a_matrix_with_holes():

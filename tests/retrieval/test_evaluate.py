@@ -14,6 +14,8 @@ from tests.oracles import retrieval as oracle
 from tests.retrieval.cases import Given, Labelled, clustered, labels, on_a_grid, with_distances
 
 RANKS = (1, 2, 3, 5)
+# The drawn galleries are small and full of ties, which is warned of.
+pytestmark = pytest.mark.filterwarnings("ignore:evaluate. ")
 
 
 def on_a_line(*positions):
@@ -219,6 +221,123 @@ def test_the_threads_share_the_queries(monkeypatch):
     assert results[0] == results[1] == results[2]
 
 
+KINDS = {
+    "list": lambda rows: rows.tolist(),
+    "array": np.asarray,
+    "read-only array in another order": lambda rows: np.asfortranarray(rows)[:, ::-1][:, ::-1],
+    "float32 array": lambda rows: rows.astype(np.float32),
+    "half array": lambda rows: rows.astype(np.float16),
+    "whole array": lambda rows: (4 * rows).astype(np.int16),
+    "tensor": torch.as_tensor,
+    "float32 tensor with gradient": lambda rows: torch.as_tensor(rows, dtype=torch.float32).requires_grad_(),
+    "bfloat16 tensor": lambda rows: torch.as_tensor(rows).bfloat16(),
+    "whole tensor": lambda rows: torch.as_tensor(4 * rows).long(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_distances_equal_the_oracle(kind, block_of):
+    block_of(7)
+    who, _, _ = clustered(20, 40, 4)
+    rows = np.random.default_rng(0).integers(0, 256, (20, 40)) / 4  # exact in bfloat16, and in whole fourths
+    expected = oracle.evaluate(rows.tolist(), *who, RANKS)
+    result = evaluate(*who.beside(None, None), distances=KINDS[kind](rows), ranks=RANKS)
+    assert_equals_oracle(result, expected, rows.tolist(), who)
+
+
+@pytest.mark.parametrize("rows", [[0.0, 1.0], [[[0.0, 1.0]]], [[True, False]], [["0", "1"]], [[1j, 1.0]]])
+def test_what_is_no_matrix_of_numbers_is_refused(rows):
+    with pytest.raises(ValueError, match=r"distances must be \(Q, G\) real numbers, queries by gallery, got \("):
+        evaluate(None, [1], [1], None, [1, 2], [2, 2], distances=rows)
+    with pytest.raises(ValueError, match=r"distances must be \(1, 2\), queries by gallery, got \(1, 3\)"):
+        evaluate(None, [1], [1], None, [1, 2], [2, 2], distances=[[0.0, 1.0, 2.0]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(with_distances())
+def test_without_cameras_every_image_of_the_person_is_a_match(case):
+    who, distances = case
+    apart = Labelled(who.query_ids, [1] * len(who.query_ids), who.gallery_ids, [2] * len(who.gallery_ids))
+    expected = oracle.evaluate(distances, *apart, RANKS)
+    labelled = (None, who.query_ids, None, None, who.gallery_ids, None)
+    if expected is None:
+        with pytest.raises(ValueError, match="queries must have a gallery image"):
+            evaluate(*labelled, distances=distances)
+        return
+    result = evaluate(*labelled, distances=distances, ranks=RANKS)
+    assert (result.mAP, result.mINP) == pytest.approx((expected["mAP"], expected["mINP"]), abs=1e-12)
+    assert result.camera_pairs == ()
+    assert chance_level(who.query_ids, None, who.gallery_ids, None) == chance_level(*apart)
+
+
+def test_one_list_without_cameras():
+    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    ranked = ranked_matches(torch.tensor([1.0, 0.0]), 1, None, gallery, [1, 2, 1], None, first=5)
+    assert ranked == [(0, True), (1, False), (2, True)]
+
+
+@pytest.mark.parametrize(("query", "gallery", "missing"), [(None, [1], "query"), ([1], None, "gallery")])
+def test_cameras_of_one_side_alone_are_refused(query, gallery, missing):
+    with pytest.raises(ValueError, match=f"or be None for both, {missing}_cameras is None"):
+        evaluate(torch.ones(1, 2), [1], query, torch.ones(1, 2), [1], gallery)
+
+
+# What the figures do not say
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("part", [0, 1])
+def test_the_cosine_does_not_depend_on_the_length_of_features(scale, part):
+    who, *features = clustered(30, 60, 8)
+    expected = evaluate(*who.beside(*features))
+    features[part] = features[part] * np.float32(scale)
+    result = evaluate(*who.beside(*features))
+    assert result.average_precision == pytest.approx(expected.average_precision, abs=1e-6)
+    assert result.remarks == expected.remarks == ()
+
+
+def test_features_without_direction_are_named():
+    query, gallery = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
+    with pytest.warns(UserWarning, match="evaluate: 1 query and 1 gallery features are all zeros"):
+        result = evaluate(query, [1, 2], [1, 1], gallery, [1, 3, 2], [2, 2, 2])
+    no_direction, ties = result.remarks
+    assert no_direction.startswith("1 query and 1 gallery features are all zeros, which have no direction")
+    assert ties.startswith("1 of the 2 queries that are scored are equally far from every gallery image")
+    assert evaluate(query, [1, 2], [1, 1], gallery, [1, 3, 2], [2, 2, 2], metric="euclidean").remarks == ()
+
+
+def test_equal_features_are_named_also_where_their_products_are_rounded_differently(monkeypatch):
+    rounded = torch.tensor([[1e-7, 0.0, 2e-7], [0.0, 1e-5, 0.0], [0.0, 0.0, 1e-5]])
+    monkeypatch.setattr("reference_pipelines.retrieval.distances._Cosine.rows", lambda self, block: rounded[block])
+    result = evaluate(torch.ones(3, 2), [1, 1, 1], [1, 1, 1], torch.ones(3, 2), [1, 2, 2], [2, 2, 2])
+    assert [remark.partition(" queries")[0] for remark in result.remarks] == ["1 of the 3"]
+
+
+def test_equal_features_are_named_and_nearly_equal_ones_are_not():
+    feature = torch.rand(1, 999, generator=torch.Generator().manual_seed(0))
+    labelled = ([1, 2], [1, 1], feature.repeat(9, 1), [1, 2, 3] * 3, [2] * 9)
+    result = evaluate(feature.repeat(2, 1), *labelled)
+    assert [remark.partition(" queries")[0] for remark in result.remarks] == ["2 of the 2"]
+    apart = labelled[2].clone()
+    apart[4] += 0.01 * torch.rand(999, generator=torch.Generator().manual_seed(1))
+    assert evaluate(feature.repeat(2, 1), *labelled[:2], apart, *labelled[3:]).remarks == ()
+
+
+def test_ties_with_a_part_of_the_gallery_are_no_remark_and_those_with_one_image_neither():
+    assert line([1, 1, 2], [3, 7, 3], [2, 2, 2]).remarks == ()
+    assert line([1, 2, 1], [3, 7, 3], [2, 2, 2]).remarks == ()
+    assert line([1], [7], [2]).remarks == ()
+    assert line([1, 1, 1], [3, 7, 3], [2, 2, 2]).remarks != ()
+
+
+def test_one_camera_is_said_with_the_way_out():
+    arguments = (torch.ones(1, 2), [7], [3], torch.rand(2, 2), [7, 8], [3, 3])
+    with pytest.raises(ValueError, match=r"all of them are of camera 3, .* give None for both cameras"):
+        evaluate(*arguments)
+    features, ids, _, gallery, gallery_ids, _ = arguments
+    assert evaluate(features, ids, None, gallery, gallery_ids, None).skipped == 0
+
+
 # One random image a person
 
 
@@ -291,6 +410,13 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
         low, high = bootstrap_interval(rng.uniform(size=60), resamples=400, seed=seed)
         covered += low <= 0.5 <= high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_one_query_has_no_interval():
+    assert bootstrap_interval(np.array([0.169])) is None
+    assert line([1, 2], [3, 7], [2, 2]).interval is None
+    low, high = bootstrap_interval(np.array([0.2, 0.4]))
+    assert (low, high) == pytest.approx((0.2, 0.4))
 
 
 def test_the_interval_is_that_of_the_average_precisions():

@@ -1,6 +1,7 @@
 """Both programs from files to result.json, small: everything written, reproducible, nothing lost when they stop."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,10 +12,12 @@ from safetensors.torch import load_file
 from reference_pipelines.cli import main
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
+from reference_pipelines.data.verification import verify
 from reference_pipelines.errors import UserError
 from reference_pipelines.mla import train as mla
 from reference_pipelines.pipelines import PIPELINES
-from reference_pipelines.training import loop
+from reference_pipelines.reporting.table import format_results
+from reference_pipelines.training import loop, session
 from reference_pipelines.training.checkpoint import place_of
 from reference_pipelines.training.optimizer import rate_factor
 from reference_pipelines.training.resume import find_checkpoint
@@ -133,7 +136,7 @@ def test_no_cluster_stops_with_one_sentence(images, tmp_path):
     with pytest.raises(UserError) as refused:
         trained("mla", images, tmp_path / "run", **{"clustering.min_samples": "60"})
     sentence = str(refused.value)
-    assert "DBSCAN found no cluster and 66 of 66 images are noise; raise --clustering.eps" in sentence
+    assert "DBSCAN found no cluster and 66 of 66 images are noise; no other --clustering.eps" in sentence
     assert sentence.endswith(f"; nothing was trained yet, so {tmp_path / 'run'} was removed")
     assert not (tmp_path / "run").exists()
 
@@ -196,12 +199,120 @@ def test_corrupt_images_are_left_out_of_a_run_that_is_told_to(images, tmp_path, 
     broken = shutil.copytree(images, tmp_path / "images")
     for folder in ("bounding_box_train", "query"):
         sorted((broken / folder).iterdir())[0].write_bytes(b"")
-    with pytest.raises(UserError, match="cannot read the image"):
-        trained("apnet", broken, tmp_path / "run")
     result = trained("apnet", broken, tmp_path / "run", **{"data.skip_corrupt": "true"})
     assert "2 of" in capsys.readouterr().out
     assert "train 65 images" in result["data"]["summary"]
+    assert "2 images do not decode and are left out" in result["remarks"]
     assert result["final"]["queries"] + result["final"]["skipped"] == 8
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_corrupt_training_image_is_found_before_anything_is_computed(images, tmp_path, monkeypatch, pipeline):
+    broken = shutil.copytree(images, tmp_path / "images")
+    last = sorted((broken / "bounding_box_train").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:200])  # its header is whole
+    monkeypatch.setattr(session.Session, "place", lambda *_: pytest.fail("something was computed"))
+    with pytest.raises(UserError, match=rf"{last.name} .* of the 66 of train; .* --data.skip_corrupt true"):
+        trained(pipeline, broken, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "changes", "said"),
+    [
+        (
+            "apnet",
+            {"sampler.ids": "9"},
+            "a batch needs 9 different people, the training set has 8; set --sampler.ids to 8",
+        ),
+        ("mla", {"clustering.method": "kmeans", "clustering.kmeans": "67"}, r"got 66 images; set --clustering\.kmeans"),
+    ],
+)
+def test_too_few_images_are_found_before_anything_is_computed(images, tmp_path, monkeypatch, pipeline, changes, said):
+    monkeypatch.setattr(session.Session, "place", lambda *_: pytest.fail("something was computed"))
+    with pytest.raises(UserError, match=said):
+        trained(pipeline, images, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def listed(images, path, of_train):
+    """Write a CSV of the images, their train ids changed, and return it."""
+    rows = ["image,id,camera,split"]
+    for split, folder in (("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")):
+        for file in sorted((images / folder).iterdir()):
+            person = int(file.name.partition("_")[0])
+            if person >= 0:
+                rows.append(f"{file},{of_train(person) if split == 'train' else person},{file.name[6]},{split}")
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_one_training_id_gets_one_advice_and_unlabelled_images_no_purity(images, tmp_path):
+    unlabelled = listed(images, tmp_path / "own.csv", lambda person: 1)
+    with pytest.raises(UserError, match=r"must have at least two people .*, it has 1; check the ids, or train without"):
+        trained("apnet", unlabelled, tmp_path / "run")
+    result = trained("mla", unlabelled, tmp_path / "run", **{"optimizer.epochs": "1", "optimizer.milestones": "[]"})
+    assert result["clustering"]["id_purity"] is result["clustering"]["id_nmi"] is None
+    assert result["clustering"]["camera_purity"] > 0
+    assert not any("people of train" in remark for remark in result["remarks"])
+
+
+def test_people_who_are_trained_and_tested_on_are_said_first_and_stay_with_the_result(images, tmp_path, capsys):
+    tested = sorted({int(path.name[:4]) for path in (images / "query").iterdir()})
+    people = sorted({int(path.name[:4]) for path in (images / "bounding_box_train").iterdir()})
+    shared = listed(images, tmp_path / "own.csv", lambda person: tested[0] if person == people[0] else person)
+    result = trained("apnet", shared, tmp_path / "run", **{"optimizer.epochs": "1", "optimizer.milestones": "[]"})
+    said = "1 of the 8 people of train are in query or gallery too"
+    assert result["remarks"][0].startswith(said)
+    assert said in capsys.readouterr().err
+    assert f"note: {said}" in format_results([result])
+
+
+def test_one_camera_is_said_with_a_way_out_that_works(images, tmp_path):
+    one = listed(images, tmp_path / "own.csv", lambda person: person)
+    one.write_text(re.sub(r",\d,(?=[a-z])", ",4,", one.read_text()))
+    with pytest.raises(
+        UserError, match=r"all of them are of camera 4, .* with the columns image,id,split and no camera"
+    ):
+        read(one)
+    (finding,) = (each for each in verify(one).findings if each.kind == "no match" and each.severity == "error")
+    assert "image,id,split" in finding.text
+    one.write_text(re.sub(r",(4|camera),(?=[a-z])", ",", one.read_text()))
+    assert read(one).match_counts().all()
+
+
+def test_two_images_of_nobody_give_the_triplet_nothing(images, tmp_path):
+    numbers = iter(range(1000, 2000))
+    alone = listed(images, tmp_path / "own.csv", lambda person: next(numbers))
+    with pytest.raises(
+        UserError, match=r"of the 66 people of train must have two images for the triplet, all have one"
+    ):
+        trained("apnet", alone, tmp_path / "run")
+
+
+def test_a_triplet_needs_two_images_a_person(images):
+    with pytest.raises(UserError, match=r"sampler\.images must be at least 2, for the triplet .*, got 1"):
+        configured("apnet", images, **{"sampler.images": "1"})
+    assert configured("apnet", images, **{"sampler.images": "1", "loss.triplet_weight": "0"}).sampler.images == 1
+
+
+def test_the_images_are_the_same_ones_wherever_the_config_is_read_again(images, tmp_path, monkeypatch):
+    shutil.copytree(images, tmp_path / "here" / "data")
+    monkeypatch.chdir(tmp_path / "here")
+    result = trained("apnet", "data", tmp_path / "run", **{"optimizer.epochs": "1", "optimizer.milestones": "[]"})
+    root = str(tmp_path / "here" / "data")
+    assert result["config"]["data"]["root"] == root
+    assert f"root: {root}\n" in (tmp_path / "run" / "config.yaml").read_text()
+    assert find_checkpoint(tmp_path / "run").checkpoint.state["config"]["data"]["root"] == root
+
+
+def test_a_run_from_random_weights_is_warned_of_and_one_that_stays_says_so(images, tmp_path, capsys):
+    slow = {"optimizer.learning_rate": "1e-12", "optimizer.epochs": "1", "optimizer.milestones": "[]"}
+    result = trained("mla", images, tmp_path / "run", **slow)
+    warned = capsys.readouterr().err
+    assert "starts from random weights" in warned
+    assert "--model.weights" in warned
+    assert any(remark.startswith("its mAP has not moved") for remark in result["remarks"])
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

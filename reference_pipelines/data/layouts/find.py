@@ -45,7 +45,7 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
     if len(data.query) and not data.match_counts().any():
         raise UserError(
             f"data: some query of {data.root} must have a gallery image of the same person from another camera, "
-            "none has; are the parts of one data set?"
+            f"none has; {data.why_no_match()}"
         )
     notes = [note for note in (_difference(data), _passed_over(reading)) if note]
     return replace(data, notes=(*data.notes, *notes))

@@ -135,7 +135,8 @@ def _check_matches(data: ReidData, tested: set[int]) -> list[Finding]:
         items = tuple(str(data.query.paths[i]) for i in lost)
         findings.append(Finding("note", "no match", text, items))
     if len(matches) and not matches.any():
-        text = "no query has a gallery image of the same person from another camera; nothing can be evaluated"
+        why = data.why_no_match()
+        text = f"no query has a gallery image of the same person from another camera; nothing can be evaluated: {why}"
         findings.append(Finding("error", "no match", text))
     return findings
 

@@ -1,0 +1,25 @@
+"""Directions of features, however short or long they are."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_LEAST = 1 - 1e-5  # squared length; rounding takes less from it
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Return vectors (N, D) of length 1 in the directions of `vectors`; one of length 0 has none and stays.
+
+    torch's `normalize` does it, but takes what is shorter than 1e-12 for nothing, and squares that overflow for
+    infinitely long; such vectors are first divided by their largest number.
+
+    Args:
+        vectors: (N, D) finite float32 or float64.
+    """
+    unit = functional.normalize(vectors, dim=1)
+    rows = (unit.square().sum(dim=1) < _LEAST).nonzero()[:, 0]
+    if len(rows) and vectors.shape[1]:
+        some = vectors[rows]
+        largest = some.abs().amax(dim=1, keepdim=True)
+        unit[rows] = functional.normalize(some / torch.where(largest > 0, largest, 1), dim=1)
+    return unit
