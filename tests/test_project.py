@@ -1,26 +1,32 @@
-"""The house: what imports what, pins that agree, a README whose code runs."""
+"""The house: what is declared once and stands in several places agrees."""
 
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
-import torchvision
 import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def lower_bounds(requirements):
+    return dict(re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", item).groups() for item in requirements if ">=" in item)
 
 
 def test_the_core_depends_on_torch_numpy_and_einops_alone():
-    assert [re.split(r"[<>=]", item)[0] for item in PROJECT["dependencies"]] == ["torch", "numpy", "einops"]
+    assert list(lower_bounds(PROJECT["dependencies"])) == ["torch", "numpy", "einops"]
 
 
 def test_pre_commit_pins_what_the_checks_pin():
     pins = dict(item.split("==") for item in PROJECT["optional-dependencies"]["dev"] if "==" in item)
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    revisions = {hook["id"].partition("-")[0]: repo["rev"].lstrip("v") for repo in hooks for hook in repo["hooks"]}
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    revisions = {hook["id"].partition("-")[0]: repo["rev"].lstrip("v") for repo in repos for hook in repo["hooks"]}
     assert revisions == pins
+    (mypy,) = (hook for repo in repos for hook in repo["hooks"] if hook["id"] == "mypy")
+    assert mypy["additional_dependencies"] == PROJECT["dependencies"]
 
 
 def test_the_version_stands_in_one_way_everywhere():
@@ -30,25 +36,47 @@ def test_the_version_stands_in_one_way_everywhere():
     assert attnreid.__version__ == PROJECT["version"] == citation["version"]
 
 
-def test_the_readmes_code_runs(monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 1
-    assert len(blocks[0].strip().splitlines()) <= 12
-    scope: dict[str, object] = {}
-    exec(blocks[0], scope)
-    assert isinstance(scope["model"], torchvision.models.ResNet)
-    assert "layer4" in capsys.readouterr().out
-    assert not any(".attention." in name for name in scope["model"].state_dict())
+def test_one_package_has_one_lower_bound():
+    bounds: dict[str, set[str]] = {}
+    for requirements in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
+        for name, version in lower_bounds(requirements).items():
+            bounds.setdefault(name, set()).add(version)
+    assert {name: versions for name, versions in bounds.items() if len(versions) > 1} == {}
 
 
-def test_the_readme_has_no_gap_left_and_its_links_lead_somewhere():
-    text = (ROOT / "README.md").read_text()
-    assert not re.search(r"^[A-Z_]{6,}$", text, flags=re.MULTILINE)
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / target).exists(), target
+def test_the_readme_names_the_lowest_torch_that_is_declared():
+    bounds = lower_bounds([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["pipelines"]])
+    rows = re.findall(r"^\| (3\.\d+) \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert [python for python, *_ in rows] == ["3.11", "3.12", "3.13", "3.14"]
+    assert PROJECT["requires-python"] == f">={rows[0][0]}"
+    assert rows[0][1:] == (f"{bounds['torch']}.0", f"{bounds['torchvision']}.0")
 
 
 @pytest.mark.parametrize("command", ["demo", "test"])
 def test_the_two_commands_are_make_targets(command):
     assert f"make {command}" in (ROOT / "README.md").read_text()
-    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert re.search(rf"^{command}:", MAKEFILE, flags=re.MULTILINE)
+
+
+def test_the_workflow_runs_targets_that_there_are_on_every_python():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+    ran = {
+        name: re.findall(r"make ([\w-]+)", step["run"])
+        for name, job in jobs.items()
+        for step in job["steps"]
+        if "run" in step
+    }
+    assert ran == {"newest": ["test"], "oldest": ["test-oldest"], "core": ["test-core"], "docs": ["test-docs"]}
+    for targets in ran.values():
+        assert re.search(rf"^{targets[0]}:", MAKEFILE, flags=re.MULTILINE)
+    assert jobs["newest"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+
+
+def test_the_scripts_are_the_programs():
+    import attnreid.__main__
+    import reference_pipelines.__main__
+
+    assert PROJECT["scripts"] == {
+        "attnreid": f"{attnreid.__main__.__name__}:{attnreid.__main__.run.__name__}",
+        "attnreid-pipelines": f"{reference_pipelines.__main__.__name__}:{reference_pipelines.__main__.run.__name__}",
+    }

@@ -1,0 +1,89 @@
+"""What README and docs show: Python runs, commands are ones that the programs understand, links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torchvision
+
+from attnreid.__main__ import main as library
+from reference_pipelines import commands
+from reference_pipelines.cli import main as pipelines
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(language):
+    return [
+        pytest.param(block, id=f"{page.name} {number}")
+        for page in PAGES
+        for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M), 1)
+    ]
+
+
+def shown(*programs):
+    """Return the words of each command that calls one of the programs, without what is optional or left out."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```(?:console|sh)?\n(.*?)^```", page.read_text(), re.S | re.M):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(re.sub(r"\[[^\]]*\](\.\.\.)?", "", line.removeprefix("$ ")), comments=True)
+                called = next((program for program in programs if words[: len(program)] == list(program)), None)
+                if called is not None:
+                    found.append(pytest.param(words[len(called) :], id=f"{page.name}: {' '.join(words)}"))
+    return found
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_runs(block, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    capsys.readouterr()
+
+
+def test_the_readmes_first_code_is_short_and_leaves_no_trace(capsys):
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[0]
+    assert len(block.strip().splitlines()) <= 12
+    scope: dict[str, object] = {}
+    exec(block, scope)
+    assert isinstance(scope["model"], torchvision.models.ResNet)
+    assert "layer4" in capsys.readouterr().out
+    assert not any(".attention." in name for name in scope["model"].state_dict())
+
+
+LIBRARY = shown(("attnreid",), ("python", "-m", "attnreid"))
+PIPELINES = shown(("attnreid-pipelines",), ("python", "-m", "reference_pipelines"))
+
+
+def test_there_are_commands_to_look_at():
+    assert len(LIBRARY) >= 2
+    assert len(PIPELINES) >= 10
+
+
+@pytest.mark.parametrize("words", LIBRARY)
+def test_the_librarys_commands_run(words, capsys):
+    assert library(words) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", PIPELINES)
+def test_the_pipelines_understand_the_commands(words, capsys, monkeypatch):
+    for name in ("demo", "resume", "evaluate", "report", "data_render", "data_verify", "data_difficulty"):
+        monkeypatch.setattr(commands, name, lambda options: None)
+    if words[0] == "train":
+        words = [*words, "--print_config"]
+    assert pipelines(words) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", shown(("make",)))
+def test_make_has_the_targets(words):
+    assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_no_gap_is_left(page):
+    text = page.read_text()
+    assert not re.search(r"^[A-Z_]{6,}$", text, flags=re.MULTILINE)
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
