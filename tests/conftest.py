@@ -1,5 +1,6 @@
-"""Miniatures that the tests train on."""
+"""Miniatures that the tests train on, and what messages are asked for."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,11 @@ import torch
 
 # The tests' tensors are small: a second thread only waits, and waits badly where the machine is busy.
 torch.set_num_threads(1)
+
+
+def says(message: str, *parts: str) -> bool:
+    """Whether one line of the message has these parts, in this order."""
+    return re.search(".*".join(map(re.escape, parts)), message) is not None
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (32, 16)) -> None:

@@ -58,14 +58,14 @@ def test_what_is_put_together_again_means_the_same(line):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--one", "1", "--one", "1"], "who: --one must be given once"),
-        (["--one=1", "--one", "2"], "--one must be given once"),
+        (["--one", "1", "--one", "1"], "who: --one .*given once"),
+        (["--one=1", "--one", "2"], "--one .*given once"),
         (["--one"], "who: --one has no value"),
         (["--one", "--two", "1", "2"], "--one has no value"),
         (["--one="], "--one has no value"),
         (["--one", ""], "--one has no value"),
         (["--any="], "--any has no value"),
-        (["a", "--", "b"], "who: '--' has no meaning"),
+        (["a", "--", "b"], "who: '--' .*no meaning"),
     ],
 )
 def test_a_word_that_would_be_dropped_is_refused(arguments, message):
@@ -104,16 +104,16 @@ KEYS += ["--optimizer.weight_decay", "--optimizer.epochs", "--optimizer.warmup_e
 )
 def test_the_nearest_option_comes_first(name, first):
     assert closest(name, KEYS).startswith(f"; did you mean {first}")
-    with pytest.raises(UserError, match=f"^who: there is no option {name}; did you mean {first}"):
+    with pytest.raises(UserError, match=f"^who: .*no option {name}; .*{first}"):
         refuse_unknown("who", ["--out", name], KEYS)
 
 
 def test_where_none_is_near_the_sections_options_are_listed():
     assert closest("--verbose", KEYS) == closest("--optimizer.foo", KEYS) == ""
     with pytest.raises(
-        UserError, match="there are --optimizer.learning_rate, --optimizer.weight_decay, --optimizer.ep"
+        UserError, match="who: .*--optimizer.foo.*--optimizer.learning_rate, --optimizer.weight_decay, --optimizer.ep"
     ):
         refuse_unknown("who", ["--optimizer.foo"], KEYS)
-    with pytest.raises(UserError, match="there is no option --verbose; see who --help"):
+    with pytest.raises(UserError, match="no option --verbose; .*who --help"):
         refuse_unknown("who", ["--verbose"], KEYS)
     refuse_unknown("who", KEYS, KEYS)

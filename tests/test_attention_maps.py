@@ -173,14 +173,12 @@ def test_recording_changes_no_output(model: ResNet, images: Tensor) -> None:
 def test_a_compiled_model_is_refused(images: Tensor) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), SqueezeExcitation(8))
     compiled = torch.compile(model, backend="eager")
-    with pytest.raises(
-        ValueError, match=r"record_attention: the model must run eagerly, got a model compiled: .*_orig_m"
-    ):
+    with pytest.raises(ValueError, match=r"record_attention: .*model .*eager.*, got .*compiled: .*_orig_m"):
         record_attention(compiled)
-    with pytest.raises(ValueError, match=r"got 'inner' compiled: pass the module in it"):
+    with pytest.raises(ValueError, match=r"got 'inner' compiled: .*module in it"):
         record_attention(nn.ModuleDict({"inner": compiled}))
     model.compile(backend="eager")
-    with pytest.raises(ValueError, match=r"got a model compiled: record from copy.deepcopy\(model\)"):
+    with pytest.raises(ValueError, match=r"got .*compiled: .*copy.deepcopy\(model\)"):
         record_attention(model)
     twin = copy.deepcopy(model)
     with record_attention(twin) as gates:
@@ -196,10 +194,10 @@ def test_in_a_compiled_function_it_is_refused(images: Tensor) -> None:
         with record_attention(model):
             return model(x)
 
-    with pytest.raises(Exception, match=r"(?s)record_attention: it must be called in eager code.*outside the function"):
+    with pytest.raises(Exception, match=r"(?s)record_attention: .*eager code.*outside"):
         record(images)
     broken = torch.compile(record.__wrapped__, backend="eager")
-    with pytest.raises(RuntimeError, match=r"record_attention: it must be called in eager code"):
+    with pytest.raises(RuntimeError, match=r"record_attention: .*eager code"):
         broken(images)
     assert _recording.listeners == []
 
@@ -224,7 +222,7 @@ def test_a_compiled_wrapper_runs_eagerly_inside_and_is_not_compiled_anew(images:
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"record_attention: the model must be an nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"record_attention: .*model .*nn.Module, got str"):
         record_attention("model")
 
 
@@ -235,9 +233,7 @@ def test_a_graph_that_attention_was_traced_into_has_no_layer_to_listen_to(
 ) -> None:
     attach(model, "se", "layer1", input_size=SIZE)
     traced = trace(model, images)
-    with pytest.raises(
-        ValueError, match=r"record_attention: .*got a model traced to a graph .*: record from the model"
-    ):
+    with pytest.raises(ValueError, match=r"record_attention: .*got .*traced to a graph .*: .*model"):
         record_attention(traced)
 
 

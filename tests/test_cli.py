@@ -32,49 +32,49 @@ def train(tmp_path, *more, recipe=RECIPE):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--data.root", "nowhere"), "there is no folder nowhere; give the data set's folder with --data.root"),
-        ((), "--data.root is missing; give it on the command line or in the recipe"),
-        (("--data.root", "d", "--attention.level", "2"), "did you mean --attention.level"),
-        (("--data.root", "d", "--device", "cuda9"), "--device must be one of auto, cpu, cuda, got cuda9"),
-        (("--data.root", "d", "--data.image_size", "64"), "--data.image_size must be 2 whole numbers"),
-        (("--data.root", "d", "--clustering.k1", "3"), "no option --clustering.k1 for apnet; it is one of mla"),
-        (("--data.root", "d", "--o", "x"), "there is no option --o; did you mean --out"),
-        (("--dat", "d"), "there is no option --dat; did you mean --data.root"),
-        (("--data.root", "d", "--size", "tiny"), "there is no option --size; did you mean --data.image_size"),
-        (("--data.root", "d", "--out", "x"), "--out must be given once"),
-        (("--data.root", "d", "mla"), "'mla' belongs to no option"),
-        (("--data.root", "d", "--attention", "se"), "--attention is a section of keys: set --attention.kind"),
+        (("--data.root", "nowhere"), "no folder .*nowhere; .*--data.root"),
+        ((), "--data.root .*missing; "),
+        (("--data.root", "d", "--attention.level", "2"), "no option --attention.level; .*--attention.levels"),
+        (("--data.root", "d", "--device", "cuda9"), "--device .*auto, cpu, cuda, got cuda9"),
+        (("--data.root", "d", "--data.image_size", "64"), "--data.image_size .*2 whole numbers, .*got .*64"),
+        (("--data.root", "d", "--clustering.k1", "3"), "no option --clustering.k1 .*apnet; .*mla"),
+        (("--data.root", "d", "--o", "x"), "no option --o; .*--out"),
+        (("--dat", "d"), "no option --dat; .*--data.root"),
+        (("--data.root", "d", "--size", "tiny"), "no option --size; .*--data.image_size"),
+        (("--data.root", "d", "--out", "x"), "--out .*once"),
+        (("--data.root", "d", "mla"), "'mla' .*no option"),
+        (("--data.root", "d", "--attention", "se"), "--attention .*section .*: .*--attention.kind"),
     ],
 )
 def test_train_refuses_in_one_sentence_and_writes_nothing(capsys, tmp_path, more, message):
-    assert message in refused(capsys, *train(tmp_path, *more))
+    assert re.search(message, refused(capsys, *train(tmp_path, *more)))
     assert not (tmp_path / "run").exists()
 
 
 def test_train_needs_a_folder(capsys):
-    assert "--out is missing" in refused(capsys, "train", "apnet", "--config", RECIPE)
+    assert re.search("--out .*missing", refused(capsys, "train", "apnet", "--config", RECIPE))
 
 
 def test_a_used_folder_is_refused_and_kept(capsys, tmp_path, market):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("all of it")
     message = refused(capsys, *train(tmp_path, "--data.root", str(market)))
-    assert "exists and is not empty" in message
+    assert re.search(re.escape(str(tmp_path / "run")) + " .*not empty", message)
     assert (tmp_path / "run" / "thesis.txt").read_text() == "all of it"
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--attention.levels", "8"), "64"),  # 128 parts of 64 channels
-        (("--attention.kind", "rga_s", "--attention.levels", "4"), "height"),
-        (("--sampler.ids", "7"), "needs 7 different people, the training set has 6"),
-        (("--model.backbone", "resnet5"), "did you mean resnet50"),
-        (("--model.weights", "nowhere.pth"), "there is no weights file nowhere.pth"),
+        (("--attention.levels", "8"), "128 parts .*multiple of 128, got 64"),
+        (("--attention.kind", "rga_s", "--attention.levels", "4"), "height that 8 divides, .*got "),
+        (("--sampler.ids", "7"), "7 different people, .* 6"),
+        (("--model.backbone", "resnet5"), "resnet5\\b.*resnet50"),
+        (("--model.weights", "nowhere.pth"), "no weights file .*nowhere.pth"),
     ],
 )
 def test_what_does_not_fit_the_data_or_the_backbone(capsys, tmp_path, market, more, message):
-    assert message in refused(capsys, *train(tmp_path, "--data.root", str(market), *more))
+    assert re.search(message, refused(capsys, *train(tmp_path, "--data.root", str(market), *more)))
 
 
 def test_a_corrupt_image_stops_training_and_is_named(capsys, tmp_path, market):
@@ -90,7 +90,7 @@ def test_report_refuses_what_is_no_run(capsys, tmp_path):
 
 def test_demo_refuses_a_folder_of_the_users(capsys, tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
-    assert "holds something that is not a demo" in refused(capsys, "demo", "--out", str(tmp_path))
+    assert re.search(f"{re.escape(str(tmp_path))} .*not a demo", refused(capsys, "demo", "--out", str(tmp_path)))
 
 
 def test_data_render_refuses_an_unknown_size(capsys, tmp_path):
@@ -100,50 +100,50 @@ def test_data_render_refuses_an_unknown_size(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "the following arguments are required: COMMAND; see python -m reference_pipelines --help"),
-        ("trian", "invalid choice: 'trian' .*train.*; see python -m reference_pipelines --help"),
-        ("--verbose train", "the command must come first, got --verbose; see python -m reference_pipelines --help"),
-        ("data", "required: KIND; see python -m reference_pipelines data --help"),
+        ("", "required: COMMAND; .*python -m reference_pipelines --help"),
+        ("trian", "invalid choice: 'trian' .*train.*; .*python -m reference_pipelines --help"),
+        ("--verbose train", "command .*first, got --verbose; .*python -m reference_pipelines --help"),
+        ("data", "required: KIND; .*python -m reference_pipelines data --help"),
         ("data --he", "required: KIND"),
         ("data rendr", "invalid choice: 'rendr' .*render"),
-        ("demo --ot x", "demo: there is no option --ot; did you mean --out"),
-        ("demo x", "demo: 'x' is one word too many; see python -m reference_pipelines demo --help"),
-        ("evaluate", "required: RUN_DIR; see python -m reference_pipelines evaluate --help"),
-        ("evaluate run x", "evaluate: 'x' is one word too many"),
-        ("evaluate run --domain mall", "evaluate: there is no option --domain; it is one of data render"),
+        ("demo --ot x", "demo: .*no option --ot; .*--out"),
+        ("demo x", "demo: 'x' .*too many; .*python -m reference_pipelines demo --help"),
+        ("evaluate", "required: RUN_DIR; .*python -m reference_pipelines evaluate --help"),
+        ("evaluate run x", "evaluate: 'x' .*too many"),
+        ("evaluate run --domain mall", "evaluate: .*no option --domain; .*data render"),
         (
             "evaluate run --workers two",
-            "--workers must be a whole number, got two; see .* evaluate --help",
+            "--workers .*whole number, got two; .* evaluate --help",
         ),
-        ("evaluate run --workers -1", "--workers must be at least 0, got -1"),
-        ("evaluate run --batch-size 0", "--batch-size must be at least 1, got 0"),
-        ("evaluate run --flip --no-flip", "evaluate: --flip must be given once"),
+        ("evaluate run --workers -1", "--workers .* 0, got -1"),
+        ("evaluate run --batch-size 0", "--batch-size .* 1, got 0"),
+        ("evaluate run --flip --no-flip", "evaluate: --flip .*once"),
         ("evaluate run --device gpu", "--device: invalid choice: 'gpu' .*cpu"),
-        ("evaluate run --out a --out=b", "evaluate: --out must be given once"),
-        ("evaluate run --out=", "--out must not be empty"),
-        ("report", "required: RUN_DIR; see python -m reference_pipelines report --help"),
-        ("data render d --seed -1", "--seed must be at least 0, got -1"),
-        ("data render d --image-size 64", "--image-size: expected 2 arguments"),
-        ("data render d --image-size 64 32 8", "data render: '8' is one word too many"),
-        ("data render d --image-size 1 1", "data render: --image-size must be .*at least"),
-        ("data render d --workers -1", "--workers must be at least 0, got -1"),
-        ("data verify d --json --json", "data verify: --json must be given once"),
-        ("data difficulty d --runs a", "data difficulty: there is no option --runs; did you mean --run"),
-        ("train", "train: which paper? name one of apnet, mla"),
-        ("train apent", "train: the paper must be one of apnet, mla, got 'apent'; did you mean apnet"),
-        ("train --verbose apnet", "train: there is no option --verbose; see train --help"),
-        ("train apnet -- --out x", "train: '--' has no meaning here"),
-        ("train apnet --config mla_market --out x --data.root d", "mla_market is a recipe of mla"),
-        ("train apnet --out x --data.root d", "--config is missing; name a recipe, apnet_c2_market, apnet_s2_market"),
-        ("resume", "resume: which run? name its folder"),
-        ("resume --data.workers 8", "resume: which run? name its folder"),
-        ("resume --dat", "resume: there is no option --dat; did you mean --data.root"),
-        ("resume run --config demo", "resume: a run goes on with its own config; leave --config out"),
+        ("evaluate run --out a --out=b", "evaluate: --out .*once"),
+        ("evaluate run --out=", "--out .*empty"),
+        ("report", "required: RUN_DIR; .*python -m reference_pipelines report --help"),
+        ("data render d --seed -1", "--seed .* 0, got -1"),
+        ("data render d --image-size 64", "--image-size: .*2 arguments"),
+        ("data render d --image-size 64 32 8", "data render: '8' .*too many"),
+        ("data render d --image-size 1 1", "data render: --image-size .*at least .*got .*1"),
+        ("data render d --workers -1", "--workers .* 0, got -1"),
+        ("data verify d --json --json", "data verify: --json .*once"),
+        ("data difficulty d --runs a", "data difficulty: .*no option --runs; .*--run"),
+        ("train", "train: .*paper.*apnet, mla"),
+        ("train apent", "train: .*paper .*apnet, mla, got 'apent'; .*apnet"),
+        ("train --verbose apnet", "train: .*no option --verbose; .*train --help"),
+        ("train apnet -- --out x", "train: '--' .*no meaning"),
+        ("train apnet --config mla_market --out x --data.root d", "mla_market .*recipe of mla"),
+        ("train apnet --out x --data.root d", "--config .*missing; .*apnet_c2_market, apnet_s2_market"),
+        ("resume", "resume: .*run.*folder"),
+        ("resume --data.workers 8", "resume: .*run.*folder"),
+        ("resume --dat", "resume: .*no option --dat; .*--data.root"),
+        ("resume run --config demo", "resume: .*own config; .*--config"),
     ],
 )
 def test_a_mistyped_line_is_answered_in_one_sentence(capsys, tmp_path, monkeypatch, line, message):
     monkeypatch.chdir(tmp_path)
-    assert re.search(message.replace("? ", "\\? "), refused(capsys, *line.split()))
+    assert re.search(message, refused(capsys, *line.split()))
     assert not list(tmp_path.iterdir())
 
 
@@ -155,7 +155,7 @@ def test_no_option_may_be_abbreviated(capsys, command):
     for name in names:
         for short in {name[:3], name[:-1]} - {*names, "--"}:
             message = refused(capsys, *command.split(), "x", short, "1")
-            assert f"there is no option {short}; " in message
+            assert f"no option {short}; " in message
             assert any(each in message for each in names if each.startswith(short))
 
 
@@ -179,7 +179,7 @@ def test_an_empty_word_is_no_folder(capsys, words):
 )
 def test_train_takes_its_words_in_any_order(capsys, tmp_path, line):
     # All of them were understood when the data is looked for.
-    assert "nowhere is not a folder" in refused(capsys, *line.replace("OUT", str(tmp_path / "run")).split())
+    assert re.search("no folder .*nowhere; ", refused(capsys, *line.replace("OUT", str(tmp_path / "run")).split()))
 
 
 def test_print_config_shows_what_a_run_would_take(capsys):
@@ -287,14 +287,15 @@ def test_resume_takes_its_words_in_any_order(capsys, tmp_path, market):
     for words in (["--data.workers", "8", run], [run, "--data.workers", "8"], ["--data.image_size", "32", "16", run]):
         capsys.readouterr()
         assert main(["resume", *words]) == 0
-        assert f"{run} is finished, 1 epochs" in capsys.readouterr().out
+        assert re.search(f"{re.escape(run)} .*finished, 1 epoch", capsys.readouterr().out)
     # The recipe in the folder does not win, either.
-    assert "optimizer.epochs must be at least 1, got 0" in refused(capsys, "resume", "--optimizer.epochs", "0", run)
+    error = refused(capsys, "resume", "--optimizer.epochs", "0", run)
+    assert re.search("optimizer.epochs .*1, got 0", error)
     assert "sampler.ids: 4 -> 3" in refused(capsys, "resume", "--sampler.ids", "3", run)
-    assert "'8' belongs to no option" in refused(capsys, "resume", run, "8")
-    assert "there is no option --out" in refused(capsys, "resume", run, "--out", "x")
-    assert "there is no option --dat; did you mean --data.root" in refused(capsys, "resume", run, "--dat", "x")
-    assert "--seed must be given once" in refused(capsys, "resume", run, "--seed", "1", "--seed", "1")
+    assert re.search("'8' .*no option", refused(capsys, "resume", run, "8"))
+    assert "no option --out" in refused(capsys, "resume", run, "--out", "x")
+    assert re.search("no option --dat; .*--data.root", refused(capsys, "resume", run, "--dat", "x"))
+    assert re.search("--seed .*once", refused(capsys, "resume", run, "--seed", "1", "--seed", "1"))
 
 
 def test_help_lists_the_configs_keys(capsys):
@@ -316,7 +317,7 @@ def test_the_module_runs_and_help_answers_at_once():
 def test_the_corrected_command_may_use_the_folder_of_the_refused_one(capsys, tmp_path, market):
     small = ("--data.root", str(market), *TINY)
     more = [word if word != "4" else "7" for word in small]
-    assert "needs 7 different people" in refused(capsys, *train(tmp_path, *more))
+    assert "7 different people" in refused(capsys, *train(tmp_path, *more))
     assert not (tmp_path / "run").exists()
     assert main(train(tmp_path, *small)) == 0
     assert "APNet-C2" in capsys.readouterr().out
@@ -324,12 +325,14 @@ def test_the_corrected_command_may_use_the_folder_of_the_refused_one(capsys, tmp
 
 def test_a_recipe_may_be_named_and_a_wrong_name_lists_them(capsys, tmp_path):
     message = refused(capsys, *train(tmp_path, recipe="apnet_c3"))
-    assert "there is no recipe 'apnet_c3'; the recipes are apnet_c2_market, apnet_s2_market, demo" in message
-    assert "there is no folder nowhere" in refused(capsys, *train(tmp_path, "--data.root", "nowhere", recipe="demo"))
+    assert re.search("no recipe 'apnet_c3'; .*apnet_c2_market, apnet_s2_market, demo", message)
+    assert re.search(
+        "no folder .*nowhere; ", refused(capsys, *train(tmp_path, "--data.root", "nowhere", recipe="demo"))
+    )
 
 
 def test_train_without_a_paper_lists_them(capsys):
-    assert "name one of apnet, mla" in refused(capsys, "train")
+    assert "apnet, mla" in refused(capsys, "train")
     assert main(["train", "--help"]) == 0
     assert "apnet_c2_market" in capsys.readouterr().out
     assert main(["resume", "run", "--help"]) == 0
@@ -341,4 +344,4 @@ def test_a_missing_extra_is_named_with_how_to_install_it():
     source = f"{hide}; from reference_pipelines import cli; sys.exit(cli.main(['demo']))"
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert run.returncode == 2
-    assert run.stderr.strip() == "error: the package numba is missing; pip install 'attnreid[pipelines]'"
+    assert re.fullmatch(r"error: .*numba .*missing; pip install 'attnreid\[pipelines\]'\n", run.stderr)

@@ -190,7 +190,7 @@ def test_sites_prints_a_table(capsys):
     assert lines[2] == ["name", "kind", "channels", "map size", "refused because"]
     assert ["layer3.5", "Bottleneck", "1024", "16 x 8"] in lines
     assert lines[-3][:4] == ["avgpool", "AdaptiveAvgPool2d", "2048", "1 x 1"]
-    assert lines[-3][4].startswith("a taller input does not show")
+    assert lines[-3][4].startswith("a taller input ")
     assert lines[-1] == ["25 of 149 sites, 1 of them refused; 124 deeper ones: --depth 3 lists more, --all lists all."]
 
 
@@ -384,75 +384,75 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "the following arguments are required: COMMAND; see python -m attnreid --help"),
+        ("", "required: COMMAND; .*python -m attnreid --help"),
         ("stes", "invalid choice: 'stes'"),
-        ("sites", "sites must be given the model as MODULE:CALLABLE, such as torchvision.models:resnet50"),
-        ("sites --input-size 64 32", "sites must be given the model as MODULE:CALLABLE"),
-        ("sites resnet50", "must be module:callable, such as torchvision.models:resnet50, .* got 'resnet50'"),
-        ("sites mine.py:build", "must be module:callable, .* got 'mine.py:build'"),
-        ("sites ./mine:build", "must be module:callable, .* got './mine:build'"),
-        ("sites .mine:build", "must be module:callable, .* got '.mine:build'"),
-        ("sites mine:", "must be module:callable, .* got 'mine:'"),
-        ("sites mien:build", "there is no module 'mien', neither installed nor in this folder: did you mean .*'mine'"),
-        ("sites q0q0q0:build", "there is no module 'q0q0q0', neither installed nor in this folder$"),
-        ("sites torchvision.modles:vgg11", "no module 'torchvision.modles': did you mean 'torchvision.models'"),
-        ("sites mine.models:build", "there is no module 'mine.models'$"),
-        ("sites lacks:build", "the module lacks imports nothing_of_that_name, which is not installed: install it"),
-        ("sites crashes:build", "the module crashes must be importable, .* failed with ZeroDivisionError: division"),
-        ("sites quits:build", "the module quits must be importable, and it failed with SystemExit: bye"),
-        ("sites slips:build", "the module slips must be importable, and it failed with SyntaxError: "),
-        ("sites lazy:heavy", "lazy:heavy must be importable, and it failed with RuntimeError: too heavy"),
-        ("sites mine:bild", "mine has no 'bild': did you mean 'build'"),
-        ("sites mine:qqq", "mine has no 'qqq': it has resnet18, attach_apnet, register_attention, build, .*, …"),
+        ("sites", "sites .*MODULE:CALLABLE, .*torchvision.models:resnet50"),
+        ("sites --input-size 64 32", "sites .*MODULE:CALLABLE"),
+        ("sites resnet50", "module:callable, .*torchvision.models:resnet50, .*got 'resnet50'"),
+        ("sites mine.py:build", "module:callable, .*got 'mine.py:build'"),
+        ("sites ./mine:build", "module:callable, .*got './mine:build'"),
+        ("sites .mine:build", "module:callable, .*got '.mine:build'"),
+        ("sites mine:", "module:callable, .*got 'mine:'"),
+        ("sites mien:build", "no module 'mien', .*installed .*folder: .*'mine'"),
+        ("sites q0q0q0:build", "no module 'q0q0q0', .*installed .*folder$"),
+        ("sites torchvision.modles:vgg11", "no module 'torchvision.modles': .*'torchvision.models'"),
+        ("sites mine.models:build", "no module 'mine.models'$"),
+        ("sites lacks:build", "module lacks .*nothing_of_that_name, .*not installed: "),
+        ("sites crashes:build", "module crashes .*importable, .* ZeroDivisionError: division"),
+        ("sites quits:build", "module quits .*importable, .* SystemExit: bye"),
+        ("sites slips:build", "module slips .*importable, .* SyntaxError: "),
+        ("sites lazy:heavy", "lazy:heavy .*importable, .* RuntimeError: too heavy"),
+        ("sites mine:bild", "mine has no 'bild': .*'build'"),
+        ("sites mine:qqq", "mine has no 'qqq': .*resnet18, attach_apnet, register_attention, build, .*, …"),
         ("sites mine:value.real.x", "mine has no 'value.real.x'"),
-        ("sites mine:value", "mine:value must be a function or class that returns a model, got 3; write one around"),
-        ("sites mine:ready", "must be a function or class that returns a model, got a model, ReLU; write one around"),
-        ("sites mine:number", "mine:number must return an nn.Module, got 7; return the model"),
-        ("sites mine:broken", "when it is called with no arguments, and it failed with RuntimeError: out of luck; "),
-        ("sites mine:quits", "mine:quits must return a model .* it failed with SystemExit: 3"),
-        ("sites mine:needs", "failed with TypeError: needs.. missing 1 .* 'width'; --option NAME=VALUE passes an"),
-        ("sites mine:build --option widht=8", "called with widht=8, and it failed with TypeError: .* 'widht'"),
-        ("sites mine:build --option width", "--option must be NAME=VALUE, such as aux_logits=False, got 'width'"),
-        ("sites mine:build --option 1=2", "--option must be NAME=VALUE"),
-        ("sites mine:build --option width=6 --option width=7", "must give an argument once, got width twice"),
-        ("sites mine:build --input-size 64", "--input-size must be height and width, such as 256 128, or .* got '64'"),
-        ("sites mine:build --input-size 3 64 32 1", "--input-size must be height and width"),
-        ("sites mine:build --input-size 0 32", "--input-size must be height and width, .* got '0 32'"),
-        ("sites mine:build --input-size 64 x", "--input-size must be height and width, .* got '64 x'"),
-        (f"sites mine:build --input-size {'9' * 5000} 32", "--input-size must be height and width"),
-        ("sites mine:build --input-size 2 2", "find_sites: the model must run on an input of shape (2, 3, 2, 2); it"),
-        ("sites mine:build --input-size 4 64 64", "of shape (2, 4, 64, 64); it failed with: .* got 4 channels"),
-        ("sites mine:build --depth 0", "--depth must be at least 1, got 0; --all lists every site"),
-        ("sites mine:build --depth 2 --all", "argument --all: not allowed with argument --depth"),
-        ("sites mine:build --depth two", "argument --depth: invalid int value: 'two'; see python -m attnreid sites"),
-        ("sites mine:build --inputsize 64 32", "sites has no option --inputsize: did you mean '--input-size'"),
-        ("sites mine:build --jsn=1", "sites has no option --jsn: did you mean '--json'"),
-        ("sites -- mine:build --depth", "sites takes one MODULE:CALLABLE, got '--depth' too"),
-        ("--jsn sites mine:build", "python -m attnreid has no option --jsn"),
-        ("sites mine:build mine:needs", "sites takes one MODULE:CALLABLE, got 'mine:needs' too; see python -m"),
-        ("cost mine:build", "the following arguments are required: --preset"),
+        ("sites mine:value", "mine:value .*function or class .*, got 3; "),
+        ("sites mine:ready", "mine:ready .*function or class .*, got a model, ReLU; "),
+        ("sites mine:number", "mine:number .*nn.Module, got 7; "),
+        ("sites mine:broken", "mine:broken .*no arguments, .*RuntimeError: out of luck; "),
+        ("sites mine:quits", "mine:quits .*SystemExit: 3"),
+        ("sites mine:needs", "mine:needs .*TypeError: needs.. .*1 .*'width'; --option NAME=VALUE"),
+        ("sites mine:build --option widht=8", "mine:build .*with widht=8, .*TypeError: .* 'widht'"),
+        ("sites mine:build --option width", "--option .*NAME=VALUE, .*got 'width'"),
+        ("sites mine:build --option 1=2", "--option .*NAME=VALUE, .*got '1=2'"),
+        ("sites mine:build --option width=6 --option width=7", "argument once, got width twice"),
+        ("sites mine:build --input-size 64", "--input-size .*height and width, .*256 128, .*got '64'"),
+        ("sites mine:build --input-size 3 64 32 1", "--input-size .*height and width, .* got '3 64 32 1'"),
+        ("sites mine:build --input-size 0 32", "--input-size .*height and width, .*got '0 32'"),
+        ("sites mine:build --input-size 64 x", "--input-size .*height and width, .*got '64 x'"),
+        (f"sites mine:build --input-size {'9' * 5000} 32", "--input-size .*height and width, .* got '999"),
+        ("sites mine:build --input-size 2 2", "find_sites: .*model .*shape (2, 3, 2, 2);"),
+        ("sites mine:build --input-size 4 64 64", "of shape (2, 4, 64, 64); .* got 4 channels"),
+        ("sites mine:build --depth 0", "--depth .*1, got 0; --all"),
+        ("sites mine:build --depth 2 --all", "--all: .*--depth"),
+        ("sites mine:build --depth two", "--depth: .*int .*'two'; .*python -m attnreid sites"),
+        ("sites mine:build --inputsize 64 32", "sites .*no option --inputsize: .*'--input-size'"),
+        ("sites mine:build --jsn=1", "sites .*no option --jsn: .*'--json'"),
+        ("sites -- mine:build --depth", "sites .*one MODULE:CALLABLE, got '--depth'"),
+        ("--jsn sites mine:build", "python -m attnreid .*no option --jsn"),
+        ("sites mine:build mine:needs", "sites .*one MODULE:CALLABLE, got 'mine:needs'.*; .*python -m"),
+        ("cost mine:build", "required: --preset"),
         ("cost mine:build --preset apent", "invalid choice: 'apent' .*apnet.*mla.*se"),
-        ("cost mine:build --preset apnet", "attach_apnet: the model must be one of ResNet .* got Sequential with"),
-        ("cost mine:build --preset mla", "attach_mla: the model must be a ResNet, .* got Sequential with the children"),
-        ("cost mine:attended --preset apnet", "'layer1' (Sequential) cannot take attention: it already carries"),
-        ("cost mine:attended --preset se --levels 2", "the preset se has no --levels; its options are --reduction"),
-        ("cost mine:resnet18 --preset mla --radix 2", "the preset mla has no --radix; its options are --levels, --bl"),
-        ("cost mine:resnet18 --preset apnet --heads 2", "no --heads; its options are --attention, --levels, --radix,"),
-        ("cost mine:resnet18 --preset apnet --levels 2 --attenton se", "cost has no option --attenton: did you mean"),
-        ("cost mine:resnet18 --preset apnet --levels pixel", "must be a count, such as 2, or the parts .* got 'pixel'"),
-        ("cost mine:resnet18 --preset apnet --levels ,", "--levels of apnet must be a count, .* got ','"),
-        ("cost mine:resnet18 --preset apnet --levels 9", "split into 128 parts by level 8, must be a multiple of 128"),
-        ("cost mine:resnet18 --preset apnet --levels 1,2 --radix 3", "radix makes the parts from a count of levels"),
-        ("cost mine:resnet18 --preset apnet --attention see", "got 'see': did you mean 'se'"),
-        ("cost mine:resnet18 --preset apnet --attention mine:Flatten", "mine has no 'Flatten': did you mean 'Flattens"),
-        ("cost mine:resnet18 --preset apnet --levels 1 --attention mine:Flattens", "Flattens must return a map of its"),
-        ("cost mine:resnet18 --preset mla --levels pixle", "got 'pixle': did you mean 'pixel'"),
-        ("cost mine:resnet18 --preset se --reduction 0", "reduction must be at least 1, got 0"),
-        ("cost mine:resnet18 --preset apnet --last-stride 3", "argument --last-stride: invalid choice: 3"),
-        ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: the model must be a ResNet"),
+        ("cost mine:build --preset apnet", "attach_apnet: .*model .*ResNet .* got Sequential"),
+        ("cost mine:build --preset mla", "attach_mla: .*model .*ResNet, .* got Sequential"),
+        ("cost mine:attended --preset apnet", "'layer1' (Sequential) cannot take attention: .*already carries"),
+        ("cost mine:attended --preset se --levels 2", "preset se .*no --levels; .*--reduction"),
+        ("cost mine:resnet18 --preset mla --radix 2", "preset mla .*no --radix; .*--levels, --bl"),
+        ("cost mine:resnet18 --preset apnet --heads 2", "preset apnet .*no --heads; .*--attention, --levels, --radix,"),
+        ("cost mine:resnet18 --preset apnet --levels 2 --attenton se", "cost .*no option --attenton: .*'--attention"),
+        ("cost mine:resnet18 --preset apnet --levels pixel", "--levels .*count, .*parts .* got 'pixel'"),
+        ("cost mine:resnet18 --preset apnet --levels ,", "--levels of apnet .*count, .* got ','"),
+        ("cost mine:resnet18 --preset apnet --levels 9", "128 parts .*level 8, .*multiple of 128"),
+        ("cost mine:resnet18 --preset apnet --levels 1,2 --radix 3", "radix .*levels.* got .*3 .*1,2"),
+        ("cost mine:resnet18 --preset apnet --attention see", "got 'see': .*'se'"),
+        ("cost mine:resnet18 --preset apnet --attention mine:Flatten", "mine has no 'Flatten': .*'Flattens"),
+        ("cost mine:resnet18 --preset apnet --levels 1 --attention mine:Flattens", "Flattens .*map "),
+        ("cost mine:resnet18 --preset mla --levels pixle", "got 'pixle': .*'pixel'"),
+        ("cost mine:resnet18 --preset se --reduction 0", "reduction .*1, got 0"),
+        ("cost mine:resnet18 --preset apnet --last-stride 3", "--last-stride: .*3"),
+        ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: .*model .*ResNet.* got Sequential"),
         (
             "cost mine:resnet18 --preset apnet --attention rga_s --levels 3 --input-size 250 128",
-            "every stage's map must have a height that 4 divides, .*; use an input height of 128 or 256",
+            "map .*height that 4 divides, .*; .*input height of 128 or 256",
         ),
     ],
 )
@@ -474,10 +474,10 @@ def test_no_option_may_be_abbreviated_or_given_twice(capsys, command):
     for name in names:
         for short in {name[:3], name[:-1]} - {*names, "--"}:
             message = refused(capsys, command, RESNET18, short, "1")
-            assert message.startswith(f"{command} has no option {short}: did you mean '{short}")
+            assert re.match(f"{command} .*no option {short}: .*'{short}", message)
         if name != "--option":
-            assert f"{name} must be given once" in refused(capsys, command, RESNET18, name, "1", f"{name}=1")
-    assert "has no option --vers: did you mean '--version'" in refused(capsys, "--vers")
+            assert re.search(f"{name} .*once", refused(capsys, command, RESNET18, name, "1", f"{name}=1"))
+    assert re.search("no option --vers: .*'--version'", refused(capsys, "--vers"))
 
 
 # A way on that only Python has is said to be Python's.
@@ -487,10 +487,10 @@ PYTHONS = re.compile(r"\b(?!aux_logits)\w+=|\(model, \.\.\.|\(tensors")
 @pytest.mark.parametrize(
     ("line", "advice"),
     [
-        ("sites mine:TakesTwo", "give another --input-size; "),
-        ("cost mine:resnet18 --preset apnet --levels 1,2 --radix 3", "got --radix 3 and --levels 1,2: pass one of"),
-        ("cost mine:resnet18 --preset apnet --variant released --levels 3", "use --variant paper for others"),
-        ("cost mine:resnet18 --preset apnet --attention mine:Flattens", "--levels 1 splits nothing"),
+        ("sites mine:TakesTwo", "another --input-size"),
+        ("cost mine:resnet18 --preset apnet --levels 1,2 --radix 3", "got --radix 3 and --levels 1,2"),
+        ("cost mine:resnet18 --preset apnet --variant released --levels 3", "--variant paper"),
+        ("cost mine:resnet18 --preset apnet --attention mine:Flattens", "--levels 1 "),
         ("cost mine:build --preset apnet", "in Python, use attach"),
         ("cost mine:resnet18 --preset mla --levels ,", "--levels must not be empty"),
         ("cost mine:resnet18 --preset apnet --attention ,", "--attention must not be empty"),
@@ -517,7 +517,7 @@ def test_weights_are_never_downloaded(capsys, mine, monkeypatch, factory):
     download = torch.hub.download_url_to_file
     options = ("--option", "weights=DEFAULT") if factory == "resnet18" else ()
     message = refused(capsys, "sites", f"mine:{factory}", *options)
-    assert f"mine:{factory} must build its model without a download" in message
+    assert re.search(f"mine:{factory} .*without a download", message)
     assert "https://download.pytorch.org/models/resnet18" in message
     assert torch.hub.download_url_to_file is download
 
@@ -599,7 +599,7 @@ def test_the_module_runs_and_finds_a_factory_in_the_current_folder(tmp_path):
 def test_the_module_refuses_without_a_traceback(tmp_path):
     ran = run("sites", "models:build", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == "error: there is no module 'models', neither installed nor in this folder\n"
+    assert re.fullmatch(r"error: .*no module 'models', .*installed .*folder\n", ran.stderr)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes close otherwise elsewhere")

@@ -168,31 +168,31 @@ def test_there_are_lists_of_both_kinds():
     [
         (
             ["--attention.level", "3"],
-            r"there is no option --attention\.level; did you mean --attention\.levels",
+            r"no option --attention\.level; .*--attention\.levels",
         ),
         (["--optimizer.epochs", "many"], r"optimizer\.epochs.*many"),
-        (["--attention.kind", "sse"], r"--attention\.kind must be one of none, se, rga_s, got sse"),
-        (["--optimizer.lr", "1"], r"no option --optimizer\.lr; did you mean --optimizer\.learning_rate"),
-        (["--data.image_size", "64"], r"--data\.image_size must be 2 whole numbers, such as 64 32, got \[64\]"),
-        (["--data.image_size", "64", "32", "3"], "'3' belongs to no option"),
-        (["--optimizer.milestones", "one", "2"], r"milestones must be whole numbers, .* got \[one, 2\]"),
-        (["--title", "My", "Title"], "'Title' belongs to no option; .* quotes"),
-        (["--attention", "{levels: 3}"], "--attention is a section of keys: set --attention.kind, --attention.levels"),
-        (["--seed", "1", "--seed", "2"], "--seed must be given once"),
-        (["--config", "demo"], "--config must be given once"),
-        (["--", "--seed", "2"], "'--' has no meaning"),
+        (["--attention.kind", "sse"], r"--attention\.kind .*none, se, rga_s, got sse"),
+        (["--optimizer.lr", "1"], r"no option --optimizer\.lr; .*--optimizer\.learning_rate"),
+        (["--data.image_size", "64"], r"--data\.image_size .*2 whole numbers, .*64 32, got \[64\]"),
+        (["--data.image_size", "64", "32", "3"], "'3' .*no option"),
+        (["--optimizer.milestones", "one", "2"], r"milestones .*whole numbers, .*got \[one, 2\]"),
+        (["--title", "My", "Title"], "'Title' .*no option; .*quotes"),
+        (["--attention", "{levels: 3}"], "--attention .*section .*: .*--attention.kind, --attention.levels"),
+        (["--seed", "1", "--seed", "2"], "--seed .*given once"),
+        (["--config", "demo"], "--config .*given once"),
+        (["--", "--seed", "2"], "'--' .*no meaning"),
         (["--seed"], "--seed has no value"),
         (["--seed="], "--seed has no value"),
         (["--data.layout", ""], "--data.layout has no value"),
-        (["--seed", "1e3"], "--seed must be a whole number, got 1e3"),
-        (["--seed", "true"], "--seed must be a whole number, got true"),
-        (["--optimizer.learning_rate", "fast"], "--optimizer.learning_rate must be a number, got fast"),
-        (["--optimizer.learning_rate", ".inf"], "optimizer.learning_rate must be finite, got inf"),
-        (["--augment.erase_fill", "0", "0", ".inf"], "augment.erase_fill must be finite, got .*inf"),
-        (["--data.skip_corrupt", "1"], "--data.skip_corrupt must be true or false, got 1"),
+        (["--seed", "1e3"], "--seed .*whole number, got 1e3"),
+        (["--seed", "true"], "--seed .*whole number, got true"),
+        (["--optimizer.learning_rate", "fast"], "--optimizer.learning_rate .*number, got fast"),
+        (["--optimizer.learning_rate", ".inf"], "optimizer.learning_rate .*finite, got inf"),
+        (["--augment.erase_fill", "0", "0", ".inf"], "augment.erase_fill .*finite, got .*inf"),
+        (["--data.skip_corrupt", "1"], "--data.skip_corrupt .*true or false, got 1"),
         (["--data.skip_corrupt"], "--data.skip_corrupt has no value"),
-        (["-x"], "there is no option -x"),
-        (["--optimizer.milestones+", "3"], "no option --optimizer.milestones.*; did you mean --optimizer.milestones"),
+        (["-x"], "no option -x"),
+        (["--optimizer.milestones+", "3"], "no option --optimizer.milestones.*; .*--optimizer.milestones"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(arguments, message):
@@ -217,19 +217,17 @@ def test_a_rate_may_have_an_exponent_without_a_point(tmp_path):
 
 def test_a_missing_recipe_is_asked_for_by_name():
     pipeline = PIPELINES["apnet"]
-    with pytest.raises(
-        UserError, match="^train: --config is missing; .*apnet_c2_market, apnet_s2_market, demo"
-    ) as said:
+    with pytest.raises(UserError, match="^train: --config .*missing; .*apnet_c2_market, apnet_s2_market, demo") as said:
         load_config(pipeline.config, ROOT, recipes=pipeline.recipes)
     assert "--title, --optimizer.learning_rate, --optimizer.weight_decay, --optimizer.epochs" in str(said.value)
     for arguments in (["--config"], ["--config", *ROOT], ["--config=", *ROOT]):
-        with pytest.raises(UserError, match="^train: --config has no value"):
+        with pytest.raises(UserError, match="^train: --config .*no value"):
             load_config(pipeline.config, arguments, recipes=pipeline.recipes)
 
 
 def test_several_missing_keys_are_named(tmp_path):
     (tmp_path / "recipe.yaml").write_text("title: t")
-    with pytest.raises(UserError, match="--data.root, --optimizer.learning_rate, .*epochs are missing; give them on"):
+    with pytest.raises(UserError, match="--data.root, --optimizer.learning_rate, .*epochs .*missing"):
         load_config(PIPELINES["apnet"].config, ["--config", str(tmp_path / "recipe.yaml")])
 
 
@@ -238,7 +236,7 @@ def test_several_missing_keys_are_named(tmp_path):
 )
 def test_the_other_papers_recipe_is_named_as_its(name, owner, other):
     pipeline = PIPELINES[other]
-    with pytest.raises(UserError, match=f"{name} is a recipe of {owner}, .*`train {owner} --config {name}`"):
+    with pytest.raises(UserError, match=f"{name} .*recipe of {owner}, .*`train {owner} --config {name}`"):
         load_config(pipeline.config, ["--config", name, *ROOT], recipes=pipeline.recipes)
 
 
@@ -260,29 +258,29 @@ WHOLE = "data: {root: d}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("optimizer: {epoch: 3}", r"unknown key 'optimizer\.epoch'; did you mean optimizer\.epochs"),
-        ("atention: {levels: 1}", r"unknown key 'atention\.levels'; did you mean attention\.levels"),
-        ("title: [", "is not valid YAML"),
-        ("data: &data {root: *data}", "is not valid YAML"),
-        ("- 1", r"must hold keys and values, it holds \[1\]"),
-        ("", "must hold keys and values, it holds nothing"),
-        ("seed: 1\nseed: 2", "must give a key once, it gives seed twice"),
-        ("optimizer: {epochs: 1}\noptimizer: {gamma: 1}", "must give a key once, it gives optimizer twice"),
-        ("data: {workers: 2}\ndata.workers: 3", r"must give a key once, it gives data\.workers twice"),
-        ("attention: 3", r"attention is a section of keys \(attention\.kind, .*\), it holds 3"),
-        ("attention: [1]", r"attention is a section of keys .* it holds \[1\]"),
-        ("attention:", "attention is a section of keys .* it holds nothing"),
+        ("optimizer: {epoch: 3}", r"unknown key 'optimizer\.epoch'; .*optimizer\.epochs"),
+        ("atention: {levels: 1}", r"unknown key 'atention\.levels'; .*attention\.levels"),
+        ("title: [", "recipe\\.yaml .*not valid YAML"),
+        ("data: &data {root: *data}", "recipe\\.yaml .*not valid YAML"),
+        ("- 1", r"keys and values, .*holds \[1\]"),
+        ("", "keys and values, .*nothing"),
+        ("seed: 1\nseed: 2", "key once, .*seed twice"),
+        ("optimizer: {epochs: 1}\noptimizer: {gamma: 1}", "key once, .*optimizer twice"),
+        ("data: {workers: 2}\ndata.workers: 3", r"key once, .*data\.workers twice"),
+        ("attention: 3", r"attention .*section .*\(attention\.kind, .*\), .*holds 3"),
+        ("attention: [1]", r"attention .*section .*holds \[1\]"),
+        ("attention:", "attention .*section .*holds nothing"),
         ("atention: {}", "unknown key 'atention'"),
-        ("seed:", "seed has no value; give one, or leave the key out"),
-        ("attention: {levels: null}", r"attention\.levels has no value"),
-        (f"{WHOLE}title: {{a: 1}}", r"title in .*recipe\.yaml must be a text, got \{'a': 1\}"),
-        (f"{WHOLE}title: 2024", "title in .* must be a text, got 2024"),
-        (f"{WHOLE}title: t\nseed: yes", "seed in .* must be a whole number, got True; YAML reads .*quotes"),
-        (f"{WHOLE}title: t\nattention: {{kind: no}}", "attention.kind in .* one of none, se, .* got False; YAML reads"),
-        (f"{WHOLE}title: t\nevaluation: {{flip: 1}}", "evaluation.flip in .* must be true or false, got 1$"),
+        ("seed:", "seed .*no value; "),
+        ("attention: {levels: null}", r"attention\.levels .*no value"),
+        (f"{WHOLE}title: {{a: 1}}", r"title in .*recipe\.yaml .*text, got \{'a': 1\}"),
+        (f"{WHOLE}title: 2024", "title in .* .*text, got 2024"),
+        (f"{WHOLE}title: t\nseed: yes", "seed in .* .*whole number, got True; YAML .*quotes"),
+        (f"{WHOLE}title: t\nattention: {{kind: no}}", "attention.kind in .* .*none, se, .* got False; YAML"),
+        (f"{WHOLE}title: t\nevaluation: {{flip: 1}}", "evaluation.flip in .* .*true or false, got 1$"),
         (
             "title: t\ndata: {root: ''}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs: 1}",
-            "root must not be emp",
+            "data.root .*empty",
         ),
     ],
 )
@@ -304,7 +302,7 @@ def test_a_recipe_may_leave_a_required_key_to_the_command_line(tmp_path):
 
 
 def test_a_missing_recipe_is_said():
-    with pytest.raises(UserError, match=r"cannot read the recipe .*nowhere\.yaml"):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere\.yaml"):
         load_config(PIPELINES["apnet"].config, ["--config", str(Path("nowhere.yaml"))])
 
 

@@ -17,6 +17,7 @@ from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import table_rows
 from reference_pipelines.training.checkpoint import state_digest
 from reference_pipelines.training.unfinished import last_weights, read_result
+from tests.conftest import says
 
 COUNTS = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
 CHANGES = {
@@ -100,7 +101,9 @@ def test_what_was_read_is_printed_and_the_asked_for_tables_follow(runs, domains,
     assert main(["evaluate", run, "--data", data, "--single-shot", "3", "--camera-pairs"]) == 0
     printed = capsys.readouterr().out
     title = json.loads((runs / "apnet" / "result.json").read_text())["title"]
-    assert printed.startswith(f"{title}, trained on rendered plaza, tested on rendered images (market1501) at ")
+    assert says(
+        printed.partition("\n")[0], title, "trained on rendered plaza", "tested on rendered images (market1501)"
+    )
     assert f", fingerprint {read(data).fingerprint()}\n" in printed
     assert "CUHK03's single gallery shot" in printed
     assert "mAP of queries from" in printed
@@ -113,7 +116,7 @@ def test_what_was_read_is_printed_and_the_asked_for_tables_follow(runs, domains,
     assert main(["evaluate", str(runs / "apnet" / "best.safetensors"), "--data", data]) == 0
     printed = capsys.readouterr().out
     assert "best, chosen on its own test set + flip" in printed
-    assert "was chosen by its mAP" not in printed
+    assert "chosen by" not in printed
     assert len(evaluations(runs / "apnet")) == 4
 
 
@@ -122,9 +125,9 @@ def test_weights_that_were_chosen_on_the_test_set_say_so_in_table_file_and_repor
     assert main(["evaluate", str(run / "best.safetensors")]) == 0
     printed = capsys.readouterr().out
     assert "best, chosen on this test set + flip" in printed
-    said = "best.safetensors was chosen by its mAP on these very images: the scores are too high"
-    assert f"note: {said}" in printed
-    assert said in evaluations(run)[0]["remarks"]
+    said = "best.safetensors was chosen by its mAP"
+    assert says(printed, "note: ", said)
+    assert any(said in remark for remark in evaluations(run)[0]["remarks"])
     assert said in write_report([run], run.parent / "report.html").read_text()
 
 
@@ -140,7 +143,7 @@ def test_other_images_in_the_place_of_the_runs_own_are_refused_unless_named(runs
     assert main(["evaluate", str(run)]) == 2
     error = capsys.readouterr().err
     prints = [read(folder).fingerprint() for folder in (domains / "plaza", place)]
-    assert f"trained on (fingerprint {prints[0]}), they are others (fingerprint {prints[1]})" in error
+    assert says(error, "evaluate: ", f"fingerprint {prints[0]}", f"fingerprint {prints[1]}", "--data")
     assert "--data" in error
     assert main(["evaluate", str(run), "--data", str(place)]) == 0
     printed = capsys.readouterr().out
@@ -157,7 +160,7 @@ def test_a_run_that_left_corrupt_images_out_is_scored_on_the_same_images(domains
     result = pipeline.train(load_config(pipeline.config, [*recipe, *values]), tmp_path / "run")
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert evaluations(tmp_path / "run")[0]["scores"] == result["final"]
-    assert "note: 1 images do not decode and are left out" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "note: 1 images", "not decode")
 
 
 def stopped(run, epochs):
@@ -179,7 +182,7 @@ def test_an_unfinished_run_is_tested_and_reported_and_marked(runs, pipeline, wei
     assert main(["evaluate", str(run / weights)]) == 0
     printed = capsys.readouterr().out
     assert f"{finished['title']}, {mark}" in printed
-    assert "note: the run is not finished" in printed
+    assert says(printed, "note: ", "not finished")
     (numbers,) = evaluations(run)
     assert numbers["trained_on"] == finished["data"]
     assert numbers["chance"] == finished["chance"]
@@ -197,9 +200,9 @@ def test_without_any_whole_checkpoint_there_is_nothing_to_test(runs, capsys):
     stopped(run, 1)
     shutil.rmtree(run / "checkpoints")
     assert main(["evaluate", str(run)]) == 2
-    assert "no result.json and no whole checkpoint" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, str(run), "result.json", "checkpoint")
     assert main(["report", str(run), "--out", str(run / "r.html")]) == 2
-    assert "no result.json and no whole checkpoint" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, str(run), "result.json", "checkpoint")
 
 
 def test_weights_that_are_an_epoch_older_than_the_newest_checkpoint_say_their_epoch(runs):
@@ -249,7 +252,7 @@ def test_without_cameras_every_table_says_so(runs, domains, tmp_path, capsys):
     assert main(["evaluate", str(runs / "apnet"), "--data", str(tmp_path / "own.csv"), "--camera-pairs"]) == 0
     printed = capsys.readouterr().out
     assert "csv, no cameras" in printed
-    assert "no camera pairs: the data set gives no cameras" in printed
+    assert says(printed, "no camera pairs", "no cameras")
 
 
 def test_what_the_run_started_from_need_not_be_there_any_more(runs, domains):
@@ -265,7 +268,7 @@ def test_a_folder_that_is_no_run_is_refused_by_what_it_lacks(runs, capsys, missi
     assert main(["evaluate", str(runs / "apnet")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: evaluate: ")
-    assert f"it has no {missing}" in error
+    assert f"no {missing}" in error
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ def test_weights_without_all_of_the_attention_are_never_evaluated(runs, capsys, 
     assert main(["evaluate", str(runs / pipeline)]) == 2
     error = capsys.readouterr().err
     missing = sum(lacking in key for key in whole)
-    assert f"config.yaml, attention and all, got {missing} missing ('backbone." in error
+    assert says(error, "config.yaml", f"got {missing} missing ('backbone.", "--model.weights")
     assert error.endswith("start a training from them with --model.weights\n")
     assert evaluations(runs / pipeline) == []
 
@@ -297,14 +300,14 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(runs, tmp
     for out, said in (
         (tmp_path / "taken" / "x.json", "cannot write"),
         (tmp_path / "taken" / "deep" / "x.json", "cannot write"),
-        (tmp_path, "--out must be a file"),
+        (tmp_path, "--out"),
     ):
         assert main(["evaluate", str(run), "--out", str(out)]) == 2
-        assert f"{said} {out}".replace("a file ", "a file, ") in capsys.readouterr().err
+        assert says(capsys.readouterr().err, "evaluate: ", said, str(out))
     # A full disk takes a name and no content; a folder that may not be written, neither.
     monkeypatch.setattr("reference_pipelines.evaluation.tempfile.TemporaryFile", fail_to_write)
     assert main(["evaluate", str(run)]) == 2
-    assert f"cannot write {run / 'evaluations'} (No space left on device); name another" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, f"cannot write {run / 'evaluations'} (No space left on device)")
     assert not (run / "evaluations").exists()
 
 
@@ -326,17 +329,17 @@ def test_refusals(runs, tmp_path, capsys):
         assert error.count("\n") == 1
         return error
 
-    assert "there is no" in refused(tmp_path / "nowhere")
-    assert "there is no folder" in refused(runs / "apnet", "--data", tmp_path / "nowhere")
-    assert "workers must be at least 0" in refused(runs / "apnet", "--workers", "-1")
+    assert says(refused(tmp_path / "nowhere"), "there is no", str(tmp_path / "nowhere"))
+    assert says(refused(runs / "apnet", "--data", tmp_path / "nowhere"), "no folder", str(tmp_path / "nowhere"))
+    assert says(refused(runs / "apnet", "--workers", "-1"), "--workers", "0, got -1")
     (tmp_path / "taken").write_text("")
-    assert "name another file with --out" in refused(runs / "apnet", "--out", tmp_path / "taken" / "x.json")
+    assert says(refused(runs / "apnet", "--out", tmp_path / "taken" / "x.json"), "cannot write", "x.json", "--out")
     (runs / "mla" / "result.json").write_text("{}")
-    assert "was not written by `train`" in refused(runs / "mla")
+    assert says(refused(runs / "mla"), str(runs / "mla"), "`train`")
     (tmp_path / "empty.pth").write_bytes(b"")
     for name in ("config.yaml", "empty.pth"):
         shutil.copy(tmp_path / name if name == "empty.pth" else runs / "apnet" / name, runs / "apnet" / f"x{name}")
         assert "model: " in refused(runs / "apnet" / f"x{name}")
-    assert "--single-shot must be at least 0" in refused(runs / "apnet", "--single-shot", "-1")
+    assert says(refused(runs / "apnet", "--single-shot", "-1"), "--single-shot", "0, got -1")
     shutil.copy(runs / "mla" / "model.safetensors", runs / "apnet" / "model.safetensors")
-    assert "must be those of the network in" in refused(runs / "apnet")
+    assert says(refused(runs / "apnet"), "model.safetensors", "network", "config.yaml")

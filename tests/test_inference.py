@@ -162,9 +162,7 @@ def test_a_folded_copy_can_be_copied_pickled_compiled_and_undone():
 
 def test_a_model_in_train_mode_is_refused():
     layer = LAYERS["rga_s"]()
-    with pytest.raises(
-        ValueError, match=r"fold: the model must be in eval mode, .* got the model \(Relation.*eval\(\)"
-    ):
+    with pytest.raises(ValueError, match=r"fold: .*model .*eval mode, .*got .*\(Relation.*eval\(\)"):
         fold(layer)
     model = nn.Sequential(nn.ReLU(), layer).eval()
     layer.train()
@@ -183,15 +181,15 @@ def test_a_norm_in_train_mode_inside_a_layer_in_eval_mode_is_refused(name, norm)
 def test_what_has_no_eval_form_is_refused():
     layer = build("rga_s")
     layer.joint.norm = nn.Identity().eval()
-    with pytest.raises(ValueError, match=r"fold: the norms of RelationAware.* must be batch norms .*, got Identity"):
+    with pytest.raises(ValueError, match=r"fold: the norms of RelationAware.* .*batch norms .*, got Identity"):
         fold(layer)
     layer = build("split")
     layer.reduce[1] = nn.BatchNorm1d(32, track_running_stats=False).eval()
-    with pytest.raises(ValueError, match=r"fold: the norms of SplitAttention must be .* running statistics"):
+    with pytest.raises(ValueError, match=r"fold: .*norms of SplitAttention .*running statistics"):
         fold(layer)
     layer = build("domain")
     torch.nn.utils.parametrizations.weight_norm(layer, "key").eval()
-    with pytest.raises(ValueError, match=r"weights must be plain parameters, got the model .*remove_parametrizations"):
+    with pytest.raises(ValueError, match=r"weights .*plain parameters, got .*remove_parametrizations"):
         fold(layer)
 
 
@@ -203,9 +201,7 @@ def test_frozen_weights_stay_frozen(name):
 
 def test_a_folded_layer_refuses_train_mode():
     folded = fold(build("domain"))
-    with pytest.raises(
-        ValueError, match=r"DomainLevelAttention: a folded layer must stay in eval mode, .* eval\(\) on"
-    ):
+    with pytest.raises(ValueError, match=r"DomainLevelAttention: .*folded .*eval mode, .*eval\(\)"):
         folded.train()
     assert not folded.training
     assert folded.train(False) is folded
@@ -217,7 +213,7 @@ def test_a_folded_model_refuses_train_mode_before_any_of_it_changes(part):
     attach(model.eval(), "rga_s", ["0.0", "1"], input_size=SIZE)
     folded = fold(model)
     for one in (folded, copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
-        with pytest.raises(ValueError, match=r"must stay in eval mode, got train\(\) with Relation.* folded from"):
+        with pytest.raises(ValueError, match=r"eval mode, got train\(\) .*Relation.*folded"):
             one.get_submodule(part).train()
         assert not any(module.training for module in one.modules())
         assert one.eval() is one
@@ -235,10 +231,10 @@ def test_a_scripted_or_traced_model_is_refused():
         torch.jit.trace(model, torch.rand(1)),
         nn.Sequential(torch.jit.script(model)),
     ):
-        with pytest.raises(ValueError, match=r"fold: the model must be made of Python modules, .* made from"):
+        with pytest.raises(ValueError, match=r"fold: .*model .*Python modules, got .*scripted or traced"):
             fold(made)
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(TypeError, match=r"fold: the model must be an nn.Module, got dict"):
+    with pytest.raises(TypeError, match=r"fold: .*model .*nn.Module, got dict"):
         fold({})

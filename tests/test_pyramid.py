@@ -92,42 +92,42 @@ def test_a_plan_cannot_be_changed():
         (
             ValueError,
             {"channels": 62, "levels": 3, "dim": "channels"},
-            r"channels, split into 4 parts by level 3, .*, got 62: the nearest is 60 or 64",
+            r"channels, .*4 parts .*level 3, .*, got 62: .*60 or 64",
         ),
         # The sizes that are named suit all levels: 98 would fail at level 3.
         (
             ValueError,
             {"channels": 99, "levels": 3, "dim": "channels"},
-            r"level 2, .* 2, got 99: the nearest is 96 or 100",
+            r"level 2, .* 2, got 99: .*96 or 100",
         ),
-        (ValueError, {"channels": 3, "levels": 3, "dim": "channels"}, r"the nearest is 4$"),
+        (ValueError, {"channels": 3, "levels": 3, "dim": "channels"}, r"got 3: .* 4$"),
         (
             ValueError,
             {"levels": 3, "size": (10, 4), "dim": "height"},
-            r"the height, split into 4 parts by level 3, .*, got 10: the nearest is 8 or 12",
+            r"height, .*4 parts .*level 3, .*, got 10: .*8 or 12",
         ),
         (
             ValueError,
             {"levels": 2, "dim": "height"},
-            r"level 2 splits the height and must know it, got size=None",
+            r"level 2 .*height .*, got size=None",
         ),
-        (ValueError, {"levels": 2}, r"level 2 has 2 parts of an attention that does not say what it splits"),
-        (ValueError, {"dim": "width"}, r"dim must be 'channels', 'height' or None, got 'width'"),
+        (ValueError, {"levels": 2}, r"level 2 .*2 parts .*, got dim=None"),
+        (ValueError, {"dim": "width"}, r"dim .*'channels', 'height' or None, got 'width'"),
         (
             ValueError,
             {"dim": ("height",), "size": (4, 4)},
-            r"dim must be one, or one a level, got 1 for 2 levels",
+            r"dim .*one a level, got 1 .*2 levels",
         ),
         (ValueError, {"levels": (1, 2), "radix": 3}, r"got radix=3 and levels=\(1, 2\)"),
-        (ValueError, {"levels": (1, 0)}, r"the parts of level 2 must be at least 1, got 0"),
-        (ValueError, {"levels": ()}, r"levels must list at least one level, got \(\)"),
-        (ValueError, {"levels": -1}, r"levels must be at least 0, got -1"),
-        (TypeError, {"levels": True}, r"levels must be an int, got True"),
-        (TypeError, {"levels": "2"}, r"levels must be a count or the parts of each level, got '2'"),
-        (TypeError, {"levels": 1.5}, r"levels must be a count or the parts of each level, got 1.5"),
-        (ValueError, {"radix": 0}, r"radix must be at least 1, got 0"),
-        (ValueError, {"channels": 0}, r"AttentionPyramid: channels must be at least 1, got 0"),
-        (TypeError, {"size": 4}, r"AttentionPyramid: size must be \(height, width\), got 4"),
+        (ValueError, {"levels": (1, 0)}, r"level 2 .*1, got 0"),
+        (ValueError, {"levels": ()}, r"levels .*one level, got \(\)"),
+        (ValueError, {"levels": -1}, r"levels .*0, got -1"),
+        (TypeError, {"levels": True}, r"levels .*int, got True"),
+        (TypeError, {"levels": "2"}, r"levels .*count or .*parts .*, got '2'"),
+        (TypeError, {"levels": 1.5}, r"levels .*count or .*parts .*, got 1.5"),
+        (ValueError, {"radix": 0}, r"radix .*1, got 0"),
+        (ValueError, {"channels": 0}, r"AttentionPyramid: channels .*1, got 0"),
+        (TypeError, {"size": 4}, r"AttentionPyramid: size .*\(height, width\), got 4"),
     ],
 )
 def test_the_plan_refuses(error, options, message):
@@ -434,45 +434,45 @@ def test_the_fast_path_and_mixed_pyramids_record_too():
 @pytest.mark.parametrize(
     ("error", "attention", "options", "message"),
     [
-        (ValueError, "see", {}, r"the name must be a registered one, got 'see': did you mean 'se'"),
-        (ValueError, "see", {"levels": 0}, r"got 'see': did you mean 'se'"),
+        (ValueError, "see", {}, r"name .*registered .*, got 'see': .*'se'"),
+        (ValueError, "see", {"levels": 0}, r"got 'see': .*'se'"),
         (
             TypeError,
             nn.Identity(),
             {},
-            r"a layer class or a callable that builds a module, got Identity: every part",
+            r"attention .*layer class or .*callable .*, got Identity: ",
         ),
-        (TypeError, 3, {}, r"a layer class or a callable that builds a module, got int"),
-        (ValueError, ("se",), {}, r"attention must be one, or one a level, got 1 for 2 levels"),
-        (ValueError, "se", {"order": "fine"}, r"order must be .* got 'fine': choose one"),
-        (TypeError, "se", {"identity_init": 1}, r"identity_init must be a bool, got 1"),
+        (TypeError, 3, {}, r"attention .*layer class or .*callable .*, got int"),
+        (ValueError, ("se",), {}, r"attention .*one a level, got 1 .*2 levels"),
+        (ValueError, "se", {"order": "fine"}, r"order .* got 'fine': "),
+        (TypeError, "se", {"identity_init": 1}, r"identity_init .*bool, got 1"),
         (
             ValueError,
             "se",
             {"dim": "height"},
-            r"dim must be what the attention splits, 'channels', got 'height'",
+            r"dim .*'channels', got 'height'",
         ),
-        (ValueError, "se", {"dim": "width"}, r"dim must be 'channels', 'height' or None, got 'width'"),
-        (ValueError, partial(SqueezeExcitation, parts=2), {}, r"leave parts out of the partial"),
+        (ValueError, "se", {"dim": "width"}, r"dim .*'channels', 'height' or None, got 'width'"),
+        (ValueError, partial(SqueezeExcitation, parts=2), {}, r"parts .*out of the partial"),
         (
             ValueError,
             "rga_s",
             {"levels": 1},
-            r"RelationAwareSpatialAttention must know the map's size, got size=None",
+            r"RelationAwareSpatialAttention .*size, got size=None",
         ),
-        (ValueError, Sized, {"levels": 1}, r"Sized must know the map's size, got size=None"),
+        (ValueError, Sized, {"levels": 1}, r"Sized .*size, got size=None"),
         (
             ValueError,
             Doubling,
             {},
-            r"level 2 has 2 parts of an attention that does not say what it splits, got dim=None",
+            r"level 2 .*2 parts .*, got dim=None",
         ),
-        (TypeError, lambda channels: 3, {"levels": 1}, r"attention must build an nn.Module, got int"),
+        (TypeError, lambda channels: 3, {"levels": 1}, r"attention .*nn.Module, got int"),
         (
             ValueError,
             "se",
             {"levels": 5},
-            r"channels, split into 16 parts by level 5, must be a multiple of 16, got 8",
+            r"channels, .*16 parts .*level 5, .*multiple of 16, got 8",
         ),
         (ValueError, "se", {"levels": (1, 2), "radix": 4}, r"got radix=4 and levels=\(1, 2\)"),
     ],
@@ -484,30 +484,30 @@ def test_refuses_wrong_options(error, attention, options, message):
 
 def test_refuses_one_module_for_several_parts():
     shared = nn.Identity()
-    with pytest.raises(ValueError, match=r"must build a new module at each call, got the same one twice"):
+    with pytest.raises(ValueError, match=r"new module .*, got the same .*twice"):
         AttentionPyramid(8, lambda channels: shared, dim="channels")
 
 
 def test_refuses_an_attention_that_changes_the_shape():
     for levels, dim in ((1, None), (2, "channels")):
         layer = AttentionPyramid(8, lambda channels: nn.MaxPool2d(2), levels=levels, dim=dim)
-        with pytest.raises(ValueError, match=r"MaxPool2d must return a map of its input's shape \(1, .* got \(1, "):
+        with pytest.raises(ValueError, match=r"MaxPool2d .*map .*shape \(1, .* got \(1, "):
             layer(torch.zeros(1, 8, 4, 2))
 
 
 @pytest.mark.parametrize(
     ("error", "attention", "x", "message"),
     [
-        (ValueError, "rga_s", torch.zeros(1, 8, 4, 4), r"AttentionPyramid: the map must be 4x2 .* got 4x4"),
+        (ValueError, "rga_s", torch.zeros(1, 8, 4, 4), r"AttentionPyramid: .*map .*4x2 .* got 4x4"),
         (
             ValueError,
             "se",
             torch.zeros(1, 4, 4, 2),
-            r"AttentionPyramid: the input must have 8 channels, got 4",
+            r"AttentionPyramid: .*input .*8 channels, got 4",
         ),
-        (ValueError, "se", torch.zeros(8, 4, 2), r"AttentionPyramid: the input must have 4 dimensions"),
+        (ValueError, "se", torch.zeros(8, 4, 2), r"AttentionPyramid: .*input .*4 dimensions .*got"),
         (TypeError, "se", torch.zeros(1, 8, 4, 2, dtype=torch.int64), r"AttentionPyramid: .* floating point"),
-        (ValueError, "se", torch.zeros(1, 8, 0, 2), r"AttentionPyramid: .* a height and a width"),
+        (ValueError, "se", torch.zeros(1, 8, 0, 2), r"AttentionPyramid: .* height .*width, got .*\(1, 8, 0, 2\)"),
     ],
 )
 def test_refuses_wrong_maps(error, attention, x, message):
@@ -516,7 +516,7 @@ def test_refuses_wrong_maps(error, attention, x, message):
 
 
 def test_a_strip_pyramid_of_any_attention_refuses_another_height():
-    with pytest.raises(ValueError, match=r"AttentionPyramid: the map must be 4x2"):
+    with pytest.raises(ValueError, match=r"AttentionPyramid: .*map .*4x2 .*got 6x2"):
         AttentionPyramid(8, Doubling, dim="height", size=SIZE)(torch.zeros(1, 8, 6, 2))
 
 

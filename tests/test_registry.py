@@ -63,9 +63,9 @@ def test_registers_classes_and_functions_and_returns_them():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rga", r"the name must be a registered one, got 'rga': did you mean 'rga_s'"),
-        ("multilevel", r"did you mean 'multi_level'\?"),
-        ("zzz", r"got 'zzz': choose from .*'?domain'?, .*se"),
+        ("rga", r"name .*registered .*, got 'rga': .*'rga_s'"),
+        ("multilevel", r"got 'multilevel': .*'multi_level'\?"),
+        ("zzz", r"got 'zzz': .*'?domain'?, .*se"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_closest(name, message):
@@ -76,8 +76,8 @@ def test_an_unknown_name_is_refused_with_the_closest(name, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reducton": 8}, r"attention 'se': no option 'reducton': did you mean 'reduction'\?"),
-        ({"zzz": 8}, r"attention 'se': no option 'zzz': choose from reduction, hidden, parts, device, dtype"),
+        ({"reducton": 8}, r"attention 'se': no option 'reducton': .*'reduction'\?"),
+        ({"zzz": 8}, r"attention 'se': no option 'zzz': .*reduction, hidden, parts, device, dtype"),
     ],
 )
 def test_an_unknown_option_is_refused_with_the_closest(options, message):
@@ -86,7 +86,7 @@ def test_an_unknown_option_is_refused_with_the_closest(options, message):
 
 
 def test_a_name_is_registered_once():
-    with pytest.raises(ValueError, match=r"got 'se', which is taken: .*register_attention\('se', replace=True\)"):
+    with pytest.raises(ValueError, match=r"got 'se', .*taken: .*register_attention\('se', replace=True\)"):
         register_attention("se")(nn.Identity)
     assert type(create_attention("se", 8)).__name__ == "SqueezeExcitation"
 
@@ -125,22 +125,22 @@ def test_a_cell_that_runs_again_takes_its_name_over():
 
 @pytest.mark.parametrize("replace", ["yes", 1, None])
 def test_whether_to_replace_is_yes_or_no(replace):
-    with pytest.raises(TypeError, match=rf"replace must be a bool, got {replace!r}"):
+    with pytest.raises(TypeError, match=rf"replace .*bool, got {replace!r}"):
         register_attention("mine", replace=replace)
 
 
 @pytest.mark.parametrize(
     ("error", "name", "builder", "message"),
     [
-        (TypeError, 3, nn.Identity, r"the name must be a string, got 3"),
+        (TypeError, 3, nn.Identity, r"name .*string, got 3"),
         (
             TypeError,
             nn.Identity,
             nn.Identity,
-            r"the name must be a string, got .*write register_attention\('name'\)",
+            r"name .*string, got .*register_attention\('name'\)",
         ),
-        (ValueError, "", nn.Identity, r"the name must not be empty"),
-        (TypeError, "mine", 3, r"'mine' must be given a class or function, got 3"),
+        (ValueError, "", nn.Identity, r"name .*empty"),
+        (TypeError, "mine", 3, r"'mine' .*class or function, got 3"),
     ],
 )
 def test_refuses_what_cannot_be_registered(error, name, builder, message):

@@ -316,7 +316,7 @@ def test_attention_of_some_sites_only_is_an_error_that_says_how_to_go_on(net: Ne
     message = str(caught.value)
     assert sorted(re.findall(r'"(\S+)"', message.partition("\n\tattnreid")[0])) == sorted(missing)
     assert message.count("attnreid: ") == 1
-    assert f"' and not '{missing[0]}'; load the weights first and attach the other attention after, or" in message
+    assert f"' and not '{missing[0]}'; load " in message
 
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -349,7 +349,7 @@ def test_the_advice_helps(net: Net) -> None:
     weights = filled(net, 2)
     net.load_state_dict(weights)
     attach(net, TwoLayers, "stage", input_size=(16, 8))
-    with pytest.raises(RuntimeError, match="attach the other attention after"):
+    with pytest.raises(RuntimeError, match=r"some of 'stem.attention' and not 'stage.attention.norm.*; load"):
         net.load_state_dict(weights)
     assert (net.stem.attention.norm.weight == 2).all()
 
@@ -483,9 +483,9 @@ def test_attachment_state_dict(net: Net, images: Tensor) -> None:
     own = attachment.state_dict()
     assert list(own) == [key for key in net.state_dict() if ".attention." in key]
     new = {key: torch.full_like(value, 2) for key, value in own.items()}
-    with pytest.raises(ValueError, match=r"the keys must be this attention's 10, got 9; 1 do not fit, first 'stage"):
+    with pytest.raises(ValueError, match=r"keys .* 10, got 9; 1 .*'stage"):
         attachment.load_state_dict({key: new[key] for key in list(new)[:-1]})
-    with pytest.raises(ValueError, match=r"'stage.attention.norm.bias' must have shape \(16,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"'stage.attention.norm.bias' .* \(16,\), got \(3,\)"):
         attachment.load_state_dict({**new, "stage.attention.norm.bias": torch.zeros(3)})
     assert torch.equal(net.stem.attention.norm.weight, torch.ones(16))
     attachment.load_state_dict(new)
@@ -677,7 +677,7 @@ def test_container_does_not_see_its_attention(container: nn.Module) -> None:
 def test_module_that_walks_over_its_children_is_refused(observe: Observe) -> None:
     model = nn.Sequential(Walk())
     before = observe(model)
-    with pytest.raises(ValueError, match=r"the attention at '0' \(Walk\) must run once.* it ran 2 times"):
+    with pytest.raises(ValueError, match=r"'0' \(Walk\) .*once.* 2 times"):
         attach(model, lambda channels: nn.Identity(), "0", input_size=(4, 4))
     assert observe(model) == before
 
@@ -685,7 +685,7 @@ def test_module_that_walks_over_its_children_is_refused(observe: Observe) -> Non
 def test_forward_set_on_the_object_is_refused(net: Net, observe: Observe) -> None:
     net.stem.forward = functools.partial(nn.Conv2d.forward, net.stem)
     before = observe(net)
-    with pytest.raises(ValueError, match="must run once in a forward pass, and it ran 0 times"):
+    with pytest.raises(ValueError, match="'stem' .*once.* 0 times"):
         attach(net, lambda channels: nn.Identity(), "stem", input_size=(16, 8))
     assert observe(net) == before
 
@@ -739,11 +739,11 @@ def test_replaced_module_follows_the_model(net: Net) -> None:
 
 
 def test_instead_refusals(net: Net) -> None:
-    with pytest.raises(ValueError, match=r"'stem' \(Conv2d\) takes \(2, 3, 16, 8\) and gives \(2, 16, 8, 4\)"):
+    with pytest.raises(ValueError, match=r"'stem' \(Conv2d\) .*\(2, 3, 16, 8\).*\(2, 16, 8, 4\)"):
         attach(net, "se", "stem", where="instead", input_size=(16, 8))
-    with pytest.raises(ValueError, match="identity_init must stay False with where='instead'"):
+    with pytest.raises(ValueError, match="identity_init .*False .*where='instead'"):
         attach(net, "se", "stage", where="instead", input_size=(16, 8), identity_init=True)
-    with pytest.raises(ValueError, match="where must be 'after' or 'instead', got 'before'"):
+    with pytest.raises(ValueError, match="where .*'after' or 'instead', got 'before'"):
         attach(net, "se", "stage", where="before", input_size=(16, 8))  # type: ignore[arg-type]
 
 
@@ -777,33 +777,33 @@ REFUSED = [
         "se",
         "stages",
         ValueError,
-        r"attach: 'stages' must be a module of Net and is not; did you mean .*'stage'",
+        r"attach: 'stages' .*module of Net .*; .*'stage'",
     ),
-    ("se", "qqqq", ValueError, r"'qqqq' must be a module of Net and is not; find_sites"),
+    ("se", "qqqq", ValueError, r"'qqqq' .*module of Net .*; find_sites"),
     (
         "se",
         "block*",
         ValueError,
-        r"attach: the pattern 'block\*' must match a module of Net and matches none",
+        r"attach: .*pattern 'block\*' .*module of Net .*none",
     ),
-    ("se", ["stem", "layer9.*"], ValueError, r"the pattern 'layer9.\*' must match"),
-    ("se", "stage*.conv", ValueError, r"the pattern 'stage\*.conv' must match"),  # * stays inside a segment
-    ("se", [], ValueError, "at must hold at least one name or pattern, got none"),
-    ("see", "stem", ValueError, "got 'see': did you mean 'se'"),
-    (SqueezeExcitation(16), "stem", TypeError, "attention must be a registered name, .* pass the class"),
-    (7, "stem", TypeError, "attention must be a registered name.* got 7"),
-    (lambda channels: 3, "stem", TypeError, "attention must return an nn.Module for 16 channels, got 3"),
+    ("se", ["stem", "layer9.*"], ValueError, r"pattern 'layer9.\*' .*Net .*none"),
+    ("se", "stage*.conv", ValueError, r"pattern 'stage\*.conv' .*Net .*none"),  # * stays inside a segment
+    ("se", [], ValueError, "at .*one name or pattern, got none"),
+    ("see", "stem", ValueError, "got 'see': .*'se'"),
+    (SqueezeExcitation(16), "stem", TypeError, "attention .*registered name, .* pass the class"),
+    (7, "stem", TypeError, "attention .*registered name.* got 7"),
+    (lambda channels: 3, "stem", TypeError, "attention .*nn.Module .*16 channels, got 3"),
     (
         Grows,
         "stage",
         ValueError,
-        r"Grows must return a map of the shape that it takes, \(2, 16, 8, 4\).* returned \(2, 17",
+        r"Grows .*shape .*\(2, 16, 8, 4\).* \(2, 17",
     ),
     (
         Breaks,
         "stage",
         ValueError,
-        r"Breaks must run on the map of 'stage' \(16 channels, 8x4\); .* no such luck",
+        r"Breaks .*'stage' \(16 channels, 8x4\); .* no such luck",
     ),
     (
         functools.partial(SqueezeExcitation, parts=3),
@@ -811,7 +811,7 @@ REFUSED = [
         ValueError,
         r"no attention for 'stem' \(16 channels, 8x4\)",
     ),
-    (shared_layer(), "stage.*", ValueError, "must build a fresh layer for every site.* in use for 'stage.1'"),
+    (shared_layer(), "stage.*", ValueError, "fresh layer .*'stage.1'"),
 ]
 
 
@@ -827,7 +827,7 @@ def test_refusals_leave_the_model_untouched(
 
 def test_input_that_does_not_run(net: Net, observe: Observe) -> None:
     before = observe(net)
-    with pytest.raises(ValueError, match=r"attach: the model must run on an input of shape \(2, 4, 16, 8\)"):
+    with pytest.raises(ValueError, match=r"attach: .*model .*input of shape \(2, 4, 16, 8\)"):
         attach(net, "se", "stem", input_size=(4, 16, 8))
     assert observe(net) == before
 
@@ -836,7 +836,7 @@ def test_input_that_does_not_run(net: Net, observe: Observe) -> None:
 def test_same_site_twice(net: Net, where: Any) -> None:
     for site in ("stage", "stage.1.conv"):
         attach(net, nn.Identity, site, input_size=(16, 8), where=where)
-        with pytest.raises(ValueError, match=f"'{site}' .*it already carries attention; remove.. that first"):
+        with pytest.raises(ValueError, match=f"'{site}' .*already carries attention; remove\\(\\)"):
             attach(net, "se", site, input_size=(16, 8))
         attachments(net)[-1].remove()
     attach(net, "se", "stage", input_size=(16, 8))
@@ -851,7 +851,7 @@ def test_attention_is_no_site(net: Net) -> None:
 def test_attribute_in_the_way(net: Net, observe: Observe) -> None:
     net.stage[1].attention = None
     before = observe(net)
-    with pytest.raises(ValueError, match=r"no attribute named 'attention' of its own; 'stage.1' \(Block\) has one"):
+    with pytest.raises(ValueError, match=r"attribute .*'attention' .*'stage.1' \(Block\)"):
         attach(net, lambda channels: nn.Identity(), "stage.*", input_size=(16, 8))
     assert observe(net) == before
 
@@ -889,12 +889,10 @@ def test_layer_that_runs_only_off_meta(net: Net, images: Tensor) -> None:
 def test_a_module_where_a_name_is_asked_for_is_answered_with_its_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sequential(nn.ReLU()))
     for at in (model[1], [model[1]], ["0", model[1]]):
-        with pytest.raises(
-            TypeError, match=r"attach: at must be a dotted name .*, got the module at '1'; pass that name"
-        ):
+        with pytest.raises(TypeError, match=r"attach: at .*dotted name .*, got .*'1'; pass .*name"):
             attach(model, "se", at, input_size=(8, 8))  # type: ignore[arg-type]
     for wrong, kind in ((nn.ReLU(), "ReLU"), (3, "int"), (None, "NoneType"), (["0", 1], "int")):
-        with pytest.raises(TypeError, match=f"attach: at must be a dotted name .*, got {kind}; pass a name"):
+        with pytest.raises(TypeError, match=f"attach: at .*dotted name .*, got {kind}; pass .*name"):
             attach(model, "se", wrong, input_size=(8, 8))  # type: ignore[arg-type]
     assert not attachments(model)
 
@@ -907,8 +905,8 @@ def test_a_layers_option_is_answered_with_how_to_give_it() -> None:
         ):
             attach(model, attention, "0", input_size=(8, 8), reduction=8)  # type: ignore[arg-type]
     attach(model, functools.partial(SqueezeExcitation, reduction=8), "0", input_size=(8, 8)).remove()
-    with pytest.raises(TypeError, match="attach: there is no option 'input_sise': did you mean 'input_size'"):
+    with pytest.raises(TypeError, match="attach: .*no option 'input_sise': .* 'input_size'"):
         attach(model, "se", "0", input_sise=(8, 8))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="attach: there is no option 'redction': did you mean 'reduction'"):
+    with pytest.raises(TypeError, match="attach: .*no option 'redction': .* 'reduction'"):
         attach(model, "se", "0", input_size=(8, 8), redction=8)  # type: ignore[arg-type]
     assert not attachments(model)

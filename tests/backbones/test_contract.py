@@ -736,7 +736,7 @@ def test_the_legacy_exporter_writes_every_preset(preset: nn.Module) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 def test_torch_jit_script_is_refused_with_the_way_out(preset: nn.Module) -> None:
     state = state_of(preset)
-    with pytest.raises(ValueError, match=r"got torch.jit.script: use torch.jit.trace"):
+    with pytest.raises(ValueError, match=r"got torch.jit.script: .*torch.jit.trace"):
         torch.jit.script(preset)
     assert_same_state(preset, state)
     assert preset(torch.randn(1, 3, 64, 32)).isfinite().all()
@@ -868,20 +868,20 @@ def test_a_swin_has_no_sites_between_its_first_convolution_and_its_last_permutat
     sites = find_sites(model, (64, 64))
     assert [site.name for site in sites if site.refusal is None] == ["features.0.0", "permute"]
     assert {site.name for site in sites} > {f"features.{stage}" for stage in range(8)}
-    with pytest.raises(ValueError, match=r"'features.1' \(Sequential\) cannot take attention: its map is \(N, H, W, C"):
+    with pytest.raises(ValueError, match=r"'features.1' \(Sequential\) cannot take attention: .*\(N, H, W, C"):
         attach(model, "se", "features.1", input_size=(64, 64))
 
 
 @pytest.mark.parametrize(
     ("make", "at", "reason"),
     [
-        (torchvision.models.convnext_tiny, "features.1.0.block.2", r"LayerNorm\) .*: its map is \(N, H, W, C\)"),
-        (torchvision.models.resnet50, "layer2.0.relu", r"ReLU\) .*: forward calls it 3 times"),
+        (torchvision.models.convnext_tiny, "features.1.0.block.2", r"LayerNorm\) .*: .*\(N, H, W, C\)"),
+        (torchvision.models.resnet50, "layer2.0.relu", r"ReLU\) .*: forward .*3 times"),
         (torchvision.models.resnet18, "avgpool", r"AdaptiveAvgPool2d\) .*: a taller input does not show"),
         (
             lambda: torchvision.models.segmentation.fcn_resnet50(weights_backbone=None),
             "backbone",
-            r"IntermediateLayerGetter\) .*: it returns a OrderedDict and not one map",
+            r"IntermediateLayerGetter\) .*: .*returns a OrderedDict",
         ),
     ],
     ids=["channels last", "called three times", "pooled", "a dict of maps"],
@@ -903,7 +903,7 @@ def test_a_block_that_stands_in_two_places_is_refused() -> None:
     model.layer4[0] = torchvision.models.resnet.BasicBlock(
         128, 512, 2, nn.Sequential(nn.Conv2d(128, 512, 1, 2), nn.BatchNorm2d(512))
     )
-    with pytest.raises(ValueError, match=r"'layer2.1' .* cannot take attention: the same module also stands at"):
+    with pytest.raises(ValueError, match=r"'layer2.1' .* cannot take attention: .*same module .*at '"):
         attach(model, "se", "layer2.1", input_size=(64, 32))
     attach(model, "se", "layer[1-4]", input_size=(64, 32))
 
@@ -911,7 +911,7 @@ def test_a_block_that_stands_in_two_places_is_refused() -> None:
 def test_a_stage_that_walks_over_its_children_is_refused(observe: Observe) -> None:
     model = pytest.importorskip("timm", reason="the model is timm's").create_model("regnety_002")
     before = observe(model)
-    with pytest.raises(ValueError, match=r"the attention at 's1' \(RegStage\) must run once.* it ran 2 times"):
+    with pytest.raises(ValueError, match=r"'s1' \(RegStage\) .*once.* 2 times"):
         attach(model, "se", "s[1-4]", input_size=(64, 32))
     assert observe(model) == before
     attach(model, "se", "s[1-4].b1", input_size=(64, 32))

@@ -209,7 +209,7 @@ def test_a_change_that_would_lose_attention_is_refused(change: str, observe: Obs
     model = plain()
     handle = attach(model, "se", at, input_size=SIZE)
     host, wanted = model.get_submodule(at), model(images())
-    with pytest.raises(ValueError, match=f"must stay in its place, got .* the attention at '{at}' would be lost; take"):
+    with pytest.raises(ValueError, match=f"got .* attention at '{at}' .*lost; "):
         convert(model)
     assert model.get_submodule(at) is host
     if "fused" not in change:  # which had set the convolution already
@@ -222,9 +222,9 @@ def test_a_change_that_would_lose_attention_is_refused(change: str, observe: Obs
 def test_what_replaced_a_module_stays_too() -> None:
     model = plain()
     attach_mla(model, input_size=SIZE)
-    with pytest.raises(ValueError, match="the attention at 'layer4.0.conv2' would be lost"):
+    with pytest.raises(ValueError, match="attention at 'layer4.0.conv2' .*lost"):
         model.layer4[0].conv2 = nn.Conv2d(32, 32, 3, padding=1)
-    with pytest.raises(ValueError, match="got Sequential instead of Replacement"):
+    with pytest.raises(ValueError, match="got Sequential .*Replacement"):
         model.layer4[0].conv2 = nn.Sequential()
 
 
@@ -352,7 +352,7 @@ def test_a_class_that_cannot_be_put_on_another_is_refused_before_anything_change
 
     model.layer4[0].conv2.__class__ = Loud
     before = observe(model)
-    with pytest.raises(ValueError, match=r"the class Loud .* give the module back the class that it had first"):
+    with pytest.raises(ValueError, match=r"class Loud .* give .*back .*class"):
         handle.remove()
     assert observe(model) == before
     assert attention_runs(model) == 2

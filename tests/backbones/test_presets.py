@@ -135,8 +135,8 @@ def test_rga_names_the_input_heights_that_work(
     set_last_stride(model, last_stride)
     before = observe(model)
     match = (
-        f"attach_apnet: every stage's map must have a height that . divides, since the attention splits it, "
-        f"got {got} at input height {height}; use an input height of {answer}[.]"
+        f"attach_apnet: .*map .*height that . divides, .*"
+        f"got {got} at input height {height}; .*input height of {answer}[.]"
     )
     with pytest.raises(ValueError, match=match):
         attach_apnet(model, "rga_s", levels=levels, input_size=(height, 32))
@@ -149,10 +149,10 @@ def test_rga_names_the_input_heights_that_work(
     ("options", "match"),
     [
         ({"levels": 8}, "no attention for 'layer1'.*AttentionPyramid: .*channels"),
-        ({"radix": 0}, "radix must be at least 1"),
-        ({"levels": (1, 0)}, "the parts of level 2 must be at least 1"),
-        ({"attention": "see"}, "did you mean 'se'"),
-        ({"input_size": (63, 32), "attention": "see"}, "did you mean 'se'"),
+        ({"radix": 0}, "radix .*1, got 0"),
+        ({"levels": (1, 0)}, "level 2 .*1, got 0"),
+        ({"attention": "see"}, "got 'see': .*'se'"),
+        ({"input_size": (63, 32), "attention": "see"}, "got 'see': .*'se'"),
     ],
 )
 def test_apnet_refuses_in_the_pyramids_words(options: dict[str, Any], match: str) -> None:
@@ -195,7 +195,7 @@ def test_apnet_on_the_other_backbones_of_table_5(make: Callable[[], nn.Module], 
 
 def test_rga_names_the_input_heights_of_backbones_without_padding() -> None:
     model = on_meta(functools.partial(inception_v3, aux_logits=False, init_weights=False))
-    with pytest.raises(ValueError, match=r"got 60, 29, 14, 6 at input height 256; use an input height of ") as caught:
+    with pytest.raises(ValueError, match=r"got 60, 29, 14, 6 at input height 256; .*input height of ") as caught:
         attach_apnet(model, "rga_s", input_size=(256, 128))
     heights = [int(word) for word in str(caught.value).rpartition("height of ")[2].rstrip(".").split(" or ")]
     assert len(heights) == 2
@@ -204,7 +204,7 @@ def test_rga_names_the_input_heights_of_backbones_without_padding() -> None:
 
 
 def test_only_levels_that_split_the_height_ask_for_it() -> None:
-    with pytest.raises(ValueError, match=r"a height that 2 divides, .* use an input height of 192 or 256"):
+    with pytest.raises(ValueError, match=r"height that 2 divides, .*input height of 192 or 256"):
         attach_apnet(small(), ("rga_s", "rga_s", "se"), levels=3, input_size=(224, 32))
 
 
@@ -275,11 +275,11 @@ def test_the_released_variant_of_fewer_levels(levels: int, sites: list[str], obs
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"levels": 3}, r"levels 0, 1 or 2 .* its level 3 would split 64 channels in 3.*levels=3.*use variant='paper'"),
+        ({"levels": 3}, r"levels 0, 1 or 2 .* level 3 .*64 channels in 3.*levels=3.*variant='paper'"),
         ({"levels": (1, 2)}, r"got attention='se', levels=\(1, 2\)"),
-        ({"attention": "rga_s"}, r"must have attention='se', .* got attention='rga_s'"),
-        ({"radix": 4}, r"no radix of its own .* radix=4"),
-        ({"identity_init": True}, r"identity_init must stay False with variant='released'"),
+        ({"attention": "rga_s"}, r"attention='se', .* got attention='rga_s'"),
+        ({"radix": 4}, r"radix .*, got .*radix=4"),
+        ({"identity_init": True}, r"identity_init .*False .*variant='released'"),
     ],
 )
 def test_the_released_variant_refuses(options: dict[str, Any], match: str, observe: Observe) -> None:
@@ -294,9 +294,9 @@ def test_the_released_variant_wants_a_stem() -> None:
     model = small()
     del model.maxpool
     model.forward = lambda x: model.layer4(model.layer3(model.layer2(model.layer1(model.conv1(x)))))
-    with pytest.raises(ValueError, match="must find the stem's relu and maxpool, got a model without 'maxpool'"):
+    with pytest.raises(ValueError, match="relu and maxpool, got .*without 'maxpool'"):
         RELEASED(model)
-    with pytest.raises(ValueError, match="variant must be 'paper' or 'released', got 'code'"):
+    with pytest.raises(ValueError, match="variant .*'paper' or 'released', got 'code'"):
         attach_apnet(small(), input_size=SIZE, variant="code")
 
 
@@ -427,7 +427,7 @@ def test_mla_options() -> None:
     attach_mla(on_meta(resnet18), heads=2, input_size=SIZE)
     with pytest.raises(ValueError, match="attach_mla: no attention for 'layer4.0.conv2'.*HeadLevelAttention"):
         attach_mla(small(), heads=3, input_size=SIZE)
-    with pytest.raises(ValueError, match="attach_mla: blocks must be 'all' or 'last', got 'first'"):
+    with pytest.raises(ValueError, match="attach_mla: blocks .*'all' or 'last', got 'first'"):
         attach_mla(small(), blocks="first", input_size=SIZE)  # type: ignore[arg-type]
 
 
@@ -443,9 +443,7 @@ def test_mla_wants_a_3x3_convolution(observe: Observe) -> None:
     model = small()
     model.layer4[0].conv2 = nn.Conv2d(512, 512, 1)
     before = observe(model)
-    with pytest.raises(
-        ValueError, match="'layer4.0.conv2' must be a 3x3 convolution with equal channels and stride 1 or 2"
-    ):
+    with pytest.raises(ValueError, match="'layer4.0.conv2' .*3x3 .*equal channels .*stride 1 or 2"):
         attach_mla(model, input_size=SIZE)
     assert observe(model) == before
 
@@ -512,7 +510,7 @@ def test_last_stride_is_refused_under_attention(preset: Any, observe: Observe) -
     attachment = preset(model, input_size=SIZE)
     before = observe(model)
     set_last_stride(model, 2)
-    with pytest.raises(ValueError, match=r"must carry no attention.* got attention at 'layer4.*; remove\(\) it"):
+    with pytest.raises(ValueError, match=r"no attention.* got .*'layer4.*; remove\(\)"):
         set_last_stride(model)
     assert observe(model) == before
     attachment.remove()
@@ -523,11 +521,11 @@ def test_last_stride_is_refused_under_attention(preset: Any, observe: Observe) -
 
 def test_last_stride_refuses_other_strides_and_blocks(observe: Observe) -> None:
     model = small()
-    with pytest.raises(ValueError, match="set_last_stride: stride must be 1 or 2, got 4"):
+    with pytest.raises(ValueError, match="set_last_stride: stride .*1 or 2, got 4"):
         set_last_stride(model, 4)
     model.layer4[0].downsample = None
     before = observe(model)
-    with pytest.raises(ValueError, match=r"'layer4' must map one map to another .* it failed with.* is built"):
+    with pytest.raises(ValueError, match=r"'layer4' .*one map .*failed with"):
         set_last_stride(model)
     assert observe(model) == before
 
@@ -581,12 +579,12 @@ def test_a_last_stage_that_does_not_take_the_stride_is_refused(failing: bool, ob
         model.avgpool = nn.AdaptiveAvgPool2d((2, 1))
         model.layer4[0].downsample = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Conv2d(256, 512, 1))
         model.layer4[0].conv1 = nn.Conv2d(256, 512, 2, 2)
-        match = "the model must run with a last stride of 1; it failed with"
+        match = "model .*last stride of 1; .*failed with"
     else:
         model.layer4.add_module("1", nn.MaxPool2d(2))
         model.layer4[1].bn1 = model.layer4[1].bn2 = model.layer4[1].conv1 = model.layer4[1].conv2 = nn.Identity()
         model.layer4[0] = BasicBlock(256, 512, 1, nn.Conv2d(256, 512, 1))
-        match = "'layer4' must give a map of the size for a stride of 1, got"
+        match = "'layer4' .*map .*stride of 1, got"
     before = observe(model)
     with pytest.raises(ValueError, match=match):
         set_last_stride(model)
@@ -597,7 +595,7 @@ def test_last_stride_is_refused_where_attention_saw_the_map_behind_it(observe: O
     model = densenet121().eval()
     attach(model, "se", "features.norm5", input_size=(64, 64))
     before = observe(model)
-    with pytest.raises(ValueError, match=r"must carry no attention.* got attention at 'features.norm5'"):
+    with pytest.raises(ValueError, match=r"no attention.* got .*'features.norm5'"):
         set_last_stride(model)
     assert observe(model) == before
 
@@ -609,15 +607,15 @@ def test_last_stride_is_refused_where_attention_saw_the_map_behind_it(observe: O
 def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(
         ValueError,
-        match=r"the model must be a ResNet, with blocks of conv1, .* in layer1, .*; got DenseNet with the children "
-        r"'features', 'classifier': use attach\(model",
+        match=r"model .*ResNet, .*conv1, .*layer1, .*; got DenseNet .*"
+        r"'features', 'classifier': .*attach\(model",
     ):
         preset(on_meta(densenet121))
-    with pytest.raises(ValueError, match="got ModuleDict with the children 'net': pass the model inside it, at 'net'"):
+    with pytest.raises(ValueError, match="got ModuleDict .*'net': .*inside it, at 'net'"):
         preset(nn.ModuleDict({"net": small()}))
     broken = small()
     broken.layer2 = nn.Sequential()
-    with pytest.raises(ValueError, match="must be a ResNet"):
+    with pytest.raises(ValueError, match="model .*ResNet, .*; got ResNet"):
         preset(broken)
 
 
@@ -625,10 +623,10 @@ def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None
 def test_a_backbone_of_no_family_is_refused(apnet: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(
         ValueError,
-        match=r"the model must be one of ResNet with layer1, .*; or DenseNet with features.denseblock1, "
-        r".*; or Inception-V3 with Conv2d_4a_3x3, .*; got MobileNetV3 with the children 'features', .*: use attach",
+        match=r"model .*ResNet .*layer1, .*; .*DenseNet .*features.denseblock1, "
+        r".*; .*Inception-V3 .*Conv2d_4a_3x3, .*; got MobileNetV3 .*'features', .*: .*attach",
     ):
         apnet(on_meta(mobilenet_v3_small))
     inside = nn.ModuleDict({"net": on_meta(densenet121)})
-    with pytest.raises(ValueError, match="got ModuleDict with the children 'net': pass the model inside it, at 'net'"):
+    with pytest.raises(ValueError, match="got ModuleDict .*'net': .*inside it, at 'net'"):
         apnet(inside)

@@ -81,18 +81,18 @@ def test_measures_a_resnet() -> None:
 @pytest.mark.parametrize(
     ("name", "refusal"),
     [
-        ("twice", "forward calls it 2 times"),
-        ("shared", "the same module also stands at 'alias'"),
-        ("alias", "the same module also stands at 'shared'"),
-        ("tuple", "it returns a tuple and not one map"),
-        ("last", r"its map is \(N, H, W, C\)"),
+        ("twice", "forward .*2 times"),
+        ("shared", ".*same module .*'alias'"),
+        ("alias", ".*same module .*'shared'"),
+        ("tuple", ".*returns a tuple"),
+        ("last", r".*map is \(N, H, W, C\)"),
         (
             "pool",
-            r'a taller .* of shape \(2, 8, 2, 2\), .*"NCHW" only if it has 8 channels, a height of 2 and a width of 2',
+            r'a taller .* of shape \(2, 8, 2, 2\), .*"NCHW" .* 8 channels, .*height of 2 .*width of 2',
         ),
-        ("integers", "it returns a map of integers"),
-        ("never", "forward never calls it"),
-        ("head", r"it returns a tensor of shape \(2, 4\) and not a map"),
+        ("integers", ".*map of integers"),
+        ("never", "forward never calls"),
+        ("head", r".*tensor of shape \(2, 4\)"),
     ],
 )
 def test_says_why_a_site_is_refused(name: str, refusal: str) -> None:
@@ -114,7 +114,7 @@ def test_layout_can_be_stated() -> None:
     sites = {site.name: site for site in find_sites(Odd(), (16, 8), layout="NCHW")}
     assert sites["pool"].refusal is None
     assert sites["last"].refusal is not None  # It was seen to be otherwise.
-    with pytest.raises(ValueError, match="layout must be 'NCHW' or None, got 'NHWC'"):
+    with pytest.raises(ValueError, match="layout .*'NCHW' or None, got 'NHWC'"):
         find_sites(Odd(), (16, 8), layout="NHWC")  # type: ignore[arg-type]
 
 
@@ -158,9 +158,9 @@ def test_other_signatures_and_channels() -> None:
     example = (torch.rand(1, 3, 6, 5), torch.rand(1))
     assert find_sites(TwoInputs(), example_inputs=example)[0].size == (6, 5)
     assert find_sites(nn.Sequential(nn.Conv2d(1, 4, 1)), (1, 6, 5))[0].size == (6, 5)
-    with pytest.raises(ValueError, match="pass either input_size=.* or example_inputs=.*, and not both"):
+    with pytest.raises(ValueError, match="input_size=.* or example_inputs=.*not both"):
         find_sites(TwoInputs(), (6, 5), example_inputs=example)
-    with pytest.raises(ValueError, match="pass either input_size"):
+    with pytest.raises(ValueError, match="input_size=.* or example_inputs="):
         find_sites(TwoInputs())
 
 
@@ -179,14 +179,14 @@ def test_plain_tensor_attributes_do_not_stop_the_meta_copy() -> None:
 
 @pytest.mark.parametrize("size", [(64,), (0, 32), (64.0, 32), "64", (1, 2, 3, 4)])
 def test_malformed_input_size_is_refused(size: object) -> None:
-    with pytest.raises(ValueError, match=r"find_sites: input_size must be \(height, width\) or"):
+    with pytest.raises(ValueError, match=r"find_sites: input_size .*\(height, width\) or"):
         find_sites(resnet18(), size)  # type: ignore[arg-type]
 
 
 def test_input_that_does_not_run_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"input of shape \(2, 3, 9, 4\); it failed with.*; pass another"):
+    with pytest.raises(ValueError, match=r"input of shape \(2, 3, 9, 4\); .*failed with.*; pass another"):
         find_sites(Fixed(), (9, 4))
-    with pytest.raises(ValueError, match="it has lazy ones: run it once first"):
+    with pytest.raises(ValueError, match="lazy ones: run it once"):
         find_sites(nn.Sequential(nn.LazyConv2d(4, 1)), (8, 4))
 
 
@@ -195,7 +195,7 @@ def test_model_that_cannot_be_copied_is_refused() -> None:
     model.generator = (number for number in range(3))  # type: ignore[assignment]
     with pytest.raises(TypeError):
         copy.deepcopy(model)
-    with pytest.raises(ValueError, match="the model must survive copy.deepcopy to be looked at"):
+    with pytest.raises(ValueError, match="model .*copy.deepcopy"):
         find_sites(model, (8, 4))
 
 
@@ -225,7 +225,7 @@ def test_the_advice_to_state_the_layout_shows_what_would_be_read() -> None:
     [site] = find_sites(FixedSize(), (32, 8, 6))
     assert site.refusal is not None
     assert "of shape (2, 8, 6, 32)" in site.refusal
-    assert "only if it has 8 channels, a height of 6 and a width of 32" in site.refusal
+    assert "8 channels, a height of 6 and a width of 32" in site.refusal
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -240,7 +240,7 @@ def test_a_scripted_or_traced_model_is_refused() -> None:
             attach_mla,
             attach_se,
         ):
-            with pytest.raises(ValueError, match="the model must be made of Python modules, got a scripted or traced"):
+            with pytest.raises(ValueError, match="model .*Python modules, got .*scripted or traced"):
                 preset(model, input_size=(8, 4))
-        with pytest.raises(ValueError, match=r"set_last_stride: the model must be made of Python modules"):
+        with pytest.raises(ValueError, match=r"set_last_stride: .*model .*Python modules, got .*scripted or traced"):
             set_last_stride(model)

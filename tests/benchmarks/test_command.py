@@ -1,6 +1,7 @@
 """The command: its tables, its JSON file and its refusals."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.catalogue import CASES
 from benchmarks.limits import KINDS
 from benchmarks.table import format_rows, summarise
 from tests.benchmarks.support import fake, variant
+from tests.conftest import says
 
 QUICK = ["--device", "cpu", "--rounds", "5", "--threads", "1", "--no-resident", "--tables", "rows", "limits"]
 SE = [kind for kind in KINDS if kind.name == "se"]
@@ -83,7 +85,7 @@ def test_the_table_has_the_ratio_first_and_the_rows_of_the_json(tmp_path, capsys
 
 def test_a_refused_row_is_no_success(capsys, clock):
     assert run(cases=[fake("wrong", differ=True), fake("right")]) == 1
-    assert "1. refused: the outputs differ by 9.1e-02 of the largest value, allowed 1e-04" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "1. refused: ", "differ by 9.1e-02", "allowed 1e-04")
 
 
 def test_a_missed_target_of_memory_is_said_with_the_worse_of_both_measurements():
@@ -139,7 +141,7 @@ def test_the_second_table_and_its_json(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "what a is" not in out
     assert "GMAC/s, copy" in out
-    assert "a gate that depends on the whole map reads it twice" in out
+    assert says(out, "depends on the whole map", "twice")
     assert "largest gaps, forward+backward: se 8x16x8x4 (" in out
     limits = json.loads(file.read_text())["limits"]
     assert [row["mode"] for row in limits["rows"]] == ["forward", "forward+backward"]
@@ -160,7 +162,7 @@ def test_the_third_table_and_its_json(tmp_path, capsys):
 def test_without_torchvision_the_third_table_is_skipped(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     assert run("--tables", "gflops") == 0
-    assert "skipped: torchvision is not installed; pip install 'attnreid[pipelines]'" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "skipped: torchvision ", "pip install 'attnreid[pipelines]'")
 
 
 def small_rates(device):
@@ -182,19 +184,19 @@ def test_list_names_everything_and_measures_nothing(capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--only", "rga"], "--only must name rows of the table, got 'rga'; did you mean rga_s or rga_c?\n"),
-        (["--only", "a", "?"], "--only must name rows of the table, got 'a'; choose from rga_s, "),
-        (["--rounds", "4"], "--rounds must be at least 5, got 4: pass more\n"),
-        (["--threads", "0"], "--threads must be at least 1, got 0: pass more\n"),
-        (["--batch", "0"], "--batch must be at least 1, got 0: pass more\n"),
-        (["--json", "no/such/file.json"], "--json must be a file in a folder that exists, got no/such/file.json: "),
+        (["--only", "rga"], "--only .*got 'rga'; .*rga_s or rga_c"),
+        (["--only", "a", "?"], "--only .*got 'a'; .*rga_s, "),
+        (["--rounds", "4"], "--rounds .* 5, got 4"),
+        (["--threads", "0"], "--threads .* 1, got 0"),
+        (["--batch", "0"], "--batch .* 1, got 0"),
+        (["--json", "no/such/file.json"], "--json .*folder that exists, got no/such/file.json: "),
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_measured(arguments, sentence, capsys):
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"error: benchmarks: {sentence}")
+    assert re.match(f"error: benchmarks: {sentence}", captured.err)
     assert captured.err.count("\n") == 1
 
 
@@ -203,12 +205,12 @@ def test_a_shape_that_is_none_is_refused(shape, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--shapes", shape])
     assert stopped.value.code == 2
-    assert f"must be CHANNELSxHEIGHTxWIDTH, such as 256x64x32, got '{shape}'" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "CHANNELSxHEIGHTxWIDTH", f"got '{shape}'")
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["--device", "cuda"]) == 2
-    assert (
-        capsys.readouterr().err == "error: benchmarks: --device cuda needs a CUDA device, got none: pass --device cpu\n"
-    )
+    error = capsys.readouterr().err
+    assert says(error, "error: benchmarks: --device cuda ", "got none: ", "--device cpu")
+    assert error.count("\n") == 1

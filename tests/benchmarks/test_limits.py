@@ -10,6 +10,7 @@ from benchmarks.limits import INPUTS, KINDS, Rates, compare, find_rates, list_li
 from benchmarks.measuring import Figures, Row, measure
 from benchmarks.table import format_limits
 from tests.benchmarks.support import CPU, problem
+from tests.conftest import says
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -80,6 +81,6 @@ def test_a_layer_that_does_not_suit_a_shape_says_so_and_the_gaps_are_named():
     limits = limits_of("head", "se", shapes=[(18, 8, 4)], batch=2)
     rows = measure([limit.job for limit in limits], rounds=1, progress=False)
     text = format_limits(compare(limits, rows, Rates(1e9, 1e9)), Rates(1e9, 1e9))
-    assert "failed: ValueError: HeadLevelAttention: channels must be a multiple of 4, got 18" in text
+    assert says(text, "failed: ValueError: HeadLevelAttention: channels ", "multiple of 4, got 18")
     assert "largest gaps, forward: se 2x18x8x4 (" in text
     assert "matrix product 1 GMAC/s, copy 1 GB/s" in text

@@ -180,9 +180,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(zipped, tmp_path):
     torch.save(
         {"model": blank("apnet_level0"), "more": payload}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped
     )
-    match = (
-        r"read_released: .*a.pth must hold plain tensors only, got a pickle with \S*mkdir in it, which was not run; if"
-    )
+    match = r"read_released: .*a.pth .*plain tensors only, got .*\S*mkdir .*not run"
     with pytest.raises(ValueError, match=match):
         read_released(tmp_path / "a.pth")
     assert not payload.folder.exists()
@@ -190,9 +188,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(zipped, tmp_path):
 
 def test_a_whole_model_is_named(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(
-        ValueError, match=r"plain tensors only, got a pickle with \S*torch.nn.modules.linear.Linear.* trust"
-    ):
+    with pytest.raises(ValueError, match=r"plain tensors only, got .*\S*torch.nn.modules.linear.Linear.* trust"):
         read_released(tmp_path / "a.pth")
 
 
@@ -214,9 +210,7 @@ def test_files_that_do_not_read_are_named(tmp_path):
         pickle.dumps({"a": 1}, protocol=2)[:-3],
     ):
         path.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"read_released: .*a.pth must be a whole file of torch.save or safetensors, got"
-        ):
+        with pytest.raises(ValueError, match=r"read_released: .*a.pth .*whole file of torch.save or safetensors, got"):
             read_released(path)
     with pytest.raises(FileNotFoundError):
         read_released(tmp_path / "none.pth")
@@ -236,8 +230,8 @@ def put(key, value):
         (
             "apnet_level2",
             without("att_s3.fc1.bias"),
-            r"read_released: the state dict must have the keys of APNet's Baseline at level 2, got 1 missing "
-            r"\('att_s3.fc1.bias'\); use the file as released",
+            r"read_released: .*state dict .*APNet's Baseline at level 2, got 1 missing "
+            r"\('att_s3.fc1.bias'\); use .*released",
         ),
         (
             "apnet_level1",
@@ -249,24 +243,24 @@ def put(key, value):
         (
             "apnet_level1",
             put("att1.fc.0.weight", torch.zeros(4, 64)),
-            r"got 1 unlike \('att1.fc.0.weight' is 4x64 and must be 8x64\)",
+            r"got 1 unlike \('att1.fc.0.weight' .*4x64 .*8x64\)",
         ),
-        ("apnet_level1", put("classifier.weight", torch.zeros(9, 4)), r"'classifier.weight' is 9x4 and must be 9x2048"),
+        ("apnet_level1", put("classifier.weight", torch.zeros(9, 4)), r"'classifier.weight' .*9x4 .*9x2048"),
         ("apnet_level1", without("classifier.weight"), r"got 1 missing \('classifier.weight'\)"),
         (
             "apnet_level1",
             put("base.layer3.2.bn1.bias", torch.ones(256)),
-            r"'base.layer3.2.bn1.bias' and 'base_4.0.2.bn1.bias' must be one tensor, got two different ones",
+            r"'base.layer3.2.bn1.bias' and 'base_4.0.2.bn1.bias' .*one tensor, got two",
         ),
         (
             "apnet_level2",
             put("BN2.bottleneck2.bias", torch.full((256,), 0.25)),
-            r"'BN2.bottleneck2.bias' must be all zeros, as APNet's code keeps it, got up to 0.25 in the state",
+            r"'BN2.bottleneck2.bias' .*zeros, .*APNet.*got up to 0.25",
         ),
         (
             "rga_s",
             without("backbone.rga_att2.gg_spatial.0.weight"),
-            r"of RGA's model with spatial attention, got 1 missing \('backbone.rga_att2.gg_spatial.0.weight'\)",
+            r"RGA's .*spatial attention, got 1 missing \('backbone.rga_att2.gg_spatial.0.weight'\)",
         ),
         (
             "rga_c",
@@ -277,12 +271,12 @@ def put(key, value):
         (
             "rga_c",
             put("backbone.rga_att3.theta_channel.0.weight", torch.zeros(8, 64, 1, 1)),
-            r"got \d+ unlike \('backbone.rga_att3.gx_channel.0.weight' is 16x128x1x1 and must be 8x64x1x1, ",
+            r"got \d+ unlike \('backbone.rga_att3.gx_channel.0.weight' .*16x128x1x1 .*8x64x1x1, ",
         ),
         (
             "rga_s",
             lambda weights: [weights.pop(key) for key in list(weights) if "rga_att" in key],
-            r"RGA's model must have spatial or channel attention \(backbone.rga_att1.\*\), got none in the state dict",
+            r"RGA's .*spatial or channel .*\(backbone.rga_att1.\*\), got none",
         ),
     ],
 )
@@ -298,10 +292,10 @@ def test_what_is_wrong_is_named(layout, change, match):
     [
         (
             {"conv1.weight": torch.zeros(1)},
-            r"must be those of APNet's Baseline .*, got 'conv1.weight' in the state dict",
+            r"APNet's Baseline .*, got 'conv1.weight'",
         ),
-        ({}, "got none in the state dict"),
-        ({"model": [1]}, r"must hold tensors by name .*, got a list at 'model'; pass a state dict"),
+        ({}, "APNet's Baseline .*, got none"),
+        ({"model": [1]}, r"tensors by name .*, got a list at 'model'; .*state dict"),
         ({"state_dict": {1: torch.zeros(1)}}, "got a Tensor at 1"),
     ],
 )
@@ -312,7 +306,7 @@ def test_what_is_no_released_state_dict_is_refused(content, match):
 
 def test_a_file_with_something_else_in_it_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a.pth must hold a state dict, got a list; pass the state dict"):
+    with pytest.raises(ValueError, match=r"a.pth .*state dict, got a list; .*state dict"):
         read_released(Path(tmp_path / "a.pth"))
 
 
@@ -356,8 +350,8 @@ def test_an_input_size_that_does_not_fit_leaves_the_model_as_it_was(observe):
     model = plain(torch.float32)
     before, strides = observe(model), [getattr(module, "stride", None) for module in model.modules()]
     match = (
-        r"attach_released: the maps must have 2048, 512, 128, 128 positions after the four stages, for which this "
-        r"network's attention was made, got 128, 32, 8, 8 at input_size=\(64, 32\); pass the size that it was"
+        r"attach_released: .*maps .*2048, 512, 128, 128 positions.*"
+        r", got 128, 32, 8, 8 at input_size=\(64, 32\); .*size"
     )
     with pytest.raises(ValueError, match=match):
         attach_released(model, read_released(blank("rga_c")), input_size=SMALL)
@@ -370,9 +364,7 @@ def test_a_checkpoint_that_does_not_load_leaves_the_model_as_it_was(observe):
     before = observe(model)
     strides = [getattr(module, "stride", None) for module in model.modules()]
     checkpoint.backbone["layer4.attention.levels.0.reduce"] = torch.zeros(1, 4, 2048)
-    with pytest.raises(
-        ValueError, match=r"attach_released: the checkpoint must be one of read_released; loading it failed"
-    ):
+    with pytest.raises(ValueError, match=r"attach_released: .*checkpoint .*read_released; .*failed"):
         attach_released(model, checkpoint, input_size=SMALL)
     after = observe(model)
     assert after.keys() == before.keys()
@@ -385,13 +377,11 @@ def test_a_checkpoint_that_does_not_load_leaves_the_model_as_it_was(observe):
 
 def test_models_that_do_not_fit_are_refused():
     checkpoint = read_released(blank("apnet_level0"))
-    with pytest.raises(ValueError, match=r"attach_released: the model must be a ResNet, with blocks"):
+    with pytest.raises(ValueError, match=r"attach_released: .*model .*ResNet, .*got Linear"):
         attach_released(nn.Linear(2, 2), checkpoint, input_size=SMALL)
-    with pytest.raises(
-        ValueError, match=r"a ResNet-50 with torchvision's names, got \d+ missing .*; pass one, without a head"
-    ):
+    with pytest.raises(ValueError, match=r"ResNet-50 .*torchvision's names, got \d+ missing .*; .*without a head"):
         attach_released(resnet18(), checkpoint, input_size=SMALL)
     model = plain(torch.float32)
     attach(model, "se", "layer2", input_size=SMALL)
-    with pytest.raises(ValueError, match=r"must carry no attention, got some at 'layer2'; remove\(\) it first"):
+    with pytest.raises(ValueError, match=r"no attention, got .*'layer2'; remove\(\)"):
         attach_released(model, checkpoint, input_size=SMALL)

@@ -184,9 +184,7 @@ def test_attention_inside_a_larger_model_comes_back_there(path):
     save_checkpoint(randomise(model), path)
     load_checkpoint(fresh, path)
     assert torch.equal(fresh.eval()(images()), model(images()))
-    with pytest.raises(
-        ValueError, match=r"describes attention \(number 1\), but it stands in 'backbone', which Backbone"
-    ):
+    with pytest.raises(ValueError, match=r"describes attention \(number 1\), .*'backbone', .*Backbone"):
         load_checkpoint(Backbone(), path)
 
 
@@ -276,7 +274,7 @@ def test_registered_names_are_described(path, monkeypatch):
     load_checkpoint(fresh, path)
     assert torch.equal(fresh.eval()(images()), model(images()))
     del registry._builders["checkpoint_test"]
-    with pytest.raises(ValueError, match=r"must be a registered one, got 'checkpoint_test'"):
+    with pytest.raises(ValueError, match=r"registered .*, got 'checkpoint_test'"):
         load_checkpoint(Backbone(), path)
 
 
@@ -295,8 +293,8 @@ def test_attention_without_a_recipe_must_be_there(attention, path, observe):
     save_checkpoint(randomise(model), path)
     before = observe(fresh)
     match = (
-        r"load_checkpoint: the model must carry attention at '2' before .*model.safetensors is loaded, since the file "
-        r"has no recipe for it; attach it as it was for saving, or give its class a name by register_attention"
+        r"load_checkpoint: .*model .*attention at '2' before .*model.safetensors .*"
+        r"no recipe .*; attach .*register_attention"
     )
     with pytest.raises(ValueError, match=match):
         load_checkpoint(fresh, path)
@@ -351,21 +349,21 @@ SE2 = partial(SqueezeExcitation, reduction=2)
     [
         (
             [(SE2, "2", {}), (SE2, "3", {})],
-            r"load_checkpoint: the attention must be the same in .*model.safetensors and on the model, got "
-            r"attachments: 1 in the file and 2 on the model; attach what the file has, at the same input size and",
+            r"load_checkpoint: .*attention .*same .*model.safetensors .*, got "
+            r"attachments: 1 in the file .*2 on the model; attach ",
         ),
-        ([(SE2, "3", {})], r"for attachment 1 the option 'at', which is \['2'\] in the file and \['3'\] on the model"),
+        ([(SE2, "3", {})], r"attachment 1 .*option 'at', .* \['2'\] in the file .*\['3'\] on the model"),
         (
             [("pixel", "2", {})],
-            r"option 'attention', which is \{'name': 'se', .*\} in the file and 'pixel' on the model",
+            r"option 'attention', .*\{'name': 'se', .*\} in the file .*'pixel' on the model",
         ),
         (
             [(SE2, "2", {"identity_init": True})],
-            r"option 'identity_init', which is False in the file and True on the model",
+            r"option 'identity_init', .*False in the file .*True on the model",
         ),
         (
             [(lambda channels: SE2(channels), "3", {})],
-            r"the map .* at '2', which is \(8, 64, 32\) in the file and not there on",
+            r"map .*at '2', .*\(8, 64, 32\) in the file .*not there on",
         ),
     ],
 )
@@ -385,8 +383,8 @@ def test_another_stride_is_named(path, observe):
     save_checkpoint(model, path)
     before = observe(fresh)
     match = (
-        r"the map \(channels, height, width\) at 'layer4', which is \(512, 4, 2\) in the file and \(512, 2, 1\) on "
-        r"the model; attach what the file has, at the same input size and strides \(set_last_stride\)"
+        r"map \(channels, height, width\) at 'layer4', .*\(512, 4, 2\) in the file .*\(512, 2, 1\) on "
+        r"the model; .*set_last_stride"
     )
     with pytest.raises(ValueError, match=match):
         load_checkpoint(fresh, path)
@@ -398,7 +396,7 @@ def test_another_stride_is_named(path, observe):
     [
         (
             lambda model: model.append(nn.Conv2d(8, 8, 1)),
-            r"load_checkpoint: .*model.safetensors must fit Backbone, got 2 missing \('4.weight', '4.bias'\); build",
+            r"load_checkpoint: .*model.safetensors .*Backbone, got 2 missing \('4.weight', '4.bias'\);",
         ),
         (
             lambda model: model.pop(3),
@@ -406,9 +404,9 @@ def test_another_stride_is_named(path, observe):
         ),
         (
             lambda model: setattr(model, "0", nn.Conv2d(3, 8, 5, padding=2)),
-            r"got 1 unlike \('0.weight' is 8x3x3x3 and must be 8x3x5x5\)",
+            r"got 1 unlike \('0.weight' .*8x3x3x3 .*8x3x5x5\)",
         ),
-        (lambda model: model.double(), r"'0.weight' is torch.float32 and must be torch.float64, .*, …\); build"),
+        (lambda model: model.double(), r"'0.weight' .*torch.float32 .*torch.float64, .*, …\);"),
     ],
 )
 def test_other_tensors_are_named_and_nothing_changes(change, match, path, observe):
@@ -429,7 +427,7 @@ def test_a_module_that_refuses_leaves_no_weight_changed(path):
     save_checkpoint(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), path)
     model = nn.Sequential(nn.Linear(2, 2), Refusing(2, 2))
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=r"load_checkpoint: .*model.safetensors must load into Sequential, got: .*no"):
+    with pytest.raises(ValueError, match=r"load_checkpoint: .*model.safetensors .*Sequential, got: .*no"):
         load_checkpoint(model, path)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -438,7 +436,7 @@ def test_weights_on_meta_are_refused(path):
     saved(path)
     with torch.device("meta"):
         model = Backbone()
-    with pytest.raises(ValueError, match=r"must have memory, got '0.weight' on the meta device; call model.to_empty"):
+    with pytest.raises(ValueError, match=r"memory, got '0.weight' .*meta device; .*model.to_empty"):
         load_checkpoint(model, path)
 
 
@@ -450,7 +448,7 @@ def test_plain_weights_leave_the_attention_as_it_is_only_where_that_is_asked_for
     own = tuple(attachment.state_dict())
     before, seen = copy.deepcopy(attachment.state_dict()), observe(model)
     match = (
-        r"must fit Backbone, got 2 missing \('3.attention.conv.weight', .*\); load it before the attention is attached "
+        r"Backbone, got 2 missing \('3.attention.conv.weight', .*\); .*before .*attached "
         r"\(strict=False leaves"
     )
     with pytest.raises(ValueError, match=match):
@@ -467,7 +465,7 @@ def test_plain_weights_leave_the_attention_as_it_is_only_where_that_is_asked_for
 def test_attention_of_one_site_only_is_not_enough(path):
     save_checkpoint(carry((lambda channels: SE2(channels), "2", {})), path)
     model = carry((lambda channels: SE2(channels), "2", {}), (lambda channels: SE2(channels), "3", {}))
-    with pytest.raises(ValueError, match="attachments: 1 in the file and 2 on the model"):
+    with pytest.raises(ValueError, match="attachments: 1 in the file .*2 on the model"):
         load_checkpoint(model, path)
     difference = load_checkpoint(model, path, strict=False)
     assert difference == Difference(missing=("3.attention.reduce", "3.attention.expand"))
@@ -479,11 +477,9 @@ def test_the_advice_for_a_head_of_another_size_helps(path):
     save_checkpoint(randomise(model), path)
     fresh = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)
     for strict in (True, False):
-        with pytest.raises(
-            ValueError, match=r"'fc.weight' is 3x512 and must be 5x512.*; build .* keep a layer"
-        ) as caught:
+        with pytest.raises(ValueError, match=r"'fc.weight' .*3x512 .*5x512.*; .*keep a layer") as caught:
             load_checkpoint(fresh, path, strict=strict)
-    assert "put nn.Identity() in its place, load with strict=False, put it back" in str(caught.value)
+    assert all(way in str(caught.value) for way in ("nn.Identity()", "strict=False"))
     head, fresh.fc = fresh.fc, nn.Identity()
     assert set(load_checkpoint(fresh, path, strict=False).unexpected) == {"fc.weight", "fc.bias"}
     fresh.fc = head
@@ -548,7 +544,7 @@ def test_a_file_is_replaced_with_the_usual_rights_and_through_links(path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"save_checkpoint: the folder of .*a.safetensors must exist"):
+    with pytest.raises(FileNotFoundError, match=r"save_checkpoint: .*folder of .*a.safetensors .*exist"):
         save_checkpoint(Backbone(), tmp_path / "none" / "a.safetensors")
 
 
@@ -560,9 +556,9 @@ class Extra(nn.Module):
 @pytest.mark.parametrize(
     ("model", "match"),
     [
-        (Extra(), r"save_checkpoint: the state dict must hold plain tensors with data, got a dict at '_extra_state'"),
-        (nn.LazyLinear(2), r"got a lazy one without a size; run the model once at 'weight'"),
-        (nn.Linear(2, 2, device="meta"), r"got one on the meta device at 'weight'"),
+        (Extra(), r"save_checkpoint: .*state dict .*plain tensors with data, got a dict at '_extra_state'"),
+        (nn.LazyLinear(2), r"got a lazy one .*once at 'weight'"),
+        (nn.Linear(2, 2, device="meta"), r"got .*meta device at 'weight'"),
     ],
 )
 def test_what_no_file_can_hold_is_refused(model, match, path):
@@ -574,16 +570,14 @@ def test_what_no_file_can_hold_is_refused(model, match, path):
 def test_a_folded_model_is_refused(path):
     model = Backbone().eval()
     attach(model, "rga_s", "2", input_size=SIZE)
-    with pytest.raises(ValueError, match=r"must not be folded.*got '2.attention' folded; save the model that it was"):
+    with pytest.raises(ValueError, match=r"folded.*got '2.attention' folded; save "):
         save_checkpoint(fold(model), path)
 
 
 @pytest.mark.parametrize("function", [save_checkpoint, load_checkpoint])
 def test_a_missing_safetensors_is_named_with_its_extra(function, path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(
-        ImportError, match=rf"{function.__name__}: .* must be installed.*pip install 'attnreid\[checkpoints\]'"
-    ):
+    with pytest.raises(ImportError, match=rf"{function.__name__}: .*installed.*pip install 'attnreid\[checkpoints\]'"):
         function(Backbone(), path)
 
 
@@ -593,21 +587,19 @@ def test_a_missing_safetensors_is_named_with_its_extra(function, path, monkeypat
 def test_empty_cut_and_foreign_files_are_named(path):
     saved(path)
     whole = path.read_bytes()
-    who = r"load_checkpoint: .*model.safetensors must be a whole file of save_checkpoint, got "
+    who = r"load_checkpoint: .*model.safetensors .*whole file of save_checkpoint, got .*"
     for content, found in (
-        (b"", "an empty file"),
-        (whole[:4], "one that safetensors cannot read"),
-        (whole[:100], "one that safetensors cannot read"),
-        (whole[:-4], "one that safetensors cannot read"),
-        (b"hello, world, this is a text", "one that safetensors cannot read"),
+        (b"", "empty file"),
+        (whole[:4], "safetensors cannot read"),
+        (whole[:100], "safetensors cannot read"),
+        (whole[:-4], "safetensors cannot read"),
+        (b"hello, world, this is a text", "safetensors cannot read"),
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=who + found):
             load_checkpoint(Backbone(), path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(
-        ValueError, match=r"got safetensors without its header; load such weights with model.load_state"
-    ):
+    with pytest.raises(ValueError, match=r"got .*without its header; .*model.load_state"):
         load_checkpoint(Backbone(), path)
     with pytest.raises(FileNotFoundError):
         load_checkpoint(Backbone(), path.with_name("none"))
@@ -627,8 +619,8 @@ def test_pickles_are_refused_and_not_run(write, path):
     else:
         torch.save(payload, path, _use_new_zipfile_serialization=write == "zip")
     match = (
-        r"load_checkpoint: .*model.safetensors must be a file of save_checkpoint, got a pickle \(torch.save\), which "
-        r"can hold code; read it with read_weights"
+        r"load_checkpoint: .*model.safetensors .*save_checkpoint, got a pickle \(torch.save\), "
+        r".*code; .*read_weights"
     )
     with pytest.raises(ValueError, match=match):
         load_checkpoint(Backbone(), path)
@@ -670,55 +662,55 @@ def option(name, value):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (edit(format=2), r"must have a header of format 1, got format 2; use the attnreid that wrote it"),
-        (lambda header: "{", r"header of format 1, got one that does not read \(JSONDecodeError"),
-        (lambda header: "[" * 100_000, r"header of format 1, got one that does not read \(RecursionError"),
-        (lambda header: "[1]", r"got one that does not read \(TypeError"),
-        (lambda header: {"format": 1}, r"got one that does not read \(KeyError: 'attnreid'\); save it again"),
-        (edit(attachments={}), r"got one that does not read \(TypeError: \{\} is no list\)"),
-        (edit(attachments=[3]), r"got one that does not read \(TypeError"),
-        (edit(attachments=[{"recipe": {"on": ""}, "sites": {}}]), r"got one that does not read \(KeyError: 'call'\)"),
-        (edit(versions={"": "x"}), r"TypeError: 'x' is no int"),
-        (recipe(options=[]), r"TypeError: \[\] is no dict"),
+        (edit(format=2), r"header of format 1, got format 2; .*attnreid"),
+        (lambda header: "{", r"header of format 1, got .*not read \(JSONDecodeError"),
+        (lambda header: "[" * 100_000, r"header of format 1, got .*not read \(RecursionError"),
+        (lambda header: "[1]", r"got .*not read \(TypeError"),
+        (lambda header: {"format": 1}, r"got .*not read \(KeyError: 'attnreid'\); save "),
+        (edit(attachments={}), r"got .*not read \(TypeError: \{\} is no list\)"),
+        (edit(attachments=[3]), r"got .*not read \(TypeError"),
+        (edit(attachments=[{"recipe": {"on": ""}, "sites": {}}]), r"got .*not read \(KeyError: 'call'\)"),
+        (edit(versions={"": "x"}), r"TypeError: 'x' .*int"),
+        (recipe(options=[]), r"TypeError: \[\] .*dict"),
         (
             recipe(call="os.system"),
-            r"load_checkpoint: .*model.safetensors describes attention \(number 1\), but the call must be one of "
+            r"load_checkpoint: .*model.safetensors describes attention \(number 1\), .*call .*"
             r"attach, attach_apnet, attach_mla, attach_se, got 'os.system'",
         ),
         (recipe(call="__import__"), "got '__import__'"),
-        (recipe(on="nowhere"), r"it stands in 'nowhere', which Backbone does not have; pass the model as it was saved"),
+        (recipe(on="nowhere"), r"'nowhere', .*Backbone "),
         (
             recipe(call="attach_apnet", options={"input_size": [64, 32]}),
-            r"but attach_apnet failed with: attach_apnet: the",
+            r"attach_apnet failed with: attach_apnet: ",
         ),
         (option("example_inputs", [1]), r"attach has no option 'example_inputs': "),
         (option("model", "x"), r"attach has no option 'model'"),
-        (option("wher", "after"), r"attach has no option 'wher': did you mean 'where'"),
-        (option("at", ["7"]), r"failed with: attach: '7' must be a module of Backbone and is not"),
-        (option("input_size", "x"), r"failed with: attach: input_size must be"),
-        (option("attention", "os"), r"the name must be a registered one, got 'os'"),
-        (option("attention", {"name": "os.system", "options": {}}), r"must be a registered one, got 'os.system'"),
-        (option("attention", {"name": ["se"], "options": {}}), r"must be a registered one, got "),
+        (option("wher", "after"), r"attach has no option 'wher': .*'where'"),
+        (option("at", ["7"]), r"failed with: attach: '7' .*module of Backbone"),
+        (option("input_size", "x"), r"failed with: attach: input_size .*got 'x'"),
+        (option("attention", "os"), r"name .*registered .*, got 'os'"),
+        (option("attention", {"name": "os.system", "options": {}}), r"name .*registered .*, got 'os.system'"),
+        (option("attention", {"name": ["se"], "options": {}}), r"name .*registered .*, got .*\['se'\]"),
         (
             option("attention", {"name": "se", "options": {"reducton": 2}}),
-            r"attention 'se' has no option 'reducton': did you",
+            r"attention 'se' has no option 'reducton': .*'reduction'",
         ),
         (option("attention", {"name": "se", "options": {"channels": 2}}), r"attention 'se' has no option 'channels'"),
         (
             option("attention", {"name": "se", "options": {"reduction": {}}}),
-            r"failed with: SqueezeExcitation: reduction must",
+            r"failed with: SqueezeExcitation: reduction .*got \{\}",
         ),
         (option("attention", {"pyramid": {"attenton": "se"}}), r"AttentionPyramid has no option 'attenton'"),
         (
             option("attention", {"pyramid": {"attention": ["se", 7]}}),
-            r"must be a registered name, with options or without, got 7",
+            r"registered name, .*got 7",
         ),
         (
             option("attention", {"eval": "1"}),
-            r"must be a registered name, with options or without, got \{'eval': '1'\}",
+            r"registered name, .*got \{'eval': '1'\}",
         ),
-        (option("attention", None), r"must be a registered name, with options or without, got None"),
-        (option("at", None), r"but attach failed with: "),
+        (option("attention", None), r"registered name, .*got None"),
+        (option("at", None), r"attach failed with: attach: at "),
     ],
 )
 def test_a_forged_header_is_refused_and_nothing_changes(change, match, path, observe):
@@ -741,7 +733,7 @@ def test_the_second_attachments_failure_takes_the_first_out(path, observe):
     forge(path, header)
     fresh = Backbone(seed=1)
     before = observe(fresh)
-    with pytest.raises(ValueError, match=r"describes attention \(number 2\), but attach failed with"):
+    with pytest.raises(ValueError, match=r"describes attention \(number 2\), .*attach failed with"):
         load_checkpoint(fresh, path)
     assert observe(fresh) == before
 

@@ -105,9 +105,7 @@ def test_what_is_no_state_dict_is_not_opened(other):
 
 
 def test_two_state_dicts_are_one_too_many():
-    with pytest.raises(
-        ValueError, match=r"read_weights: .* one state dict, got two, at 'model' and 'state_dict'; pass"
-    ):
+    with pytest.raises(ValueError, match=r"read_weights: .* one state dict, got two, .*'model' and 'state_dict'"):
         read_weights({"model": TENSORS, "state_dict": named("ema.")})
     assert is_equal(read_weights({"model": TENSORS, "state_dict": TENSORS}).tensors)  # one, by two names
 
@@ -122,9 +120,7 @@ def test_a_dict_that_contains_itself_is_refused(key, depth, tmp_path):
     inner[key] = content
     torch.save(content, tmp_path / "a.pth")
     for source in (content, tmp_path / "a.pth"):
-        with pytest.raises(
-            ValueError, match=rf"read_weights: .* a state dict, got a dict that contains itself at '{key}'"
-        ):
+        with pytest.raises(ValueError, match=rf"read_weights: .* state dict, got .*contains itself at '{key}'"):
             read_weights(source)
 
 
@@ -137,23 +133,21 @@ def test_code_in_a_file_is_not_run(tmp_path):
     payload = _Payload()
     payload.folder = tmp_path / "it ran"
     torch.save({"state_dict": TENSORS, "more": payload}, tmp_path / "a.pth")
-    with pytest.raises(
-        ValueError, match=r"read_weights: .*a.pth .* plain tensors only, got a pickle with \S*mkdir in it"
-    ):
+    with pytest.raises(ValueError, match=r"read_weights: .*a.pth .* plain tensors only, got .*\S*mkdir"):
         read_weights(tmp_path / "a.pth")
     assert not payload.folder.exists()
 
 
 def test_a_whole_model_is_refused_with_the_way_out(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"Linear in it, .* torch.save its state dict alone"):
+    with pytest.raises(ValueError, match=r"Linear .*torch.save .*state dict"):
         read_weights(tmp_path / "a.pth")
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
 def test_a_torchscript_archive_is_named(tmp_path):
     torch.jit.save(torch.jit.script(nn.ReLU()), tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"a.pt .*, got a TorchScript archive; .* state dict of torch.jit.load"):
+    with pytest.raises(ValueError, match=r"a.pt .*, got a TorchScript archive; .*torch.jit.load"):
         read_weights(tmp_path / "a.pt")
 
 
@@ -169,7 +163,7 @@ def test_damaged_files_are_named(tmp_path):
     for name, contents in damaged.items():
         for content in contents:
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(ValueError, match=rf"read_weights: .*{name} must be a whole file .*; copy it again"):
+            with pytest.raises(ValueError, match=rf"read_weights: .*{name} .*whole file .*; copy"):
                 read_weights(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read_weights(tmp_path / "none.pth")
@@ -178,8 +172,8 @@ def test_damaged_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"epoch": 3}, r"must hold tensors by name \(alone, or under 'model' or 'state_dict'\), got a int at 'epoch'"),
-        ({"net": TENSORS}, "got a dict at 'net'; pass a state dict"),
+        ({"epoch": 3}, r"tensors by name \(.*'model' or 'state_dict'\), got a int at 'epoch'"),
+        ({"net": TENSORS}, "got a dict at 'net'; .*state dict"),
         ({"state_dict": {1: torch.zeros(1)}}, "got a Tensor at 1"),
     ],
 )
@@ -190,5 +184,5 @@ def test_what_is_no_state_dict_is_refused(content, match):
 
 def test_a_list_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a.pth must hold a state dict, got a list; pass"):
+    with pytest.raises(ValueError, match=r"a.pth .*state dict, got a list"):
         read_weights(tmp_path / "a.pth")

@@ -88,11 +88,11 @@ def test_steps_one_after_another_are_the_same_as_all_at_once():
 @pytest.mark.parametrize(
     ("clusters", "options", "message"),
     [
-        ([0, 1], {}, r"clusters must be \(3,\), one a feature, got \(2,\)"),
-        ([0, -1, 1], {}, "each with a member and without noise"),
-        ([0, 2, 2], {}, "each with a member and without noise"),
-        ([0, 1, 1], {"merges": 2}, "merges must be at least 0 and below the 2 clusters, got 2"),
-        ([0, 1, 1], {"size_weight": -0.1}, r"size_weight must be at least 0, got -0\.1"),
+        ([0, 1], {}, r"clusters .*\(3,\), .*got \(2,\)"),
+        ([0, -1, 1], {}, "clusters .*member .*without noise"),
+        ([0, 2, 2], {}, "clusters .*member .*without noise"),
+        ([0, 1, 1], {"merges": 2}, "merges .*0 .*below .*2 clusters, got 2"),
+        ([0, 1, 1], {"size_weight": -0.1}, r"size_weight .*0, got -0\.1"),
     ],
 )
 def test_refusals(clusters, options, message):

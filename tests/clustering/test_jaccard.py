@@ -205,12 +205,12 @@ def test_dbscan_labels_are_those_of_the_dense_distances(name, dtype):
 @pytest.mark.parametrize(
     ("features", "options", "message"),
     [
-        (torch.zeros(0, 3), {}, r"features must be \(N, D\) with N > 0"),
-        (torch.zeros(3), {}, r"features must be \(N, D\)"),
-        (torch.full((3, 2), torch.inf), {}, "must be finite"),
+        (torch.zeros(0, 3), {}, r"features .*\(N, D\) .*N > 0, got \(0, 3\)"),
+        (torch.zeros(3), {}, r"features .*\(N, D\).*got \(3,\)"),
+        (torch.full((3, 2), torch.inf), {}, "features .*finite"),
         (torch.ones(3, 2), {"k1": 3, "k2": 4}, "1 <= k2 <= k1, got k1=3, k2=4"),
-        (torch.ones(3, 2), {"max_distance": 1.0}, "max_distance must be at least 0 and below 1"),
-        (torch.ones(3, 2), {"search": "fast"}, 'search must be "exact" or "approximate", got \'fast\''),
+        (torch.ones(3, 2), {"max_distance": 1.0}, r"max_distance .*0 .*below 1, got 1\.0"),
+        (torch.ones(3, 2), {"search": "fast"}, 'search .*"exact" or "approximate", got \'fast\''),
     ],
 )
 def test_refusals(features, options, message):

@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_eq_1():
     memory = ClusterMemory(unit(5, 4, seed=2), MemoryConfig(temperature=0.3))
     features, clusters = unit(7, 4, seed=3).requires_grad_(), torch.tensor([0, 4, 2, 2, 1, 3, 0])
     assert torch.autograd.gradcheck(lambda x: memory(x, clusters), features)
-    with pytest.raises(RuntimeError, match="its loss has no second derivative"):
+    with pytest.raises(RuntimeError, match="loss .*no second derivative"):
         torch.autograd.grad(memory(features, clusters), features, create_graph=True)
 
 
@@ -185,12 +185,12 @@ def test_a_saved_memory_is_loaded_bit_by_bit():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"centers must be \(K, D\) with K > 0"):
+    with pytest.raises(ValueError, match=r"centers .*\(K, D\) .*K > 0"):
         ClusterMemory(torch.zeros(0, 3), MemoryConfig())
     for clusters, counts in ([0, 2, 2], r"\[1, 0, 2\]"), ([-1, -1, -1], r"\[\]"):
-        with pytest.raises(ValueError, match=rf"must be 0 \.\.\. K-1, each with a member, and K > 0, got .*{counts}"):
+        with pytest.raises(ValueError, match=rf"0 \.\.\. K-1, .*member.*K > 0, got .*{counts}"):
             ClusterMemory.from_clusters(unit(3, 2, seed=0), torch.tensor(clusters), MemoryConfig(), torch.Generator())
-    with pytest.raises(UserError, match=r"memory\.momentum must be between 0 and 1, got 1\.5"):
+    with pytest.raises(UserError, match=r"memory\.momentum .*between 0 and 1, got 1\.5"):
         MemoryConfig(momentum=1.5)
-    with pytest.raises(UserError, match=r"memory\.temperature must be above 0, got 0"):
+    with pytest.raises(UserError, match=r"memory\.temperature .*above 0, got 0"):
         MemoryConfig(temperature=0)

@@ -21,6 +21,7 @@ from reference_pipelines.clustering import (
     purity,
 )
 from reference_pipelines.errors import UserError
+from tests.conftest import says
 
 SMALL = ClusteringConfig(k1=8, k2=3)
 
@@ -80,12 +81,12 @@ def test_merging_goes_on_from_the_epoch_before_at_its_steps():
 def test_too_few_clusters_stop_with_one_sentence():
     features = people(6, 10)
     alone = dataclasses.replace(SMALL, min_samples=60)
-    with pytest.raises(UserError, match="at least two clusters, DBSCAN found no cluster and 60 of 60 images are noise"):
+    with pytest.raises(UserError, match="at least two clusters, DBSCAN .*no cluster .*60 of 60 images .*noise"):
         cluster(features, alone)
     similar = torch.ones(20, 4) + 0.001 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UserError, match="found one cluster and 0 of 20 images are noise"):
+    with pytest.raises(UserError, match="DBSCAN .*one cluster .* 0 of 20 images .*noise"):
         cluster(similar, dataclasses.replace(SMALL, eps=0.9))
-    with pytest.raises(UserError, match="k-means found one cluster and 0 of 20 images"), pytest.warns(match="distinct"):
+    with pytest.raises(UserError, match="k-means .*one cluster .* 0 of 20 images"), pytest.warns(match="distinct"):
         cluster(torch.ones(20, 4), dataclasses.replace(SMALL, method="kmeans", kmeans=3))
 
 
@@ -112,30 +113,26 @@ def test_an_advised_radius_gives_what_it_promises():
 
 def test_where_no_radius_helps_another_option_is_named_that_does():
     features = people(6, 10)
-    assert advice(features, min_samples=60).startswith(
-        "no other --clustering.eps (now 0.4) gives two: lower --clustering.min_s"
-    )
+    assert says(advice(features, min_samples=60), "--clustering.eps (now 0.4)", "--clustering.min_samples")
     tried = advice(features, min_samples=60, relax_eps=0.1, relax_limit=0.75)
-    assert "(now 0.4, relaxed to 0.7 in vain)" in tried
+    assert says(tried, "(now 0.4, ", " 0.7 ")
     assert cluster(features, dataclasses.replace(SMALL, min_samples=4))[0].max() > 0
     for k1 in (60, 100):
-        assert f"with --clustering.k1 {k1} each of the 60 images is a neighbour of all others; lower it" in advice(
-            features, k1=k1, eps=0.9
-        )
+        assert f"--clustering.k1 {k1} each of the 60 images " in advice(features, k1=k1, eps=0.9)
     assert cluster(features, dataclasses.replace(SMALL, k1=10, eps=0.9))[0].max() > 0
 
 
 @pytest.mark.parametrize("length", [0.0, 1e-20, 1.0])
 def test_equal_features_are_named_whatever_their_length(length):
     said = advice(torch.full((20, 4), length), eps=0.9)
-    assert said.startswith("all images have the same feature, and no option changes that: start from other weights")
+    assert says(said, "all images", "same feature", "other weights")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "kmeans", "kmeans": 21}, r"got 20 images; set --clustering\.kmeans \(now 21\) to less"),
-        ({"min_samples": 21}, r"got 20 images; set --clustering\.min_samples \(now 21\) to less"),
+        ({"method": "kmeans", "kmeans": 21}, r"got 20 images; .*--clustering\.kmeans \(now 21\)"),
+        ({"min_samples": 21}, r"got 20 images; .*--clustering\.min_samples \(now 21\)"),
     ],
 )
 def test_too_few_images_are_refused_whatever_their_features(options, said):
@@ -150,7 +147,7 @@ def test_too_few_images_are_refused_whatever_their_features(options, said):
 def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
     features = people(3, 10, spread=1.0)
     config = ClusteringConfig(k1=20, k2=1, eps=0.05, relax_eps=0.1, relax_limit=0.75)
-    with pytest.raises(UserError, match=r"found no cluster .*\(now 0\.05\)"):
+    with pytest.raises(UserError, match=r"no cluster .*\(now 0\.05\)"):
         cluster(features, dataclasses.replace(config, relax_eps=0.0))
     found, eps = cluster(features, config)
     said = capsys.readouterr().out
@@ -231,12 +228,12 @@ def test_mutual_information_leaves_noise_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k2": 31}, r"clustering\.k2 must be at least 1 and at most clustering\.k1, got 31"),
-        ({"eps": 1.0}, r"clustering\.eps must be between 0 and 1, got 1\.0"),
-        ({"min_samples": 0}, r"clustering\.min_samples must be at least 1, got 0"),
-        ({"relax_eps": -0.1}, r"clustering\.relax_eps must be at least 0 and below 1, got -0\.1"),
-        ({"relax_limit": 1.0}, r"clustering\.relax_limit must be between 0 and 1, got 1\.0"),
-        ({"kmeans": 1}, r"clustering\.kmeans must be at least 2, got 1"),
+        ({"k2": 31}, r"clustering\.k2 .* 1 .*at most clustering\.k1, got 31"),
+        ({"eps": 1.0}, r"clustering\.eps .*between 0 and 1, got 1\.0"),
+        ({"min_samples": 0}, r"clustering\.min_samples .* 1, got 0"),
+        ({"relax_eps": -0.1}, r"clustering\.relax_eps .* 0 .*below 1, got -0\.1"),
+        ({"relax_limit": 1.0}, r"clustering\.relax_limit .*between 0 and 1, got 1\.0"),
+        ({"kmeans": 1}, r"clustering\.kmeans .* 2, got 1"),
     ],
 )
 def test_config_refusals(options, message):
@@ -247,11 +244,11 @@ def test_config_refusals(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"first": -1}, "first must be at least 0, got -1"),
-        ({"every": 0}, "every must be at least 1, got 0"),
-        ({"share": 1.0}, r"share must be between 0 and 1, got 1\.0"),
-        ({"size_weight": -1.0}, r"size_weight must be at least 0, got -1\.0"),
-        ({"least": 1}, "least must be at least 2, got 1"),
+        ({"first": -1}, "first .* 0, got -1"),
+        ({"every": 0}, "every .* 1, got 0"),
+        ({"share": 1.0}, r"share .*between 0 and 1, got 1\.0"),
+        ({"size_weight": -1.0}, r"size_weight .* 0, got -1\.0"),
+        ({"least": 1}, "least .* 2, got 1"),
     ],
 )
 def test_merging_config_refusals(options, message):
@@ -261,5 +258,5 @@ def test_merging_config_refusals(options, message):
 
 @pytest.mark.parametrize("clusters", [0, 4])
 def test_kmeans_refusals(clusters):
-    with pytest.raises(ValueError, match=f"at least 1 and at most the 3 points, got {clusters}"):
+    with pytest.raises(ValueError, match=f"at least 1 .*at most .*3 points, got {clusters}"):
         kmeans(np.eye(3), clusters=clusters, seed=0)

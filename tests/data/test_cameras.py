@@ -7,6 +7,7 @@ from reference_pipelines.data import read
 from reference_pipelines.data.layouts.cameras import camera_like, camera_of
 from reference_pipelines.data.verification import verify
 from reference_pipelines.errors import UserError
+from tests.conftest import says
 from tests.data import miniatures
 
 
@@ -83,11 +84,9 @@ def test_usual_tokens_give_the_cameras_of_folders(tmp_path, form):
 
 def test_a_choice_is_asked_for_where_most_names_hold_a_camera_that_is_not_read(tmp_path):
     root = folders(tmp_path, "frontcam1", "frontcam2", "portrait")
-    with pytest.raises(UserError, match="8 of 12 have something else: train/ada/frontcam1.jpg .cam1.") as caught:
+    with pytest.raises(UserError, match="8 of 12 .*train/ada/frontcam1.jpg .cam1.") as caught:
         read(root)
-    assert str(caught.value).endswith(
-        "; rename them, or read the set without cameras, folders_no_cameras with --data.layout (train) or --layout"
-    )
+    assert says(str(caught.value), "folders_no_cameras with --data.layout (train) or --layout")
     assert ("error", "cameras") in {(each.severity, each.kind) for each in verify(root).findings}
     data = read(root, "folders_no_cameras")
     assert (data.layout, data.cameras_known, len(data.train)) == ("folders_no_cameras", False, 6)
@@ -100,7 +99,7 @@ def test_a_few_names_with_something_like_a_camera_are_let_pass(tmp_path):
 
 def test_a_choice_is_asked_for_where_only_some_names_give_a_camera(tmp_path):
     root = folders(tmp_path, "c1_x", "c2_x", "cam3x")
-    with pytest.raises(UserError, match="4 of 12 have none: train/ada/cam3x.jpg .cam3.") as caught:
+    with pytest.raises(UserError, match="4 of 12 .*train/ada/cam3x.jpg .cam3.") as caught:
         read(root)
     assert "folders_no_cameras" in str(caught.value)
     assert not read(root, "folders_no_cameras").cameras_known

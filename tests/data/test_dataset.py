@@ -19,7 +19,7 @@ from reference_pipelines.data.sampler import in_order
 from reference_pipelines.data.transforms import AugmentConfig, evaluation_transform, train_transform
 from reference_pipelines.data.workers import AHEAD, map_in_order
 from reference_pipelines.errors import UserError
-from tests.conftest import write_image
+from tests.conftest import says, write_image
 
 WORKERS = [0, 1, 3]
 
@@ -89,7 +89,7 @@ def test_a_corrupt_image_is_named_in_one_sentence(market, workers, content):
     whole = paths[3].read_bytes()
     paths[3].write_bytes(whole[: len(whole) // 3] if content is None else content)
     loader = load_batches(paths, evaluation_transform((32, 16)), in_order(len(paths), 8), workers=workers)
-    with pytest.raises(UserError, match=f"cannot read the image .*{paths[3].name}") as caught:
+    with pytest.raises(UserError, match=f"cannot read .*{paths[3].name}") as caught:
         list(loader)
     assert "\n" not in str(caught.value)
     assert not multiprocessing.active_children()
@@ -101,7 +101,7 @@ def test_batches_before_the_corrupt_image_still_come(market, workers):
     paths[35].write_bytes(b"")
     loader = load_batches(paths, evaluation_transform((32, 16)), in_order(len(paths), 8), workers=workers)
     assert [len(next(loader).images) for _ in range(4)] == [8] * 4
-    with pytest.raises(UserError, match="the file is empty"):
+    with pytest.raises(UserError, match="\\.jpg .*empty"):
         next(loader)
 
 
@@ -114,10 +114,7 @@ def test_a_killed_worker_is_one_sentence_and_no_hang(market):
     with pytest.raises(UserError) as caught:
         list(loader)
     assert time.monotonic() - start < 20
-    assert str(caught.value) == (
-        "data: all 2 worker processes must live until the last image is read, one was killed or ran out of memory; "
-        "free memory or lower --data.workers, and run it again"
-    )
+    assert says(str(caught.value), "data: ", "2 worker processes", "killed or ran out of memory", "--data.workers")
     assert not multiprocessing.active_children()
 
 
@@ -128,9 +125,7 @@ def test_workers_that_cannot_start_are_one_sentence(market, monkeypatch):
     monkeypatch.setattr("reference_pipelines.data.workers.ProcessPoolExecutor.submit", refuse)
     with pytest.raises(UserError) as caught:
         list(map_in_order(str, [1], workers=64))
-    assert str(caught.value) == (
-        "data: 64 worker processes must start, the system refused (Too many open files); lower --data.workers"
-    )
+    assert says(str(caught.value), "data: 64 worker processes", "(Too many open files)", "--data.workers")
 
 
 def test_leaving_early_ends_the_workers(market):

@@ -1,5 +1,6 @@
 """Every reader on miniatures in the exact public layouts, the wrong ones too."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from reference_pipelines.data.layouts import PUBLISHED, find
 from reference_pipelines.data.layouts.three_folders import by_counts
 from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
+from tests.conftest import says
 from tests.data import miniatures
 from tests.data.miniatures import COUNTS, MAKERS
 
@@ -106,7 +108,7 @@ def test_junk_and_distractors_are_never_trained_on(market):
     data = read(market)
     assert sorted(set(data.train.ids)) == [1, 2, 3, 4, 5, 6]
     assert data.left_out == 2
-    assert "; 2 train images of id 0 or -1 are left out; " in str(data)
+    assert says(str(data), "2 train images of id 0 or -1", "left out")
 
 
 def number_from_0(root):
@@ -123,8 +125,8 @@ def number_from_0(root):
 @pytest.mark.parametrize(
     ("made", "layout", "count", "advice"),
     [
-        ("csv", None, 3, "number people from 1, or name them otherwise"),
-        ("folders", None, 3, "number people from 1, or name them otherwise"),
+        ("csv", None, 3, "number people from 1, or name them"),
+        ("folders", None, 3, "number people from 1, or name them"),
         ("market1501", "three_folders", 12, "number people from 1"),
     ],
 )
@@ -132,8 +134,8 @@ def test_refuses_a_person_0_who_would_not_be_trained_on(tmp_path, made, layout, 
     root = MAKERS[made](tmp_path)
     number_from_0(root)
     message = refused(root, layout)
-    assert f"train part of {root} must be of people, {count} have the id 0 of distractors: " in message
-    assert message.endswith(f"; {advice}")
+    assert says(message, f"train part of {root}", f"{count} have the id 0")
+    assert says(message, "; ", advice)
     assert read(MAKERS[made](tmp_path / "clean"), layout).left_out == 0
 
 
@@ -144,7 +146,7 @@ def test_any_other_set_in_the_three_folders_is_read_as_such(tmp_path):
     data = read(root)
     assert data.layout == "three_folders"
     assert set(data.gallery.cameras) == {1, 2, 30}
-    assert "no public data set that is known here" in str(data)
+    assert says(str(data), "no public data set")
     assert read(miniatures.market1501(tmp_path), "three_folders").layout == "three_folders"
 
 
@@ -157,28 +159,28 @@ def test_the_published_counts_tell_duke_from_occluded_duke(tmp_path, monkeypatch
     assert by_counts(dukes, 15_618, 0, 17_661) == by_counts(dukes, 9, 2210, 17_661) == "occluded_duke"
     assert by_counts(dukes, 9, 9, 17_661) is None  # both have this gallery
     root = miniatures.occluded_duke(tmp_path).rename(tmp_path / "renamed")
-    assert "DukeMTMC-reID and Occluded-Duke have the same names, taken for the former" in str(read(root))
+    assert says(str(read(root)), "DukeMTMC-reID and Occluded-Duke", "the former")
     assert read(root, "occluded_duke").layout == "occluded_duke"
     monkeypatch.setattr("reference_pipelines.data.layouts.three_folders.PUBLISHED", {**PUBLISHED, **COUNTS})
     assert read(root).layout == "occluded_duke"
-    assert f"{root} is not dukemtmc: it is occluded_duke; leave the layout out" in refused(root, "dukemtmc")
+    assert says(refused(root, "dukemtmc"), f"{root} is not dukemtmc", "occluded_duke; ")
 
 
 def test_occluded_duke_is_also_told_by_its_folder_and_says_so(tmp_path):
-    assert "taken for Occluded-Duke by the folder's name Occluded_Duke" in str(read(miniatures.occluded_duke(tmp_path)))
+    assert says(str(read(miniatures.occluded_duke(tmp_path))), "Occluded-Duke", "folder's name Occluded_Duke")
 
 
 def test_the_halves_of_cuhk03_are_told_apart_or_asked_for(tmp_path, monkeypatch):
     root = miniatures.cuhk03_np(tmp_path)
     message = refused(root)
-    assert "holds 2 data sets: detected (cuhk03_np_detected), labeled (cuhk03_np_labeled)" in message
-    assert "choose cuhk03_np_detected or cuhk03_np_labeled with --data.layout (train) or --layout, or give" in message
+    assert says(message, "2 data sets", "detected (cuhk03_np_detected)", "labeled (cuhk03_np_labeled)")
+    assert says(message, "cuhk03_np_detected or cuhk03_np_labeled with --data.layout (train) or --layout")
     for half in ("detected", "labeled"):
         assert read(root, f"cuhk03_np_{half}").root == read(tmp_path, f"cuhk03_np_{half}").root == root / half
-    assert "is not cuhk03_np_labeled: it is cuhk03_np_detected" in refused(root / "detected", "cuhk03_np_labeled")
+    assert says(refused(root / "detected", "cuhk03_np_labeled"), "not cuhk03_np_labeled", "cuhk03_np_detected")
 
     renamed = (root / "labeled").rename(root / "half")
-    assert "neither its name nor its counts tell which" in refused(renamed)
+    assert says(refused(renamed), str(renamed), "neither", "name", "counts")
     assert read(renamed, "cuhk03_np_labeled").layout == "cuhk03_np_labeled"
     monkeypatch.setattr("reference_pipelines.data.layouts.three_folders.PUBLISHED", {**PUBLISHED, **COUNTS})
     assert read(renamed).layout == "cuhk03_np_labeled"
@@ -207,7 +209,7 @@ def test_a_public_name_is_given_only_to_the_published_counts(tmp_path, monkeypat
     monkeypatch.setattr(find, "PUBLISHED", COUNTS)
     data = read(root, layout)
     assert data.name == PUBLISHED[layout].title
-    assert "not the published counts" not in str(data)
+    assert "published counts" not in str(data)
     people = len(data.train.people())
     if made in ("msmt17_v1", "msmt17_v2"):
         edit(root / "list_train.txt", lambda text: "".join(text.splitlines(True)[:-1]))
@@ -216,7 +218,7 @@ def test_a_public_name_is_given_only_to_the_published_counts(tmp_path, monkeypat
     data = read(root, layout)
     assert len(data.train.people()) == people  # one image less, nothing else
     assert data.name == (TITLES[made] if layout in TITLES else f"{TITLES[made]}, list_train alone")
-    assert "these are not the published counts" in str(data)
+    assert "not the published counts" in str(data)
 
 
 @pytest.mark.parametrize("count", ["cameras", "junk", "train_ids"])
@@ -233,23 +235,23 @@ def test_a_rendered_set_that_was_changed_says_so(tmp_path):
     next((tmp_path / "a" / "query").iterdir()).unlink()
     data = read(tmp_path / "a")
     assert data.name == "rendered plaza, altered"
-    assert "these are not the rendered counts, " in str(data)
+    assert "not the rendered counts, " in str(data)
 
 
 def test_raw_cuhk03_is_refused_with_advice(tmp_path):
     root = miniatures.raw_cuhk03(tmp_path)
     for given in (tmp_path, root, root / "cuhk-03.mat"):
-        assert "is the raw release of CUHK03, which is not read here: get the CUHK03-NP folders" in refused(given)
+        assert says(refused(given), "raw release of CUHK03", "CUHK03-NP folders")
 
 
 def test_the_versions_of_msmt17_are_told_apart(tmp_path):
     first, second = (miniatures.msmt17(tmp_path / name, version) for name, version in (("a", 1), ("b", 2)))
     message = refused(first, "msmt17_v2")
-    assert f"{first} is not msmt17_v2: it holds train and test, which is msmt17_v1" in message
-    assert "it holds mask_train_v2 and mask_test_v2, which is msmt17_v2" in refused(second, "msmt17_v1_list_train")
+    assert says(message, f"{first} is not msmt17_v2", "train and test", "msmt17_v1")
+    assert says(refused(second, "msmt17_v1_list_train"), "mask_train_v2 and mask_test_v2", "msmt17_v2")
     for name in ("mask_train_v2", "mask_test_v2"):
         shutil.copytree(second / name, first / name)
-    assert "holds both versions of MSMT17; choose msmt17_v1 or msmt17_v2 with --data.layout (train)" in refused(first)
+    assert says(refused(first), "both versions of MSMT17", "msmt17_v1 or msmt17_v2 with --data.layout (train)")
     assert read(first, "msmt17_v2").train.paths[0].parts[-3] == "mask_train_v2"
 
 
@@ -279,13 +281,13 @@ def test_msmt17_trains_on_both_lists_or_on_list_train_alone(tmp_path, version):
 def test_repacked_msmt17_does_not_tell_its_version(tmp_path):
     root = miniatures.msmt17_repacked(tmp_path)
     data = read(root)
-    assert "its content does not tell version 1 from 2" in str(data)
+    assert says(str(data), "not tell version 1 from 2")
     assert sorted(set(data.train.ids)) == [1, 2]  # 0 is a person here, not a distractor
     assert sorted(set(data.gallery.ids)) == [3, 4]
     assert set(data.query.cameras) == set(range(1, 16))
     said = read(root, "msmt17_v2")
     assert said.layout == "msmt17_v2"
-    assert "the version is taken as given" in str(said)
+    assert says(str(said), "version", "as given")
     assert (said.train.ids == data.train.ids).all()
 
 
@@ -310,52 +312,50 @@ def test_the_published_counts():
 
 
 def test_refuses_a_missing_folder_and_a_file(tmp_path):
-    assert f"there is no folder {tmp_path / 'nowhere'}; give the data set's folder with" in refused(
-        tmp_path / "nowhere"
-    )
+    assert f"no folder {tmp_path / 'nowhere'}; " in refused(tmp_path / "nowhere")
     assert f"nor the folder {tmp_path / 'nor'}; " in refused(tmp_path / "nor" / "this")
     (tmp_path / "market.zip").write_bytes(b"PK")
-    assert "must be a folder or a .csv file, it is a file of another kind" in refused(tmp_path / "market.zip")
-    assert "must be a folder for the layout dukemtmc" in refused(tmp_path / "market.zip", "dukemtmc")
+    assert says(refused(tmp_path / "market.zip"), "market.zip", "folder or a .csv file", "another kind")
+    assert says(refused(tmp_path / "market.zip", "dukemtmc"), "market.zip", "folder", "layout dukemtmc")
 
 
 def test_refuses_an_empty_folder_and_one_without_a_data_set(tmp_path):
-    assert f"{tmp_path} must hold a data set, it is empty" in refused(tmp_path)
+    assert says(refused(tmp_path), str(tmp_path), "data set", "empty")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "people.csv").write_text("x")
     message = refused(tmp_path)
     assert "found notes.txt, people.csv" in message
-    assert f"to read its CSV file, give {tmp_path / 'people.csv'}" in message
+    assert says(message, "; ", str(tmp_path / "people.csv"))
 
 
 def test_refuses_several_data_sets(tmp_path):
     miniatures.market1501(tmp_path)
     duke = miniatures.dukemtmc(tmp_path)
     message = refused(tmp_path)
-    assert "holds 2 data sets: DukeMTMC-reID (dukemtmc), Market-1501-v15.09.15 (market1501)" in message
+    assert says(message, "2 data sets", "DukeMTMC-reID (dukemtmc)", "Market-1501-v15.09.15 (market1501)")
     assert read(tmp_path, "dukemtmc").root == duke
 
 
 def test_refuses_an_unknown_layout_with_the_closest(market):
     message = refused(market, "duke")
-    assert "there is no layout 'duke'; leave it out to find it by content" in message
-    assert message.endswith("; did you mean dukemtmc?")
+    assert says(message, "no layout 'duke'; ", "dukemtmc")
+    assert message.endswith(" dukemtmc?")
 
 
 @pytest.mark.parametrize(
     ("made", "given", "message"),
     [
-        ("market1501", "dukemtmc", "is not dukemtmc: its files are named like 0002_c1s1_000000_00.jpg"),
-        ("dukemtmc", "market1501", "is not market1501: its files are named like 0001_c1_f0046182.jpg"),
-        ("market1501", "folders", "is not folders: it looks like market1501"),
-        ("folders", "market1501", "is not market1501: it looks like folders"),
-        ("msmt17_v1", "personx", "is not personx: it looks like msmt17_v1"),
-        ("csv", "market1501", "must be a folder for the layout market1501"),
-        ("folders", "csv", "the layout csv needs a CSV file"),
+        ("market1501", "dukemtmc", "is not dukemtmc.* 0002_c1s1_000000_00.jpg"),
+        ("dukemtmc", "market1501", "is not market1501.* 0001_c1_f0046182.jpg"),
+        ("market1501", "folders", "is not folders.* like market1501"),
+        ("folders", "market1501", "is not market1501.* like folders"),
+        ("msmt17_v1", "personx", "is not personx.* like msmt17_v1"),
+        ("csv", "market1501", "folder .*layout market1501"),
+        ("folders", "csv", "layout csv .*CSV file"),
     ],
 )
 def test_refuses_a_wrong_layout(tmp_path, made, given, message):
-    assert message in refused(MAKERS[made](tmp_path), given)
+    assert re.search(message, refused(MAKERS[made](tmp_path), given))
 
 
 def ours(into):
@@ -379,24 +379,24 @@ def rendered(into):
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
-        (ours, "personx", "has cameras 3, 4, 8, 10, 11, 12, this set has 1, 16 too"),
-        (ours, "cuhk03_np_detected", "has cameras 1, 2, this set has 3, 16 too"),
-        (ours, "cuhk03_np_labeled", "has cameras 1, 2, this set has 3, 16 too"),
-        (ours, "msmt17_repacked", "13, 14, 15, this set has 16 too"),
-        (ours, "msmt17_v1", "13, 14, 15, this set has 16 too"),
-        (ours, "msmt17_v2", "13, 14, 15, this set has 16 too"),
-        (with_junk, "msmt17_repacked", "it has images of id -1, and MSMT17 has no junk"),
-        (with_junk, "msmt17_v2", "it has images of id -1, and MSMT17 has no junk"),
-        (rendered, "personx", "its rendered.json says that it is rendered"),
-        (rendered, "msmt17_v1", "its rendered.json says that it is rendered"),
-        (rendered, "dukemtmc", "its rendered.json says that it is rendered"),
+        (ours, "personx", "cameras 3, 4, 8, 10, 11, 12, .* 1, 16 "),
+        (ours, "cuhk03_np_detected", "cameras 1, 2, .* 3, 16 "),
+        (ours, "cuhk03_np_labeled", "cameras 1, 2, .* 3, 16 "),
+        (ours, "msmt17_repacked", "13, 14, 15, .* 16 "),
+        (ours, "msmt17_v1", "13, 14, 15, .* 16 "),
+        (ours, "msmt17_v2", "13, 14, 15, .* 16 "),
+        (with_junk, "msmt17_repacked", "id -1, .*MSMT17 .*no junk"),
+        (with_junk, "msmt17_v2", "id -1, .*MSMT17 .*no junk"),
+        (rendered, "personx", "rendered.json .*rendered"),
+        (rendered, "msmt17_v1", "rendered.json .*rendered"),
+        (rendered, "dukemtmc", "rendered.json .*rendered"),
     ],
 )
 def test_refuses_a_public_sets_name_for_another_set_in_the_three_folders(tmp_path, make, given, message):
     root = make(tmp_path)
     text = refused(root, given)
     assert f"{root} is not {given}: " in text
-    assert f"{message}; leave the layout out to find it by content, or say three_folders" in text
+    assert re.search(f"{message}.*; .*three_folders", text)
 
 
 @pytest.mark.parametrize("layout", [None, "market1501", "three_folders"])
@@ -408,7 +408,7 @@ def test_rendered_images_are_market1501_or_three_folders(market, layout):
 
 def test_what_msmt17_cannot_be_is_not_taken_for_it(tmp_path):
     root = with_junk(tmp_path)
-    assert "are junk or distractors (ids -1 and 0)" in refused(root)
+    assert "junk or distractors (ids -1 and 0)" in refused(root)
     data, problems = find.examine(root)[:2]
     assert (data.layout, problems[1].kind) == ("three_folders", "id 0")
 
@@ -416,7 +416,7 @@ def test_what_msmt17_cannot_be_is_not_taken_for_it(tmp_path):
 @pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test"])
 def test_refuses_a_half_extracted_market(market, folder):
     shutil.rmtree(market / folder)
-    assert f"{folder} missing; unpack it completely" in refused(market)
+    assert f"{folder} missing; " in refused(market)
 
 
 @pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test"])
@@ -424,25 +424,22 @@ def test_refuses_an_empty_part(market, folder):
     for path in (market / folder).iterdir():
         path.unlink()
     message = refused(market)
-    assert f"{folder} must hold images named like 0002_c1s1_000451_03.jpg, found none" in message
-    assert "is the archive unpacked completely?" in message
+    assert says(message, folder, "0002_c1s1_000451_03.jpg", "none")
+    assert "unpacked completely" in message
 
 
 def test_refuses_images_whose_names_do_not_parse(market):
     for name in ("portrait.jpg", "0002-c1.PNG"):
         miniatures.draw(market / "query" / name)
     message = refused(market)
-    assert (
-        "must be named with person and camera like 0002_c1s1_000451_03.jpg, 2 are not: 0002-c1.PNG, portrait.jpg"
-        in message
-    )
+    assert says(message, "0002_c1s1_000451_03.jpg", "2 are not: 0002-c1.PNG, portrait.jpg")
 
 
 def test_refuses_numbers_that_no_computer_word_holds(market):
     names = [f"{'9' * 19}_c1s1_000451_03.jpg", f"0002_c{'9' * 19}s1_000451_03.jpg"]
     for name in names:
         miniatures.draw(market / "query" / name)
-    assert f"2 are not: {', '.join(sorted(names))}; rename or remove them" in refused(market)
+    assert f"2 are not: {', '.join(sorted(names))}; " in refused(market)
     for name in names:
         (market / "query" / name).unlink()
     miniatures.draw(market / "query" / f"{'9' * 18}_c1s1_000451_03.jpg")
@@ -451,18 +448,18 @@ def test_refuses_numbers_that_no_computer_word_holds(market):
 
 def test_one_wrong_name_is_told_in_the_singular(market):
     miniatures.draw(market / "query" / "-7_c1s1_000451_03.jpg")
-    assert "1 is not: -7_c1s1_000451_03.jpg; rename or remove it" in refused(market)
+    assert "1 is not: -7_c1s1_000451_03.jpg; " in refused(market)
 
 
 def test_refuses_what_cannot_be_looked_at_in_a_sentence(tmp_path, monkeypatch):
-    assert "(File name too long); check its name and permissions" in refused(tmp_path / ("a" * 5000))
+    assert "(File name too long); " in refused(tmp_path / ("a" * 5000))
     path = miniatures.own_csv(tmp_path)
 
     def locked(*arguments, **more):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(type(path), "read_bytes", locked)
-    assert f"cannot read {path} (Permission denied); check its name and permissions" in refused(path)
+    assert f"cannot read {path} (Permission denied); " in refused(path)
 
 
 @pytest.mark.parametrize(("folder", "part"), [("bounding_box_train", "train"), ("bounding_box_test", "gallery")])
@@ -470,12 +467,12 @@ def test_refuses_a_part_without_people(market, folder, part):
     for path in (market / folder).iterdir():
         if path.name[0] != "-":
             path.rename(path.with_name("-1" + path.name[4:-4] + f"_{path.name[:4]}.jpg"))
-    assert f"the {part} part of {market} must hold images of people, found only junk and distractors" in refused(market)
+    assert says(refused(market), f"{part} part of {market}", "only junk and distractors")
 
 
 def test_refuses_queries_of_nobody(market):
     miniatures.draw(market / "query" / "0000_c1s1_000001_00.jpg")
-    assert "must be images of people, 1 is junk or distractors (ids -1 and 0)" in refused(market)
+    assert says(refused(market), "queries of ", "1 is junk or distractors (ids -1 and 0)")
 
 
 def test_refuses_queries_that_nothing_matches(market):
@@ -483,13 +480,13 @@ def test_refuses_queries_that_nothing_matches(market):
         for path in (market / folder).iterdir():
             if "_c2s" in path.name:
                 path.unlink()
-    assert "must have a gallery image of the same person from another camera, none has" in refused(market)
+    assert says(refused(market), "gallery image of the same person from another camera", "none")
 
 
 def test_several_problems_are_counted(market):
     miniatures.draw(market / "query" / "portrait.jpg")
     shutil.rmtree(market / "bounding_box_train")
-    assert f"(1 more: python -m reference_pipelines data verify {market})" in refused(market)
+    assert says(refused(market), "1 more", f"data verify {market}")
 
 
 # Wrong lists of MSMT17.
@@ -505,29 +502,27 @@ def test_refuses_a_half_extracted_msmt17(tmp_path, missing):
     root, _ = msmt17(tmp_path)
     (shutil.rmtree if (root / missing).is_dir() else type(root).unlink)(root / missing)
     message = refused(root)
-    assert (
-        "must hold train/, test/, list_train.txt, list_val.txt, list_query.txt, list_gallery.txt (MSMT17 v1)" in message
-    )
-    assert f"{missing}{'/' * ('list' not in missing)} missing; unpack it completely" in message
+    assert says(message, "train/, test/, list_train.txt, list_val.txt, list_query.txt, list_gallery.txt", "(MSMT17 v1)")
+    assert f"{missing}{'/' * ('list' not in missing)} missing; " in message
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace(".jpg 0", ".jpg", 1), "1 does not parse: list_query.txt line 1: 0000/0000_"),
-        (lambda text: text.replace(".jpg 0", ".jpg 1", 1), "1 contradicts the name: list_query.txt line 1: "),
-        (lambda text: text.replace("0000/0000_", "0000/0007_", 1), "1 contradicts the name: list_query.txt line 1: "),
-        (lambda text: text.replace("0000/0000", "0001/0000", 1), "1 contradicts the name: list_query.txt line 1: "),
-        (lambda text: text.replace("0000/0000_001", "0000/0000_999", 1), "1 names a file that is missing: list_query"),
-        (lambda text: text + text.splitlines()[0], "1 repeats an image: list_query.txt line 46: 0000/0000_001_01_"),
-        (lambda text: "", "list_query.txt must list images, it lists none"),
-        (lambda text: "0000/portrait.jpg 0", "1 does not parse: list_query.txt line 1: 0000/portrait.jpg 0"),
+        (lambda text: text.replace(".jpg 0", ".jpg", 1), "1 .*not parse: list_query.txt line 1: 0000/0000_"),
+        (lambda text: text.replace(".jpg 0", ".jpg 1", 1), "1 contradicts .*: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000_", "0000/0007_", 1), "1 contradicts .*: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000", "0001/0000", 1), "1 contradicts .*: list_query.txt line 1: "),
+        (lambda text: text.replace("0000/0000_001", "0000/0000_999", 1), "1 .*missing: list_query"),
+        (lambda text: text + text.splitlines()[0], "1 repeats .*: list_query.txt line 46: 0000/0000_001_01_"),
+        (lambda text: "", "list_query.txt .*images, .*none"),
+        (lambda text: "0000/portrait.jpg 0", "1 .*not parse: list_query.txt line 1: 0000/portrait.jpg 0"),
     ],
 )
 def test_refuses_lists_that_contradict_the_files(tmp_path, change, message):
     root, path = msmt17(tmp_path)
     edit(path, change)
-    assert message in refused(root)
+    assert re.search(message, refused(root))
 
 
 def test_empty_lines_in_a_list_do_no_harm(tmp_path):
@@ -545,16 +540,16 @@ def test_a_mark_of_the_encoding_before_a_list_does_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (".jpg 0", f".jpg {'9' * 19}", "1 does not parse: list_query.txt line 1: "),
-        ("_01_", f"_{'9' * 19}_", "1 does not parse: list_query.txt line 1: "),
-        ("0000/", f"{'0' * 5000}/", "1 names a file that is missing: list_query.txt line 1: "),
-        ("0000/", "²/", "1 names a file that is missing: list_query.txt line 1: "),
+        (".jpg 0", f".jpg {'9' * 19}", "1 .*not parse: list_query.txt line 1: "),
+        ("_01_", f"_{'9' * 19}_", "1 .*not parse: list_query.txt line 1: "),
+        ("0000/", f"{'0' * 5000}/", "1 .*missing: list_query.txt line 1: "),
+        ("0000/", "²/", "1 .*missing: list_query.txt line 1: "),
     ],
 )
 def test_refuses_numbers_in_lists_that_are_none(tmp_path, old, new, message):
     root, path = msmt17(tmp_path)
     path.write_text(path.read_text().replace(old, new, 1), encoding="utf-8")
-    assert message in refused(root)
+    assert re.search(message, refused(root))
 
 
 # The user's own data.
@@ -597,52 +592,50 @@ def test_a_csv_of_train_images_alone_can_be_read(tmp_path):
 
 def test_other_columns_are_passed_over_and_named(tmp_path):
     data = read(table(tmp_path, "x,a.jpg,p,train", header="\ufeffcam,image,id,split"))
-    assert "columns passed over: cam" in str(data)
+    assert "passed over: cam" in str(data)
     assert not data.cameras_known
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a.jpg,x,1", "line 3: 4 values are needed, got 3"),
-        (",x,1,train", "line 3: the image is missing"),
-        ("b.jpg,,1,train", "line 3: the id is missing"),
-        ("b.jpg,x,1,test", "line 3: split must be train, query or gallery, got 'test'"),
-        ("b.jpg,x,1,Training", "line 3: split must be train, query or gallery, got 'training'; did you mean train?"),
-        (".,x,1,train", "is no image, it is a folder"),
-        ("sub/../a.jpg,x,1,train", "line 3: the image sub/../a.jpg is in train already, by line 2"),
-        ("b.jpg,x,door,train", "line 3: camera must be a whole number from 0 on with at most 18 digits, got 'door'"),
-        (f"b.jpg,x,{'9' * 23},train", "line 3: camera must be a whole number from 0 on with at most 18 digits, got '9"),
-        (f"{'b' * 5000}.jpg,x,1,train", "line 3: there is no image "),
-        ("e.jpg,x,1,train", "line 3: there is no image "),
-        ("a.jpg,x,1,train", "line 3: the image a.jpg is in train already, by line 2"),
+        ("a.jpg,x,1", "line 3: 4 values .*got 3"),
+        (",x,1,train", "line 3: .*image .*missing"),
+        ("b.jpg,,1,train", "line 3: .*id .*missing"),
+        ("b.jpg,x,1,test", "line 3: split .*train, query or gallery, got 'test'"),
+        ("b.jpg,x,1,Training", "line 3: split .*train, query or gallery, got 'training'; .*train"),
+        (".,x,1,train", "no image, .*folder"),
+        ("sub/../a.jpg,x,1,train", "line 3: .*image sub/../a.jpg .*train already, .*line 2"),
+        ("b.jpg,x,door,train", "line 3: camera .*whole number from 0 .*18 digits, got 'door'"),
+        (f"b.jpg,x,{'9' * 23},train", "line 3: camera .*whole number from 0 .*18 digits, got '9"),
+        (f"{'b' * 5000}.jpg,x,1,train", "line 3: .*no image .*bbb"),
+        ("e.jpg,x,1,train", "line 3: .*no image .*e.jpg"),
+        ("a.jpg,x,1,train", "line 3: .*image a.jpg .*train already, .*line 2"),
     ],
 )
 def test_a_wrong_line_of_a_csv_is_named(tmp_path, line, message):
     path = table(tmp_path, "a.jpg,x,1,train", line)
     (tmp_path / "sub").mkdir()
     text = refused(path)
-    assert f"{path} has 1 wrong line: line 3: " in text
-    assert message in text
+    assert says(text, str(path), "1 wrong line: line 3: ")
+    assert re.search(message, text)
     assert text.endswith("; correct it")
 
 
 def test_a_csv_that_is_none(tmp_path):
     path = table(tmp_path)
-    assert "must list images below its header, it lists none" in refused(path)
+    assert says(refused(path), str(path), "images below its header", "none")
     path.write_text("image,person,split\n")
-    assert "line 1 must name the columns image,id,camera,split (camera may be left out)" in refused(path)
+    assert says(refused(path), "line 1", "image,id,camera,split")
     assert "got image,person,split: id missing" in refused(path)
     path.write_text("image|id|split\n")
-    assert "commas, semicolons or tabs between them, got image|id|split: image and id and split missing" in refused(
-        path
-    )
+    assert "got image|id|split: image and id and split missing" in refused(path)
     path.write_text("image,id,split,ID\n")
-    assert "the column id comes twice" in refused(path)
+    assert says(refused(path), "column id", "twice")
     path.write_text("")
     assert "got nothing" in refused(path)
     path.write_text('image,id,split\n"a.jpg,x,train\n')
-    assert "it does not parse" in refused(path)
+    assert says(refused(path), str(path), "not parse")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -663,7 +656,7 @@ def test_what_separates_the_values_is_read_from_the_header(tmp_path, separator, 
     assert [data.id_name(person) for person in data.train.ids.tolist()] == ["x; y,\tz", "y"]
     cameras = [part.cameras.tolist() for part in (data.train, data.query, data.gallery)]
     assert cameras == [[1, 2], [3], [4]]
-    assert "columns passed over: note" in str(data)
+    assert "passed over: note" in str(data)
     (tmp_path / "own.csv").rename(tmp_path / "own.tsv")
     assert read(tmp_path / "own.tsv").layout == "csv"
 
@@ -685,24 +678,24 @@ def test_ids_of_a_column_with_gaps_keep_their_meaning(tmp_path):
 
 def test_columns_that_are_not_needed_may_come_twice_or_have_no_name(tmp_path):
     path = table(tmp_path, "0,a.jpg,x,1,train,,", header=",image,id,note,split,note,")
-    assert "columns passed over: (no name), note, note, (no name)" in str(read(path))
+    assert "passed over: (no name), note, note, (no name)" in str(read(path))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,id,split\na.jpg,Zoé,train\n".encode("cp1252"), "line 2 has the byte 0xE9, which is none: .*cp1252"),
-        ("image,id,split\na.jpg,x,train\n".encode("utf-16"), "it seems to be in UTF-16"),
-        ("image,id,split\na.jpg,x,train\n".encode("utf-16-le"), "it seems to be in UTF-16"),
+        ("image,id,split\na.jpg,Zoé,train\n".encode("cp1252"), "line 2 .*0xE9.*cp1252"),
+        ("image,id,split\na.jpg,x,train\n".encode("utf-16"), "UTF-16"),
+        ("image,id,split\na.jpg,x,train\n".encode("utf-16-le"), "UTF-16"),
     ],
     ids=["cp1252", "UTF-16", "UTF-16 without its mark"],
 )
 def test_another_encoding_is_named(tmp_path, content, message):
     path = table(tmp_path)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"must be in UTF-8, .*{message}") as caught:
+    with pytest.raises(UserError, match=f"UTF-8, .*{message}") as caught:
         read(path)
-    assert str(caught.value).endswith('; save it as "CSV UTF-8"')
+    assert says(str(caught.value), "; ", '"CSV UTF-8"')
 
 
 @pytest.mark.parametrize(
@@ -713,35 +706,33 @@ def test_what_is_not_there_is_said_with_the_nearest_names(tmp_path, name, near):
     (tmp_path / "market").mkdir()
     wanted = "folder" if name == "markt" else "file"
     message = refused(tmp_path / name)
-    assert f"there is no {wanted} {tmp_path / name}; give the data set's {wanted} with --data.root" in message
-    assert message.endswith(f"; did you mean {near}?")
+    assert says(message, f"no {wanted} {tmp_path / name}; ", "--data.root", near)
+    assert message.endswith(f" {near}?")
 
 
 def test_cameras_are_given_for_all_images_or_for_none(tmp_path):
     path = table(tmp_path, "a.jpg,x,1,train", "b.jpg,x,,train")
-    assert "must give a camera for every image or for none, 1 of 2 has none: line 3" in refused(path)
+    assert says(refused(path), "camera for every image or for none", "1 of 2 ", "line 3")
     root = miniatures.own_folders(tmp_path)
     (root / "query" / "cy" / "c1_000.JPEG").rename(root / "query" / "cy" / "portrait.jpg")
     message = refused(root)
-    assert (
-        "1 of 12 has none: query/cy/portrait.jpg; rename them, or read the set without cameras, folders_no" in message
-    )
+    assert says(message, "1 of 12 ", "query/cy/portrait.jpg; ", "folders_no_cameras")
     assert not read(root, "folders_no_cameras").cameras_known
 
 
 def test_query_and_gallery_need_each_other(tmp_path):
-    assert "it has query and no gallery; add them" in refused(table(tmp_path, "a.jpg,x,1,train", "b.jpg,x,2,query"))
+    assert "query and no gallery; " in refused(table(tmp_path, "a.jpg,x,1,train", "b.jpg,x,2,query"))
     root = miniatures.own_folders(tmp_path)
     shutil.rmtree(root / "query")
-    assert "it has gallery and no query; add them" in refused(root)
+    assert "gallery and no query; " in refused(root)
 
 
 @pytest.mark.parametrize("make", [miniatures.own_csv, miniatures.own_folders])
 def test_without_cameras_nothing_of_a_person_is_dropped_and_the_rule_is_printed(tmp_path, make):
     data = read(make(tmp_path, cameras=False))
     assert not data.cameras_known
-    assert "no cameras given" in str(data)
-    assert "a ranking leaves out nothing but the query's very own file, sampling prefers no camera" in str(data)
+    assert "no cameras" in str(data)
+    assert says(str(data), "ranking", "the query's very own file", "no camera")
     same_person = (data.query.ids[:, None] == data.gallery.ids).sum(axis=1)
     assert data.match_counts().tolist() == same_person.tolist() == [2, 1]
     cameras = np.concatenate([part.cameras for part in (data.train, data.query, data.gallery)])
@@ -766,11 +757,11 @@ def test_without_cameras_the_very_same_file_is_dropped(tmp_path):
 def test_folders_need_a_folder_a_person(tmp_path):
     root = miniatures.own_folders(tmp_path)
     miniatures.draw(root / "query" / "c1_000.jpg")
-    assert "must hold its images as train/PERSON/*.jpg" in refused(root)
-    assert "1 lies beside: query/c1_000.jpg; move it" in refused(root)
+    assert says(refused(root), str(root), "train/PERSON/*.jpg")
+    assert says(refused(root), "1 ", "query/c1_000.jpg; ")
     shutil.rmtree(root / "query")
     (root / "query").mkdir()
-    assert "query must hold one folder a person with images (.jpg, .png and others), found none" in refused(root)
+    assert says(refused(root), "query", "one folder a person", "(.jpg, .png and others)", "none")
 
 
 def test_folders_take_any_names_and_cameras_of_many_digits(tmp_path):
@@ -794,5 +785,5 @@ def test_a_folder_above_may_be_called_like_a_part(tmp_path, name, between):
 def test_a_parent_is_searched_only_for_a_part(tmp_path):
     miniatures.market1501(tmp_path)
     (tmp_path / "Market-1501-v15.09.15" / "other").mkdir()
-    assert "it is empty" in refused(tmp_path / "Market-1501-v15.09.15" / "other")
+    assert says(refused(tmp_path / "Market-1501-v15.09.15" / "other"), "other", "empty")
     assert find._candidates(tmp_path / "Market-1501-v15.09.15" / "other") == []

@@ -9,6 +9,7 @@ import pytest
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.layouts.reading import make_list
 from reference_pipelines.errors import UserError
+from tests.conftest import says
 from tests.data import miniatures
 
 
@@ -34,21 +35,17 @@ def test_the_summary_says_what_was_taken(market):
     text = str(read(market))
     assert text.startswith(f"market1501 at {market}: train 36 images of 6 ids, query 6 images of 3 ids")
     assert "gallery 19 images of 3 ids, 2 cameras, 1 junk left out" in text
-    assert text.endswith(
-        "these are not the published counts, train 12,936, query 3,368, gallery 15,913: see data verify"
-    )
+    assert says(text, "not the published counts", "train 12,936, query 3,368, gallery 15,913", "data verify")
 
 
 def test_a_missing_part_is_said_and_refused_for_who_needs_it(market):
     data = dataclasses.replace(read(market), train=make_list([], [], []))
     assert ": no train, query 6 images of 3 ids" in str(data)
     assert data.require("evaluate", "query", "gallery") is data
-    message = f"train: the data set must have train, query and gallery images, market1501 at {market} has no train; add"
+    message = f"train: .*train, query and gallery images, market1501 at {market} .*no train; "
     with pytest.raises(UserError, match=message):
         dataclasses.replace(data, title="").require("train", "train", "query", "gallery")
-    with pytest.raises(
-        UserError, match="evaluate: .* must have query and gallery images, .* has no query and no gallery"
-    ):
+    with pytest.raises(UserError, match="evaluate: .* query and gallery images, .*no query and no gallery"):
         dataclasses.replace(data, query=data.train, gallery=data.train).require("evaluate", "query", "gallery")
 
 

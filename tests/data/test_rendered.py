@@ -159,24 +159,24 @@ def test_a_complete_folder_is_reused_and_not_touched(rendered):
 
 def test_a_folder_with_other_parameters_is_refused_by_their_names(rendered):
     root, _ = rendered
-    with pytest.raises(FileExistsError, match=r"'seed': 5.*got one rendered with.*'seed': 0"):
+    with pytest.raises(FileExistsError, match=r"'seed': 5.*got .*'seed': 0"):
         render(root, seed=5)
 
 
 def test_a_damaged_folder_is_refused(tmp_path):
     render(tmp_path / "data")
     next((tmp_path / "data" / "query").iterdir()).unlink()
-    with pytest.raises(FileExistsError, match="added or lost"):
+    with pytest.raises(FileExistsError, match=f"{re.escape(str(tmp_path))}.*added or lost"):
         render(tmp_path / "data")
 
 
 def test_a_foreign_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="must be empty, new, or rendered by this function"):
+    with pytest.raises(FileExistsError, match=f"render_market: .*empty.*rendered.*, got {re.escape(str(tmp_path))} "):
         render(tmp_path)
     assert files(tmp_path) == {"thesis.txt": b"years of work"}
     (tmp_path / "rendered.json").write_text(json.dumps(["not", "a", "manifest"]))
-    with pytest.raises(FileExistsError, match="must be empty"):
+    with pytest.raises(FileExistsError, match=f"render_market: .*empty.*rendered.*, got {re.escape(str(tmp_path))} "):
         render(tmp_path)
 
 
@@ -190,32 +190,32 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"writable with enough space, got 'No space left on device'"):
+    with pytest.raises(OSError, match=r"writable .*space, got 'No space left on device'"):
         render(tmp_path / "data")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_root_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="must be writable"):
+    with pytest.raises(OSError, match=f"render_market: {re.escape(str(tmp_path / 'file' / 'data'))} .*writable"):
         render(tmp_path / "file" / "data")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"domain": "plasa"}, r"domain must be one of .* got 'plasa'; did you mean plaza"),
-        ({"size": "markt"}, r"size must be one of .* got 'markt'; did you mean market"),
-        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
-        ({"cameras": 1}, "cameras must be a whole number from 2 to 99, got 1"),
-        ({"train_ids": 0}, "train_ids must be a whole number from 1 to 9998, got 0"),
-        ({"test_ids": 9996}, "test_ids must be a whole number from 1 to 9995, got 9996"),
-        ({"images_per_camera": 0}, "images_per_camera must be a whole number of at least 1, got 0"),
-        ({"junk": -1}, "junk must be a whole number of at least 0, got -1"),
-        ({"distractors": 1.5}, r"distractors must be a whole number of at least 0, got 1\.5"),
-        ({"image_size": (8, 4)}, r"image_size must be \(height, width\) of at least"),
-        ({"image_size": (64, 32, 3)}, r"image_size must be \(height, width\) of at least"),
-        ({"workers": -1}, "workers must be a whole number >= 0, got -1"),
+        ({"domain": "plasa"}, r"domain .* got 'plasa'; .*plaza"),
+        ({"size": "markt"}, r"size .* got 'markt'; .*market"),
+        ({"seed": -1}, "seed .*>= 0, got -1"),
+        ({"cameras": 1}, "cameras .*whole number from 2 to 99, got 1"),
+        ({"train_ids": 0}, "train_ids .*whole number from 1 to 9998, got 0"),
+        ({"test_ids": 9996}, "test_ids .*whole number from 1 to 9995, got 9996"),
+        ({"images_per_camera": 0}, "images_per_camera .*whole number .*1, got 0"),
+        ({"junk": -1}, "junk .*whole number .*0, got -1"),
+        ({"distractors": 1.5}, r"distractors .*whole number .*0, got 1\.5"),
+        ({"image_size": (8, 4)}, r"image_size .*\(height, width\) .*got \(8, 4\)"),
+        ({"image_size": (64, 32, 3)}, r"image_size .*\(height, width\) .*got \(64, 32, 3\)"),
+        ({"workers": -1}, "workers .*>= 0, got -1"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, options, message):
@@ -225,9 +225,9 @@ def test_wrong_arguments_are_refused(tmp_path, options, message):
 
 
 def test_totals_that_cannot_be_met_are_refused():
-    with pytest.raises(ValueError, match="query_images must be a whole number from 10 to 15, got 16"):
+    with pytest.raises(ValueError, match="query_images .*from 10 to 15, got 16"):
         replace(SMALL, query_images=16)
-    with pytest.raises(ValueError, match="gallery_images must be a whole number of at least 12, got 11"):
+    with pytest.raises(ValueError, match="gallery_images .*12, got 11"):
         replace(SMALL, query_images=12, gallery_images=11)
 
 

@@ -52,7 +52,7 @@ def test_a_seed_fixes_everything_and_another_changes_it():
 
 
 def test_fewer_people_than_p_is_refused():
-    with pytest.raises(UserError, match=r"needs 8 different people, the training set has 7; set --sampler\.ids to 7"):
+    with pytest.raises(UserError, match=r"8 different people, .* 7; .*--sampler\.ids .*7"):
         identity_batches(LABELS, SamplerConfig(ids=8), (0,))
 
 
@@ -125,5 +125,5 @@ def test_fewer_clusters_than_p_make_smaller_batches():
 
 
 def test_all_noise_is_refused():
-    with pytest.raises(ValueError, match="every label is noise"):
+    with pytest.raises(ValueError, match="every label .*noise"):
         cluster_batches(np.array([-1, -1]), np.array([1, 2]), ClusterSamplerConfig(), 3, (0,))

@@ -1,6 +1,7 @@
 """Augmentation against Pillow's own operations; what is drawn, and how often."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -235,15 +236,15 @@ def test_a_seed_is_a_change():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pad": -1}, "config: augment.pad must be at least 0, got -1"),
-        ({"flip": 1.5}, "config: augment.flip must be a probability, between 0 and 1, got 1.5"),
-        ({"enlarge": -0.1}, "config: augment.enlarge must be a probability, between 0 and 1, got -0.1"),
-        ({"erase": 2.0}, "config: augment.erase must be a probability, between 0 and 1, got 2.0"),
-        ({"erase_area": (0.0, 0.4)}, "config: augment.erase_area must keep 0 < smallest <= largest <= 1"),
-        ({"erase_area": (0.5, 0.4)}, "config: augment.erase_area must keep 0 < smallest <= largest <= 1"),
+        ({"pad": -1}, "config: augment.pad .*0, got -1"),
+        ({"flip": 1.5}, "config: augment.flip .*between 0 and 1, got 1.5"),
+        ({"enlarge": -0.1}, "config: augment.enlarge .*between 0 and 1, got -0.1"),
+        ({"erase": 2.0}, "config: augment.erase .*between 0 and 1, got 2.0"),
+        ({"erase_area": (0.0, 0.4)}, "config: augment.erase_area .*0 < smallest <= largest <= 1.* 0.4"),
+        ({"erase_area": (0.5, 0.4)}, "config: augment.erase_area .*0 < smallest <= largest <= 1.* 0.4"),
     ],
 )
 def test_a_wrong_config_is_refused(options, message):
     with pytest.raises(UserError) as caught:
         AugmentConfig(**options)
-    assert str(caught.value).startswith(message)
+    assert re.match(message, str(caught.value))

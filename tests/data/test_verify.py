@@ -1,6 +1,7 @@
 """`data verify` finds each planted fault and nothing in a clean data set."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from reference_pipelines.data import read
 from reference_pipelines.data.rendering import RenderSize, render_market
 from reference_pipelines.data.verification import format_verification, verify
 from reference_pipelines.errors import UserError
+from tests.conftest import says
 from tests.data import miniatures
 from tests.data.miniatures import COUNTS, MAKERS
 
@@ -49,14 +51,14 @@ def test_a_clean_set_without_cameras_has_no_finding(tmp_path, make):
     result = verify(make(tmp_path, cameras=False))
     assert result.findings == ()
     assert {part.cameras for part in result.parts} == {None}
-    assert "each image file counts as a camera of its own" in result.notes[0]
+    assert says(result.notes[0], "each image file", "camera of its own")
 
 
 def test_counts_are_held_to_the_published_part_by_part(tmp_path):
     root = miniatures.dukemtmc(tmp_path)
     (finding,) = verify(root).findings
     assert (finding.severity, finding.kind) == ("error", "counts")
-    assert "not the counts of DukeMTMC-reID: it is not whole, or another version" in finding.text
+    assert "not the counts of DukeMTMC-reID" in finding.text
     assert finding.items == (
         "train images: 48 of 16,522",
         "train ids: 3 of 702",
@@ -75,7 +77,7 @@ def test_cameras_and_junk_are_counted_too(tmp_path):
     path = root / "bounding_box_train" / "0002_c1s1_000000_00.jpg"
     path.rename(path.with_name("0002_c9s1_000000_00.jpg"))
     assert found(root) == [("error", "counts", ("cameras: 7 of 6", "junk images: 0 of 1"))]
-    assert "if it is a set of your own in these folders, say --layout three_folders" in verify(root).findings[0].text
+    assert "--layout three_folders" in verify(root).findings[0].text
 
 
 def test_ids_of_train_and_test(tmp_path):
@@ -200,7 +202,7 @@ def test_without_cameras_a_copy_of_a_query_in_the_gallery_is_a_free_match(tmp_pa
     shutil.copy(root / "train" / "bo" / "002.png", root / "train" / "bo" / "copy.png")
     findings = verify(root).findings
     assert [(each.severity, each.kind) for each in findings] == [("error", "duplicates"), ("note", "duplicates")]
-    assert "a match that costs nothing" in findings[0].text
+    assert "costs nothing" in findings[0].text
 
 
 def test_one_file_in_two_parts_of_a_table_is_a_copy_too(tmp_path):
@@ -244,13 +246,13 @@ def test_a_train_part_alone_is_an_error_since_training_needs_scores(tmp_path, ca
         shutil.rmtree(root / part)
     (finding,) = verify(root).findings
     assert (finding.severity, finding.kind) == ("error", "parts")
-    assert "training needs them for its scores, and evaluation too" in finding.text
+    assert says(finding.text, "training", "scores", "evaluation")
     assert command(capsys, root, "--workers", 0)[0] == 1
-    with pytest.raises(UserError, match="has no query and no gallery"):
+    with pytest.raises(UserError, match="no query and no gallery"):
         read(root).require("train", "train", "query", "gallery")
 
 
-@pytest.mark.parametrize(("names", "said"), [(["-1"], "1 train image of id 0 or -1 is"), (["-1", "0000"], "2 train")])
+@pytest.mark.parametrize(("names", "said"), [(["-1"], "1 train image of id 0 or -1 "), (["-1", "0000"], "2 train")])
 def test_train_images_of_nobody_are_told(tmp_path, names, said):
     root = miniatures.market1501(tmp_path)
     for name in names:
@@ -258,7 +260,7 @@ def test_train_images_of_nobody_are_told(tmp_path, names, said):
     (finding,) = verify(root, published=COUNTS).findings
     assert (finding.severity, finding.kind) == ("note", "left out")
     assert finding.text.startswith(said)
-    assert finding.text.endswith(" left out; only people are trained on")
+    assert "left out; " in finding.text
     assert said in format_verification(verify(root, published=COUNTS))
 
 
@@ -274,16 +276,16 @@ def test_findings_count_in_the_singular_and_the_plural(tmp_path):
     lines = path.read_text().splitlines(True)
     path.write_text("".join(line for line in lines if not line.endswith("ada,1,train\n")))
     texts = [finding.text for finding in verify(path).findings]
-    assert texts[0].startswith("1 id has one image in train; ")
-    assert texts[1] == "1 id is of one camera only in train; that teaches nothing across cameras"
+    assert says(texts[0], "1 id ", "one image in train; ")
+    assert says(texts[1], "1 id ", "one camera only in train; ")
     kept = ("ada,1,train\n", "bo,1,train\n", "bo,2,train\n")
     path.write_text("".join(line for line in lines if not line.endswith(kept)))
     texts = [finding.text for finding in verify(path).findings]
-    assert texts[0].startswith("2 ids have one image in train; ")
-    assert texts[1] == "2 ids are of one camera only in train; that teaches nothing across cameras"
+    assert says(texts[0], "2 ids ", "one image in train; ")
+    assert says(texts[1], "2 ids ", "one camera only in train; ")
     path.write_text("".join(line for line in lines if not line.endswith("di,1,gallery\n")) + _last_seen_by(2, lines))
     texts = [finding.text for finding in verify(path).findings]
-    assert "1 of 2 queries has no match from another camera; scores leave it out" in texts
+    assert any(says(text, "1 of 2 queries ", "no match from another camera; ") for text in texts)
 
 
 def _last_seen_by(camera, lines):
@@ -316,9 +318,9 @@ def test_rendered_pedestrians_are_held_to_their_own_counts(tmp_path):
     (finding,) = verify(root).findings
     assert finding.kind == "counts"
     assert finding.items == ("train images: 10 of 12", "gallery images: 13 of 14")
-    assert finding.text == "these are not the counts of rendered.json: render it again"
+    assert says(finding.text, "not the counts of rendered.json")
     (root / "rendered.json").write_text("[]")
-    assert "does not say what was rendered; render it again" in verify(root).findings[0].text
+    assert says(verify(root).findings[0].text, "rendered.json", "not say what was rendered; ")
 
 
 # The command.
@@ -349,12 +351,12 @@ def test_the_command_says_what_it_is_and_answers_0_or_1(capsys, plain):
     assert "part     images  ids  cameras  distractors  junk" in lines
     assert "train        12    2        3            0     0" in lines
     assert "30          4      2        4" in lines
-    assert lines[-1] == "No error: every image that is used decodes."
+    assert lines[-1].startswith("No error: ")
     (plain / "query" / "0007_c1_2.jpg").write_bytes(b"")
     status, text, _ = command(capsys, plain, "--workers", 0)
     assert status == 1
-    assert "error  zero size: 1 image file is of zero size; unpack or copy it again" in text
-    assert text.endswith("1 error: training or evaluation on it would be wrong.\n")
+    assert "error  zero size: 1 image file is of zero size; " in text
+    assert text.splitlines()[-1].startswith("1 error: ")
 
 
 def test_the_command_shows_the_published_counts(capsys, tmp_path):
@@ -393,22 +395,22 @@ def test_json_says_the_same_to_programs(capsys, plain):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "folder with --data.root (train), --data (evaluate) or DIR"),
-        ((".", "--layout", "duke"), "there is no layout 'duke'"),
-        ((".", "--workers", "-1"), "--workers must be at least 0, got -1"),
+        (("nowhere",), r"--data.root \(train\), --data \(evaluate\) or DIR"),
+        ((".", "--layout", "duke"), "no layout 'duke'"),
+        ((".", "--workers", "-1"), "--workers .*0, got -1"),
     ],
 )
 def test_a_users_mistake_is_answered_with_2(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     status, text, error = command(capsys, *arguments)
     assert (status, text) == (2, "")
-    assert message in error
+    assert re.search(message, error)
     assert error.count("\n") == 1
 
 
 def test_a_choice_to_be_made_is_asked_for(tmp_path):
     with pytest.raises(
-        UserError, match=r"choose cuhk03_np_detected or cuhk03_np_labeled with --data.layout \(train\) or --layout"
+        UserError, match=r"cuhk03_np_detected or cuhk03_np_labeled with --data.layout \(train\) or --layout"
     ):
         verify(miniatures.cuhk03_np(tmp_path))
 
@@ -421,7 +423,7 @@ def test_long_findings_and_many_cameras_are_cut_and_fit_the_width(tmp_path, monk
     for path in (root / "query").iterdir():
         path.write_bytes(b"")
     text = format_verification(verify(root))
-    assert "and 3 more cameras: --json lists them" in text
-    assert "       and 27 more: --json lists them" in text
+    assert says(text, "3 more cameras: --json")
+    assert says(text, "       and 27 more: --json")
     wide = [line for line in text.splitlines() if len(line) > 80 and str(tmp_path) not in line]
     assert wide == []

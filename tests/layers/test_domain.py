@@ -87,9 +87,9 @@ def test_forward_records_its_memory_map():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"channels": 0}, r"DomainLevelAttention: channels must be at least 1, got 0"),
-        (ValueError, {"channels": 3, "memory": 0}, r"memory must be at least 1, got 0"),
-        (TypeError, {"channels": 3, "memory": None}, r"memory must be an int, got None"),
+        (ValueError, {"channels": 0}, r"DomainLevelAttention: channels .*1, got 0"),
+        (ValueError, {"channels": 3, "memory": 0}, r"memory .*1, got 0"),
+        (TypeError, {"channels": 3, "memory": None}, r"memory .*int, got None"),
     ],
 )
 def test_refuses_wrong_options(error, options, message):
@@ -100,10 +100,10 @@ def test_refuses_wrong_options(error, options, message):
 @pytest.mark.parametrize(
     ("error", "x", "message"),
     [
-        (ValueError, torch.zeros(3, 4), r"DomainLevelAttention: the input must have 4 dimensions"),
-        (TypeError, torch.zeros(1, 3, 4, 4, dtype=torch.bool), r"must be floating point, got torch.bool"),
-        (ValueError, torch.zeros(1, 2, 4, 4), r"must have 3 channels, got 2"),
-        (ValueError, torch.zeros(1, 3, 4, 0), r"a height and a width, got shape \(1, 3, 4, 0\)"),
+        (ValueError, torch.zeros(3, 4), r"DomainLevelAttention: .*input .*4 dimensions .*got"),
+        (TypeError, torch.zeros(1, 3, 4, 4, dtype=torch.bool), r"floating point, got torch.bool"),
+        (ValueError, torch.zeros(1, 2, 4, 4), r"3 channels, got 2"),
+        (ValueError, torch.zeros(1, 3, 4, 0), r"height .*width, got shape \(1, 3, 4, 0\)"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

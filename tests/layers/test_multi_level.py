@@ -82,17 +82,17 @@ def test_options_reach_the_levels():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"levels": ()}, r"MultiLevelAttention: levels must name at least one level, got \(\)"),
-        (ValueError, {"levels": ("pixle",)}, r"levels must be among .* got 'pixle': did you mean 'pixel'\?"),
-        (ValueError, {"levels": ("pixel", "pixel")}, r"a level can run once only, got \('pixel', 'pixel'\)"),
-        (TypeError, {"levels": "pixel"}, r"levels must be a sequence of names, got 'pixel'"),
-        (TypeError, {"levels": 3}, r"levels must be a sequence of names, got 3"),
-        (ValueError, {"size": None}, r"the head level must know the map's size, got size=None"),
-        (TypeError, {"size": 3}, r"MultiLevelAttention: size must be \(height, width\), got 3"),
-        (ValueError, {"channels": 0}, r"MultiLevelAttention: channels must be at least 1"),
-        (ValueError, {"channels": 6}, r"channels must be a multiple of 4, got 6"),
-        (ValueError, {"heads": 0, "levels": ("pixel",)}, r"MultiLevelAttention: heads must be at least 1"),
-        (ValueError, {"memory": 0, "levels": ("pixel",)}, r"MultiLevelAttention: memory must be at least 1"),
+        (ValueError, {"levels": ()}, r"MultiLevelAttention: levels .*one level, got \(\)"),
+        (ValueError, {"levels": ("pixle",)}, r"levels .*got 'pixle': .*'pixel'\?"),
+        (ValueError, {"levels": ("pixel", "pixel")}, r"level .*once only, got \('pixel', 'pixel'\)"),
+        (TypeError, {"levels": "pixel"}, r"levels .*sequence of names, got 'pixel'"),
+        (TypeError, {"levels": 3}, r"levels .*sequence of names, got 3"),
+        (ValueError, {"size": None}, r"head level .*size, got size=None"),
+        (TypeError, {"size": 3}, r"MultiLevelAttention: size .*\(height, width\), got 3"),
+        (ValueError, {"channels": 0}, r"MultiLevelAttention: channels .*1, got 0"),
+        (ValueError, {"channels": 6}, r"channels .*multiple of 4, got 6"),
+        (ValueError, {"heads": 0, "levels": ("pixel",)}, r"MultiLevelAttention: heads .*1, got 0"),
+        (ValueError, {"memory": 0, "levels": ("pixel",)}, r"MultiLevelAttention: memory .*1, got 0"),
     ],
 )
 def test_refuses_wrong_options(error, options, message):
@@ -103,11 +103,11 @@ def test_refuses_wrong_options(error, options, message):
 @pytest.mark.parametrize(
     ("error", "x", "message"),
     [
-        (ValueError, torch.zeros(1, 4, 3, 3), r"MultiLevelAttention: the map must be 2x3 .* got 3x3"),
-        (ValueError, torch.zeros(1, 3, 2, 3), r"MultiLevelAttention: the input must have 4 channels, got 3"),
-        (ValueError, torch.zeros(4, 2, 3), r"must have 4 dimensions"),
-        (TypeError, torch.zeros(1, 4, 2, 3, dtype=torch.int32), r"must be floating point"),
-        (ValueError, torch.zeros(1, 4, 2, 0), r"must be 2x3 .*, got 2x0"),
+        (ValueError, torch.zeros(1, 4, 3, 3), r"MultiLevelAttention: .*map .*2x3 .* got 3x3"),
+        (ValueError, torch.zeros(1, 3, 2, 3), r"MultiLevelAttention: .*input .*4 channels, got 3"),
+        (ValueError, torch.zeros(4, 2, 3), r"4 dimensions .*got"),
+        (TypeError, torch.zeros(1, 4, 2, 3, dtype=torch.int32), r"floating point, got torch.int32"),
+        (ValueError, torch.zeros(1, 4, 2, 0), r"map .*2x3 .*, got 2x0"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

@@ -50,14 +50,14 @@ def test_a_conv_of_zeros_halves_the_map():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"channels": 0}, r"PixelLevelAttention: channels must be at least 1, got 0"),
+        (ValueError, {"channels": 0}, r"PixelLevelAttention: channels .*1, got 0"),
         (
             TypeError,
             {"channels": 2.0},
-            r"PixelLevelAttention: channels must be an int, got 2.0 of type float",
+            r"PixelLevelAttention: channels .*int, got 2.0 of type float",
         ),
-        (TypeError, {"channels": True}, r"channels must be an int, got True"),
-        (TypeError, {"channels": 3, "shared_map": 1}, r"shared_map must be a bool, got 1"),
+        (TypeError, {"channels": True}, r"channels .*int, got True"),
+        (TypeError, {"channels": 3, "shared_map": 1}, r"shared_map .*bool, got 1"),
     ],
 )
 def test_refuses_wrong_options(error, options, message):
@@ -71,11 +71,11 @@ def test_refuses_wrong_options(error, options, message):
         (
             ValueError,
             torch.zeros(3, 4, 4),
-            r"PixelLevelAttention: the input must have 4 dimensions .*\(3, 4, 4\)",
+            r"PixelLevelAttention: .*input .*4 dimensions .*\(3, 4, 4\)",
         ),
-        (TypeError, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"must be floating point, got torch.uint8"),
-        (ValueError, torch.zeros(1, 5, 4, 4), r"must have 3 channels, got 5"),
-        (ValueError, torch.zeros(1, 3, 0, 4), r"a height and a width, got shape \(1, 3, 0, 4\): feed larger"),
+        (TypeError, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"floating point, got torch.uint8"),
+        (ValueError, torch.zeros(1, 5, 4, 4), r"3 channels, got 5"),
+        (ValueError, torch.zeros(1, 3, 0, 4), r"height .*width, got shape \(1, 3, 0, 4\): .*larger"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

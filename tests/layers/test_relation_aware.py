@@ -126,14 +126,14 @@ def test_shapes_at_the_released_networks_first_stage():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"channels": 0}, r"RelationAwareSpatialAttention: channels must be at least 1"),
-        (TypeError, {"size": None}, r"size must be \(height, width\), got None"),
-        (ValueError, {"reduction": 0}, r"reduction must be at least 1, got 0"),
-        (ValueError, {"parts": 0}, r"parts must be at least 1, got 0"),
+        (ValueError, {"channels": 0}, r"RelationAwareSpatialAttention: channels .*1, got 0"),
+        (TypeError, {"size": None}, r"size .*\(height, width\), got None"),
+        (ValueError, {"reduction": 0}, r"reduction .*1, got 0"),
+        (ValueError, {"parts": 0}, r"parts .*1, got 0"),
         (
             ValueError,
             {"parts": 3},
-            r"the height, split into 3 parts, must be a multiple of 3, got 4: .* 3 or 6",
+            r"height, .*3 parts, .*multiple of 3, got 4: .* 3 or 6",
         ),
     ],
 )
@@ -148,12 +148,12 @@ def test_refuses_wrong_options(error, options, message):
         (
             ValueError,
             torch.zeros(1, 4, 3, 4),
-            r"RelationAwareSpatialAttention: the map must be 4x3 .* got 3x4",
+            r"RelationAwareSpatialAttention: .*map .*4x3 .* got 3x4",
         ),
-        (ValueError, torch.zeros(1, 3, 4, 3), r"must have 4 channels, got 3"),
-        (ValueError, torch.zeros(1, 1, 4, 4, 3), r"must have 4 dimensions"),
-        (TypeError, torch.zeros(1, 4, 4, 3, dtype=torch.int64), r"must be floating point"),
-        (ValueError, torch.zeros(1, 4, 0, 3), r"must be 4x3 .*, got 0x3"),
+        (ValueError, torch.zeros(1, 3, 4, 3), r"4 channels, got 3"),
+        (ValueError, torch.zeros(1, 1, 4, 4, 3), r"4 dimensions .*got"),
+        (TypeError, torch.zeros(1, 4, 4, 3, dtype=torch.int64), r"floating point, got torch.int64"),
+        (ValueError, torch.zeros(1, 4, 0, 3), r"map .*4x3 .*, got 0x3"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

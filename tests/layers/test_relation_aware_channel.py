@@ -102,9 +102,9 @@ def test_one_channel_of_one_image_cannot_train_the_norms():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"channels": 0}, r"RelationAwareChannelAttention: channels must be at least 1"),
-        (TypeError, {"size": None}, r"size must be \(height, width\), got None"),
-        (ValueError, {"parts": 3}, r"channels, split into 3 parts, must be a multiple of 3, got 4: .* 3 or 6"),
+        (ValueError, {"channels": 0}, r"RelationAwareChannelAttention: channels .*1, got 0"),
+        (TypeError, {"size": None}, r"size .*\(height, width\), got None"),
+        (ValueError, {"parts": 3}, r"channels, .*3 parts, .*multiple of 3, got 4: .* 3 or 6"),
     ],
 )
 def test_refuses_wrong_options(error, options, message):
@@ -113,5 +113,5 @@ def test_refuses_wrong_options(error, options, message):
 
 
 def test_refuses_a_map_of_another_size():
-    with pytest.raises(ValueError, match=r"RelationAwareChannelAttention: the map must be 3x2 .* got 2x3"):
+    with pytest.raises(ValueError, match=r"RelationAwareChannelAttention: .*map .*3x2 .* got 2x3"):
         build()(torch.zeros(1, 4, 2, 3))

@@ -205,7 +205,7 @@ def test_one_image_may_pass_frozen_norms_and_one_value_may_not_pass_a_learning_o
     assert layer(torch.randn(1, 8, *SIZE)).shape == (1, 8, *SIZE)
     layer.eval().norm.train()
     assert layer(torch.randn(1, 8, *SIZE)).shape == (1, 8, *SIZE)
-    with pytest.raises(ValueError, match=r"SplitAttention: in train mode .* at least 2 values a channel"):
+    with pytest.raises(ValueError, match=r"SplitAttention: in train mode .* 2 values a channel, got 1"):
         layer(torch.randn(1, 8, 1, 1))
 
 
@@ -228,7 +228,7 @@ def test_starts_as_documented():
 def test_one_image_cannot_train_the_norm():
     layer, x = build(), torch.randn(1, 8, *SIZE)
     before = copy_of_state(layer)
-    with pytest.raises(ValueError, match=r"SplitAttention: in train mode .* at least 2 values a channel, got 1: pass"):
+    with pytest.raises(ValueError, match=r"SplitAttention: in train mode .* 2 values a channel, got 1: "):
         layer(x)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     assert layer.eval()(x).shape == x.shape
@@ -241,11 +241,11 @@ def copy_of_state(layer):
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"channels": 0}, r"SplitAttention: channels must be at least 1"),
-        (ValueError, {"parts": 0}, r"parts must be at least 1, got 0"),
-        (ValueError, {"parts": 3}, r"channels, split into 3 parts, must be a multiple of 3, got 8: .* 6 or 9"),
-        (ValueError, {"reduction": 0}, r"reduction must be at least 1, got 0"),
-        (TypeError, {"norm": 1}, r"norm must be a bool, got 1"),
+        (ValueError, {"channels": 0}, r"SplitAttention: channels .*1, got 0"),
+        (ValueError, {"parts": 0}, r"parts .*1, got 0"),
+        (ValueError, {"parts": 3}, r"channels, .*3 parts, .*multiple of 3, got 8: .* 6 or 9"),
+        (ValueError, {"reduction": 0}, r"reduction .*1, got 0"),
+        (TypeError, {"norm": 1}, r"norm .*bool, got 1"),
     ],
 )
 def test_refuses_wrong_options(error, options, message):
@@ -256,10 +256,10 @@ def test_refuses_wrong_options(error, options, message):
 @pytest.mark.parametrize(
     ("error", "x", "message"),
     [
-        (ValueError, torch.zeros(1, 3, 4, 3), r"SplitAttention: the input must have 8 channels, got 3"),
-        (ValueError, torch.zeros(8, 4, 3), r"must have 4 dimensions"),
-        (TypeError, torch.zeros(1, 8, 4, 3, dtype=torch.int64), r"must be floating point"),
-        (ValueError, torch.zeros(1, 8, 4, 0), r"a height and a width"),
+        (ValueError, torch.zeros(1, 3, 4, 3), r"SplitAttention: .*input .*8 channels, got 3"),
+        (ValueError, torch.zeros(8, 4, 3), r"4 dimensions .*got"),
+        (TypeError, torch.zeros(1, 8, 4, 3, dtype=torch.int64), r"floating point, got torch.int64"),
+        (ValueError, torch.zeros(1, 8, 4, 0), r"height .*width, got shape \(1, 8, 4, 0\)"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

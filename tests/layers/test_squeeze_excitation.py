@@ -88,20 +88,20 @@ def test_starts_within_1_over_sqrt_of_the_inputs():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (ValueError, {"channels": 0}, r"SqueezeExcitation: channels must be at least 1, got 0"),
-        (ValueError, {"reduction": 0}, r"reduction must be at least 1, got 0"),
-        (TypeError, {"reduction": 0.25}, r"reduction must be an int, got 0.25"),
-        (ValueError, {"hidden": 0}, r"hidden must be at least 1, got 0"),
+        (ValueError, {"channels": 0}, r"SqueezeExcitation: channels .*1, got 0"),
+        (ValueError, {"reduction": 0}, r"reduction .*1, got 0"),
+        (TypeError, {"reduction": 0.25}, r"reduction .*int, got 0.25"),
+        (ValueError, {"hidden": 0}, r"hidden .*1, got 0"),
         (
             ValueError,
             {"hidden": 8, "reduction": 4},
-            r"hidden takes reduction's place, got reduction=4 and hidden=8",
+            r"hidden .*reduction.*got reduction=4 and hidden=8",
         ),
-        (ValueError, {"parts": 0}, r"parts must be at least 1, got 0"),
+        (ValueError, {"parts": 0}, r"parts .*1, got 0"),
         (
             ValueError,
             {"parts": 5},
-            r"channels, split into 5 parts, must be a multiple of 5, got 12: .* 10 or 15",
+            r"channels, .*5 parts, .*multiple of 5, got 12: .* 10 or 15",
         ),
     ],
 )
@@ -113,10 +113,10 @@ def test_refuses_wrong_options(error, options, message):
 @pytest.mark.parametrize(
     ("error", "x", "message"),
     [
-        (ValueError, torch.zeros(1, 12), r"SqueezeExcitation: the input must have 4 dimensions .*\(1, 12\)"),
-        (TypeError, torch.zeros(1, 12, 2, 2, dtype=torch.int8), r"must be floating point, got torch.int8"),
-        (ValueError, torch.zeros(1, 6, 2, 2), r"must have 12 channels, got 6"),
-        (ValueError, torch.zeros(1, 12, 0, 0), r"a height and a width"),
+        (ValueError, torch.zeros(1, 12), r"SqueezeExcitation: .*input .*4 dimensions .*\(1, 12\)"),
+        (TypeError, torch.zeros(1, 12, 2, 2, dtype=torch.int8), r"floating point, got torch.int8"),
+        (ValueError, torch.zeros(1, 6, 2, 2), r"12 channels, got 6"),
+        (ValueError, torch.zeros(1, 12, 0, 0), r"height .*width, got shape \(1, 12, 0, 0\)"),
     ],
 )
 def test_refuses_wrong_maps(error, x, message):

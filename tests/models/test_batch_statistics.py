@@ -16,6 +16,7 @@ from reference_pipelines.models import (
     set_batch_statistics,
     share_running_statistics,
 )
+from tests.conftest import says
 from tests.models import processes
 from tests.oracles import batch_statistics as oracle
 
@@ -190,18 +191,16 @@ def test_half_precision_with_single_precision_weights():
 
 def test_refusals():
     norm = set_batch_statistics(nn.BatchNorm2d(2), 2)
-    with pytest.raises(
-        UserError, match=r"at least 2 values a channel, got a chunk of \(1, 2, 1, 1\) .*lower --model\.bn_chunks"
-    ):
+    with pytest.raises(UserError, match=r"2 values a channel, got .*\(1, 2, 1, 1\) .*--model\.bn_chunks"):
         norm(torch.randn(3, 2, 1, 1))
     assert norm.num_batches_tracked == 0
-    with pytest.raises(ValueError, match="chunks must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="chunks .*1, got 0"):
         set_batch_statistics(norm, 0)
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2))
-    with pytest.raises(ValueError, match=r"must be torch's BatchNorm1d or BatchNorm2d, got '1' \(BatchNorm3d\)"):
+    with pytest.raises(ValueError, match=r"BatchNorm1d or BatchNorm2d, got '1' \(BatchNorm3d\)"):
         set_batch_statistics(model, 2)
     assert type(model[0]) is nn.BatchNorm2d
-    with pytest.raises(UserError, match=r"model\.bn_chunks must be at least 1, got 0"):
+    with pytest.raises(UserError, match=r"model\.bn_chunks .*1, got 0"):
         ModelConfig(bn_chunks=0)
 
 
@@ -257,7 +256,7 @@ def test_distributed_data_parallel_takes_synchronised_norms_on_the_cpu(of_two_pr
 
 def test_chunks_that_the_processes_do_not_divide_are_refused(of_two_processes):
     for saved in of_two_processes:
-        assert "must be 1 or a multiple of the number of processes, got 3 with 2 processes" in saved["refusal"]
+        assert says(saved["refusal"], "1 or a multiple of the number of processes", "got 3 with 2 processes")
 
 
 def test_one_process_has_nothing_to_share():

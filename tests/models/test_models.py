@@ -15,6 +15,7 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.models.weights import load_whole, weights_file
 from reference_pipelines.pipelines import PIPELINES
+from tests.conftest import says
 
 
 def test_the_backbone_maps_images_to_pooled_features_with_last_stride_1():
@@ -93,12 +94,14 @@ def test_weights_as_people_have_them(tmp_path, form, capsys):
     assert_taken_over(loaded, source)
     assert not torch.equal(state_of(2).conv1.weight, source["conv1.weight"])
     aside = {
-        "with a classifier": ["weights: left aside 2 of other modules: fc"],
-        "after another": ["weights: left aside 1 of other modules: other.conv1"],
-        "compiled inside": ["weights: left aside 5 of other modules: neck"],
-        "base and a head": ["weights: left aside 1 of other modules: classifier"],
+        "with a classifier": ["2 of other modules: fc"],
+        "after another": ["1 of other modules: other.conv1"],
+        "compiled inside": ["5 of other modules: neck"],
+        "base and a head": ["1 of other modules: classifier"],
     }
-    assert lines == [f"weights: the backbone alone is taken over from {path}{place}", *aside.get(form, [])]
+    assert says(lines[0], "weights: ", "the backbone alone")
+    assert lines[0].endswith(f" {path}{place}")
+    assert [line.removeprefix("weights: left aside ") for line in lines[1:]] == aside.get(form, [])
     assert not capsys.readouterr().out
 
 
@@ -108,7 +111,7 @@ def test_weights_of_safetensors_and_under_the_home_folder(tmp_path, monkeypatch,
     monkeypatch.setenv("HOME", str(tmp_path))
     loaded, _ = build_backbone(ModelConfig("resnet_demo", "~/a.safetensors"))
     assert_taken_over(loaded, source)
-    assert capsys.readouterr().out.startswith("weights: the backbone alone is taken over from")
+    assert capsys.readouterr().out.startswith("weights: the backbone alone")
     assert weights_file("~/a.safetensors") == tmp_path / "a.safetensors"
 
 
@@ -162,8 +165,8 @@ def test_a_run_with_the_same_attention_is_taken_over_with_it(run, pipeline, name
     weights = {"folder": folder, "file": folder / "model.safetensors", "best": folder / "best.safetensors"}[named_by]
     model, lines = built(pipeline, weights)
     file = weights if weights.suffix else folder / "model.safetensors"
-    assert lines[0] == f"weights: the backbone and its attention are taken over from {file} under 'backbone.'"
-    assert lines[1:] == ["weights: left aside 6 of other modules: classifier, neck"]
+    assert says(lines[0], "weights: ", "the backbone and its attention", f"{file} under 'backbone.'")
+    assert [line.partition("left aside ")[2] for line in lines[1:]] == ["6 of other modules: classifier, neck"]
     assert any("attention" in key for key in state)
     for key, value in model.backbone.state_dict().items():
         assert torch.equal(value, state[f"backbone.{key}"]), key
@@ -187,10 +190,9 @@ def test_into_other_attention_the_backbone_alone_is_taken_over(run, pipeline, ch
     model, lines = built(pipeline, folder, **changes)
     torch.manual_seed(3)
     anew, _ = built(pipeline, **changes)
-    assert "the backbone alone is taken over" in lines[0]
-    assert "its attention is left aside, since it is another one (" in lines[0]
-    assert why in lines[0]
-    assert lines[0].endswith("and this one starts anew")
+    assert says(lines[0], "the backbone alone", "attention is left aside", why)
+
+    assert lines[0].endswith("starts anew")
     for key, value in model.backbone.state_dict().items():
         expected = anew.backbone.state_dict()[key] if ".attention." in key else state[f"backbone.{key}"]
         assert torch.equal(value, expected), key
@@ -200,28 +202,26 @@ def test_without_its_config_the_names_and_sizes_decide_and_that_is_said(run):
     folder, state = run("mla")
     (folder / "config.yaml").unlink()
     model, lines = built("mla", folder)
-    assert "(the same by its names and sizes; there is no config beside the file) are taken over" in lines[0]
+    assert says(lines[0], "same by its names and sizes; ", "no config", "taken over")
     assert torch.equal(
         model.backbone.layer4[0].conv2.attention.head.qkv.weight,
         state["backbone.layer4.0.conv2.attention.head.qkv.weight"],
     )
     _, lines = built("mla", folder, **{"attention.memory": "8"})
-    assert "another one (2 of another size ('layer4.0.conv2.attention.domain." in lines[0]
+    assert "(2 of another size ('layer4.0.conv2.attention.domain." in lines[0]
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_attention_on_one_side_only(run, pipeline):
     folder, state = run(pipeline)
     model, lines = built(pipeline, folder, **NONE[pipeline])
-    assert lines[0].endswith("; its attention is left aside, since this network has none")
+    assert says(lines[0], "attention is left aside", "this network has none")
     shared = [key for key in model.backbone.state_dict() if f"backbone.{key}" in state]
     assert all(torch.equal(model.backbone.state_dict()[key], state[f"backbone.{key}"]) for key in shared)
     random = [key for key in model.backbone.state_dict() if f"backbone.{key}" not in state]
     if pipeline == "mla":  # whose attention stands instead of a convolution
         assert random == ["layer4.0.conv2.weight"]
-        assert lines[1] == (
-            "weights: there are none for layer4.0.conv2.weight, where attention stands instead: random at first"
-        )
+        assert says(lines[1], "weights: ", "none for layer4.0.conv2.weight", "random at first")
     else:
         assert not random
         assert len(lines) == 2
@@ -231,7 +231,7 @@ def test_attention_on_one_side_only(run, pipeline):
 def test_a_run_without_attention_starts_attention_anew(run, pipeline):
     folder, state = run(pipeline, **NONE[pipeline])
     model, lines = built(pipeline, folder)
-    assert lines[0].endswith("under 'backbone.'; the attention starts anew")
+    assert says(lines[0], "under 'backbone.'; ", "attention starts anew")
     for key, value in model.backbone.state_dict().items():
         assert (".attention." in key) != (f"backbone.{key}" in state and torch.equal(value, state[f"backbone.{key}"]))
 
@@ -239,7 +239,7 @@ def test_a_run_without_attention_starts_attention_anew(run, pipeline):
 def test_one_program_starts_from_the_other(run):
     folder, _ = run("apnet")
     _, lines = built("mla", folder)
-    assert "another one (attention.levels is 2 there and ['pixel', 'head', 'domain'] here)" in lines[0]
+    assert "(attention.levels is 2 there and ['pixel', 'head', 'domain'] here)" in lines[0]
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
@@ -257,23 +257,23 @@ def within_itself():
 
 
 REFUSED = {
-    "nowhere.pth": (None, "there is no weights file .*nowhere.pth; name a run's folder"),
-    "empty": (None, "there is no weights file .*empty.model.safetensors; name a run's folder"),
-    "cut.safetensors": (b"\x10", "cut.safetensors must be a whole file .*; copy it again$"),
-    "code.pth": (lambda: {"w": Trap()}, "with .*print in it, which was not run; if you trust"),
-    "other.pth": (lambda: {"epoch": 3}, "must hold tensors by name .*, got a int at 'epoch'"),
-    "list.pth": (lambda: [1], "must hold a state dict, got a list"),
-    "itself.pth": (within_itself, "a dict that contains itself at 'state_dict'"),
-    "foreign.pth": (lambda: {"weight": torch.zeros(1)}, r"do not fit this backbone, got \d+ missing \('conv1.weight'"),
+    "nowhere.pth": (None, "no weights file .*nowhere.pth; "),
+    "empty": (None, "no weights file .*empty.model.safetensors; "),
+    "cut.safetensors": (b"\x10", "cut.safetensors .*whole file .*; copy "),
+    "code.pth": (lambda: {"w": Trap()}, "print .*not run; "),
+    "other.pth": (lambda: {"epoch": 3}, "tensors by name .*, got a int at 'epoch'"),
+    "list.pth": (lambda: [1], "list.pth .*state dict, got a list"),
+    "itself.pth": (within_itself, "contains itself at 'state_dict'"),
+    "foreign.pth": (lambda: {"weight": torch.zeros(1)}, r"fit .*backbone, got \d+ missing \('conv1.weight'"),
     "size.pth": (
         lambda: {**state_of(1).state_dict(), "conv1.weight": torch.zeros(64, 3, 3, 3)},
-        r"got 1 of another size \('conv1.weight', which is 64x3x3x3 and must be 64x3x7x7\); choose the --model.b",
+        r"got 1 of another size \('conv1.weight', .*64x3x3x3 .*64x3x7x7\); .*--model.backbone",
     ),
     "part.pth": (
         lambda: {
             key: value for key, value in named("base.", state_of(1).state_dict()).items() if "bn1.bias" not in key
         },
-        r"missing \('bn1.bias', .*\) under 'base.'; choose",
+        r"missing \('bn1.bias', .*\) under 'base.'; ",
     ),
     "deeper.pth": (
         lambda: {**state_of(1).state_dict(), "layer3.1.conv1.weight": torch.zeros(1)},
@@ -281,11 +281,11 @@ REFUSED = {
     ),
     "twice.pth": (
         lambda: {**named("student.", state_of(1).state_dict()), **named("teacher.", state_of(2).state_dict())},
-        r"must hold the backbone once, got it under 'student.' and 'teacher.'; save",
+        r"backbone once, got .*'student.' and 'teacher.'; ",
     ),
     "two.pth": (
         lambda: {"model": state_of(1).state_dict(), "state_dict": state_of(2).state_dict()},
-        "must hold one state dict, got two, at 'model' and 'state_dict'",
+        "one state dict, got two, .*'model' and 'state_dict'",
     ),
 }
 
@@ -308,15 +308,15 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(name, tmp_path, capsy
 
 def test_a_bare_pickle_is_refused_and_not_run(tmp_path, capsys):
     (tmp_path / "code.pth").write_bytes(pickle.dumps({"w": Trap()}, protocol=2))
-    with pytest.raises(UserError, match="model: .*code.pth must"):
+    with pytest.raises(UserError, match="model: .*code.pth .*plain tensors only"):
         build_backbone(ModelConfig("resnet_demo", str(tmp_path / "code.pth")))
     assert "code ran" not in capsys.readouterr().out
 
 
 def test_unknown_backbones_are_refused():
-    with pytest.raises(UserError, match="got 'resnet51'; did you mean resnet5?"):
+    with pytest.raises(UserError, match="got 'resnet51'; .*resnet5"):
         build_backbone(ModelConfig("resnet51", "none"))
-    with pytest.raises(UserError, match="resnet_demo has no ImageNet weights"):
+    with pytest.raises(UserError, match="resnet_demo .*no ImageNet weights"):
         build_backbone(ModelConfig("resnet_demo", "imagenet"))
 
 
@@ -346,5 +346,5 @@ def test_a_failed_download_says_what_to_place_where(monkeypatch):
     monkeypatch.setattr(torchvision.models.resnet, "load_state_dict_from_url", fail, raising=False)
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(UserError, match=r"place the file resnet18-\w+\.pth at .*checkpoints"):
+    with pytest.raises(UserError, match=r"resnet18-\w+\.pth at .*checkpoints"):
         build_backbone(ModelConfig("resnet18", "imagenet"))

@@ -230,7 +230,7 @@ def test_a_foreign_file_among_the_evaluations_is_refused(tmp_path, images):
     run = make_run(tmp_path / "run", images)
     (run / "evaluations").mkdir()
     (run / "evaluations" / "x.json").write_text("{}")
-    with pytest.raises(UserError, match="must hold a whole run, and it does not"):
+    with pytest.raises(UserError, match="/run .*whole run, .*KeyError"):
         write_report([run], tmp_path / "report.html")
 
 
@@ -504,16 +504,14 @@ def test_a_folder_that_is_no_whole_run_is_refused_by_name(tmp_path, images, name
 def test_unfinished_foreign_and_absent_folders_are_told_apart(tmp_path, images):
     folder = make_run(tmp_path / "run", images)
     (folder / "result.json").write_text('{"title": "x"}')
-    with pytest.raises(UserError, match=r"must come from `train`, and it lacks pipeline, data, weights"):
+    with pytest.raises(UserError, match=r"`train`, .*lacks pipeline, data, weights"):
         write_report([folder], tmp_path / "r.html")
     (folder / "result.json").unlink()
-    with pytest.raises(
-        UserError, match=r"that has saved something, and it has no result\.json and no whole checkpoint"
-    ):
+    with pytest.raises(UserError, match=r"no result\.json .*no whole checkpoint"):
         write_report([folder], tmp_path / "r.html")
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="nowhere.*no such folder"):
         write_report([tmp_path / "nowhere"], tmp_path / "r.html")
-    with pytest.raises(UserError, match="at least one run is needed, got none"):
+    with pytest.raises(UserError, match="one run .*, got none"):
         write_report([], tmp_path / "r.html")
 
 
@@ -528,7 +526,7 @@ def test_a_failed_write_keeps_the_report_before_and_leaves_nothing_else(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report, "write_text", full)
-    with pytest.raises(UserError, match=r"cannot write .*r\.html \(No space left on device\); choose another --out"):
+    with pytest.raises(UserError, match=r"cannot write .*r\.html \(No space left on device\); .*--out"):
         write_report([folder], out, title="after")
     assert out.read_bytes() == before
     assert [path.name for path in out.parent.iterdir()] == ["r.html"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reference_pipelines.retrieval import CameraPair, chance_level, evaluate, ranked_matches, ranking
 from reference_pipelines.retrieval.scores import bootstrap_interval, expected_average_precision
+from tests.conftest import says
 from tests.oracles import retrieval as oracle
 from tests.retrieval.cases import Given, Labelled, clustered, labels, on_a_grid, with_distances
 
@@ -68,7 +69,7 @@ def check(arguments, whole, who, **options):
     """Compare with the oracle on the (Q, G) distances `whole`, where there is a match."""
     expected = oracle.evaluate(whole, *who, RANKS)
     if expected is None:
-        with pytest.raises(ValueError, match=f"at least one of the {len(who.query_ids)} queries must have a gallery"):
+        with pytest.raises(ValueError, match=f"one of the {len(who.query_ids)} queries .*gallery"):
             evaluate(*arguments, ranks=RANKS, **options)
         return
     assert_equals_oracle(evaluate(*arguments, ranks=RANKS, **options), expected, whole, who)
@@ -247,9 +248,9 @@ def test_plain_distances_equal_the_oracle(kind, block_of):
 
 @pytest.mark.parametrize("rows", [[0.0, 1.0], [[[0.0, 1.0]]], [[True, False]], [["0", "1"]], [[1j, 1.0]]])
 def test_what_is_no_matrix_of_numbers_is_refused(rows):
-    with pytest.raises(ValueError, match=r"distances must be \(Q, G\) real numbers, queries by gallery, got \("):
+    with pytest.raises(ValueError, match=r"distances .*\(Q, G\) real numbers, .*got \("):
         evaluate(None, [1], [1], None, [1, 2], [2, 2], distances=rows)
-    with pytest.raises(ValueError, match=r"distances must be \(1, 2\), queries by gallery, got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"distances .*\(1, 2\), .*got \(1, 3\)"):
         evaluate(None, [1], [1], None, [1, 2], [2, 2], distances=[[0.0, 1.0, 2.0]])
 
 
@@ -261,7 +262,7 @@ def test_without_cameras_every_image_of_the_person_is_a_match(case):
     expected = oracle.evaluate(distances, *apart, RANKS)
     labelled = (None, who.query_ids, None, None, who.gallery_ids, None)
     if expected is None:
-        with pytest.raises(ValueError, match="queries must have a gallery image"):
+        with pytest.raises(ValueError, match="queries .*gallery image"):
             evaluate(*labelled, distances=distances)
         return
     result = evaluate(*labelled, distances=distances, ranks=RANKS)
@@ -278,7 +279,7 @@ def test_one_list_without_cameras():
 
 @pytest.mark.parametrize(("query", "gallery", "missing"), [(None, [1], "query"), ([1], None, "gallery")])
 def test_cameras_of_one_side_alone_are_refused(query, gallery, missing):
-    with pytest.raises(ValueError, match=f"or be None for both, {missing}_cameras is None"):
+    with pytest.raises(ValueError, match=f"None for both, {missing}_cameras .*None"):
         evaluate(torch.ones(1, 2), [1], query, torch.ones(1, 2), [1], gallery)
 
 
@@ -298,11 +299,11 @@ def test_the_cosine_does_not_depend_on_the_length_of_features(scale, part):
 
 def test_features_without_direction_are_named():
     query, gallery = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
-    with pytest.warns(UserWarning, match="evaluate: 1 query and 1 gallery features are all zeros"):
+    with pytest.warns(UserWarning, match="evaluate: 1 query and 1 gallery features .*all zeros"):
         result = evaluate(query, [1, 2], [1, 1], gallery, [1, 3, 2], [2, 2, 2])
     no_direction, ties = result.remarks
-    assert no_direction.startswith("1 query and 1 gallery features are all zeros, which have no direction")
-    assert ties.startswith("1 of the 2 queries that are scored are equally far from every gallery image")
+    assert says(no_direction, "1 query and 1 gallery features", "all zeros")
+    assert says(ties, "1 of the 2 queries", "equally far from every gallery image")
     assert evaluate(query, [1, 2], [1, 1], gallery, [1, 3, 2], [2, 2, 2], metric="euclidean").remarks == ()
 
 
@@ -332,7 +333,7 @@ def test_ties_with_a_part_of_the_gallery_are_no_remark_and_those_with_one_image_
 
 def test_one_camera_is_said_with_the_way_out():
     arguments = (torch.ones(1, 2), [7], [3], torch.rand(2, 2), [7, 8], [3, 3])
-    with pytest.raises(ValueError, match=r"all of them are of camera 3, .* give None for both cameras"):
+    with pytest.raises(ValueError, match=r"all .*camera 3, .*None for both cameras"):
         evaluate(*arguments)
     features, ids, _, gallery, gallery_ids, _ = arguments
     assert evaluate(features, ids, None, gallery, gallery_ids, None).skipped == 0
@@ -431,7 +432,7 @@ def test_the_interval_is_that_of_the_average_precisions():
 def test_chance_is_the_mean_over_all_orders(who):
     expected = oracle.chance(*who)
     if expected is None:
-        with pytest.raises(ValueError, match="queries must have a gallery image"):
+        with pytest.raises(ValueError, match="queries .*gallery image"):
             chance_level(*who)
         return
     assert chance_level(*who) == pytest.approx(expected, abs=1e-12)
@@ -484,27 +485,27 @@ def rows(*values, dtype=torch.float32):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"query_features": torch.zeros(0, 2)}, r"query_features must be \(n, D\) with n > 0 and D > 0, got \(0, 2\)"),
-        ({"gallery_features": torch.zeros(2, 0)}, r"gallery_features must be \(n, D\) with n > 0 and D > 0"),
-        ({"query_features": torch.zeros(2)}, r"query_features must be \(n, D\) .*, got \(2,\)"),
-        ({"gallery_features": torch.full((2, 2), torch.nan)}, "gallery_features must be finite"),
-        ({"query_features": torch.tensor([[1.0, -torch.inf]])}, "query_features must be finite, got NaN or Inf; has"),
+        ({"query_features": torch.zeros(0, 2)}, r"query_features .*\(n, D\) .*n > 0 and D > 0, got \(0, 2\)"),
+        ({"gallery_features": torch.zeros(2, 0)}, r"gallery_features .*\(n, D\) .*n > 0 and D > 0, got \(2, 0\)"),
+        ({"query_features": torch.zeros(2)}, r"query_features .*\(n, D\) .*, got \(2,\)"),
+        ({"gallery_features": torch.full((2, 2), torch.nan)}, "gallery_features .*finite"),
+        ({"query_features": torch.tensor([[1.0, -torch.inf]])}, "query_features .*finite, got NaN or Inf; "),
         ({"gallery_features": torch.zeros(2, 3)}, "same width, got 2 and 3"),
-        ({"gallery_ids": ["-1", "2"]}, "gallery_ids must be numbers, got <U2"),
-        ({"ranks": (0, 1)}, r"ranks must be at least 1, got \(0, 1\)"),
-        ({"gallery_ids": [1]}, r"gallery_ids must be \(2,\), one an image, got \(1,\)"),
-        ({"query_cameras": [1, 2]}, r"query_cameras must be \(1,\)"),
-        ({"metric": "manhattan"}, 'metric must be "cosine" or "euclidean", got \'manhattan\''),
-        ({"gallery_cameras": [1, 1]}, "at least one of the 1 queries must have a gallery image"),
-        ({"gallery_ids": [-1, -1]}, "at least one of the 1 queries must have a gallery image"),
-        ({"gallery_ids": [-1, -1], "single_shot": 2}, "at least one of the 1 queries must have a gallery image"),
-        ({"gallery_features": None}, "features must be given where no distances are, got None"),
-        ({"distances": Given(rows(0, 1, 2))}, r"distances must be \(1, 2\), queries by gallery, got \(1, 3\)"),
-        ({"distances": Wrong(rows(1, 2, 3))}, r"rows must return \(1, 2\) float32 or float64 here, got \(1, 3\)"),
-        ({"distances": Given(rows(0, 1, dtype=torch.float16))}, r"float32 or float64 here, got \(1, 2\) float16"),
-        ({"distances": Given(rows(0, torch.nan))}, "distances must be finite, got NaN or Inf"),
-        ({"distances": Given(rows(torch.inf, 0))}, "distances must be finite, got NaN or Inf"),
-        ({"single_shot": -1}, "single_shot and seed must not be negative, got -1 and 0"),
+        ({"gallery_ids": ["-1", "2"]}, "gallery_ids .*numbers, got <U2"),
+        ({"ranks": (0, 1)}, r"ranks .*1, got \(0, 1\)"),
+        ({"gallery_ids": [1]}, r"gallery_ids .*\(2,\), .*got \(1,\)"),
+        ({"query_cameras": [1, 2]}, r"query_cameras .*\(1,\), .*got \(2,\)"),
+        ({"metric": "manhattan"}, 'metric .*"cosine" or "euclidean", got \'manhattan\''),
+        ({"gallery_cameras": [1, 1]}, "one of the 1 queries .*gallery image"),
+        ({"gallery_ids": [-1, -1]}, "one of the 1 queries .*gallery image"),
+        ({"gallery_ids": [-1, -1], "single_shot": 2}, "one of the 1 queries .*gallery image"),
+        ({"gallery_features": None}, "features .*no distances .*, got None"),
+        ({"distances": Given(rows(0, 1, 2))}, r"distances .*\(1, 2\), .*got \(1, 3\)"),
+        ({"distances": Wrong(rows(1, 2, 3))}, r"rows .*\(1, 2\) float32 or float64 .*got \(1, 3\)"),
+        ({"distances": Given(rows(0, 1, dtype=torch.float16))}, r"float32 or float64 .*got \(1, 2\) float16"),
+        ({"distances": Given(rows(0, torch.nan))}, "distances .*finite, got NaN or Inf"),
+        ({"distances": Given(rows(torch.inf, 0))}, "distances .*finite, got NaN or Inf"),
+        ({"single_shot": -1}, "single_shot and seed .*negative, got -1 and 0"),
     ],
 )
 def test_refusals(change, message):

@@ -164,18 +164,18 @@ def test_the_features_are_left_as_they_were():
 @pytest.mark.parametrize(
     ("query", "gallery", "options", "message"),
     [
-        (torch.zeros(0, 3), torch.ones(2, 3), {}, r"rerank: query_features must be \(N, D\) with N > 0, got \(0, 3\)"),
-        (torch.ones(2, 3), torch.ones(3), {}, r"rerank: gallery_features must be \(N, D\) with N > 0, got \(3,\)"),
-        (torch.ones(2, 3), torch.full((2, 3), torch.nan), {}, "rerank: gallery_features must be finite"),
+        (torch.zeros(0, 3), torch.ones(2, 3), {}, r"rerank: query_features .*\(N, D\) .*N > 0, got \(0, 3\)"),
+        (torch.ones(2, 3), torch.ones(3), {}, r"rerank: gallery_features .*\(N, D\) .*N > 0, got \(3,\)"),
+        (torch.ones(2, 3), torch.full((2, 3), torch.nan), {}, "rerank: gallery_features .*finite"),
         (
             torch.ones(2, 3),
             torch.ones(2, 4),
             {},
-            "rerank: query and gallery features must have the same width, got 3 and 4",
+            "rerank: query and gallery features .*same width, got 3 and 4",
         ),
         (torch.ones(2, 3), torch.ones(2, 3), {"k1": 3, "k2": 5}, r"1 <= k2 <= k1 \+ 1, got k1=3, k2=5"),
         (torch.ones(2, 3), torch.ones(2, 3), {"k1": 0}, r"1 <= k2 <= k1 \+ 1"),
-        (torch.ones(2, 3), torch.ones(2, 3), {"lambda_value": 1.5}, "lambda_value must be between 0 and 1, got 1.5"),
+        (torch.ones(2, 3), torch.ones(2, 3), {"lambda_value": 1.5}, "lambda_value .*between 0 and 1, got 1.5"),
     ],
 )
 def test_refusals(query, gallery, options, message):

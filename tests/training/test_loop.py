@@ -80,7 +80,7 @@ def test_a_batch_that_leaves_a_process_without_an_image_is_refused_with_the_size
     trainer = Trainer(Scale(), OptimizerConfig(RATE, 0.0, 1))
     trainer.processes = Processes(0, 8)
     batches = [[Draw(i, 0) for i in range(9)]]
-    message = "each of the 8 processes must have an image of every batch, and a batch of 9 is cut into 2 a process"
+    message = "8 processes .*batch of 9 .* 2 a process"
     with pytest.raises(UserError, match=message):
         trainer.train_epoch(batches, iter, SumOfFeatures(trainer.model), title="test")
 
@@ -92,8 +92,8 @@ def test_a_batch_that_its_chunks_do_not_divide_or_leave_one_image_is_refused_by_
     trainer.processes = Processes(rank, 2)
     whole, last = [[Draw(i, 0) for i in range(images)] for images in (4 * chunks, size)]
     message = (
-        rf"every batch must divide into the {chunks} model\.bn_chunks without a remainder, at least 2 images each, and "
-        rf"one has {size} images .*; make --sampler\.images a multiple of {chunks}"
+        rf"batch .* {chunks} model\.bn_chunks .*at least 2 images each, .*"
+        rf"{size} images .*; .*--sampler\.images .*multiple of {chunks}"
     )
     with pytest.raises(UserError, match=message):
         trainer.train_epoch([whole, last], iter, SumOfFeatures(trainer.model), title="test")
@@ -191,5 +191,5 @@ def test_the_forward_pass_is_in_the_precision_asked_for_and_the_loss_in_single(a
 
 
 def test_without_half_precision_an_infinite_gradient_is_noticed_at_the_next_loss():
-    with pytest.raises(UserError, match="the loss is nan at step 3 of test; lower"):
+    with pytest.raises(UserError, match="loss .*nan .*step 3 of test; "):
         clustered("none", at=2)

@@ -22,6 +22,7 @@ from reference_pipelines.training.checkpoint import place_of
 from reference_pipelines.training.optimizer import rate_factor
 from reference_pipelines.training.resume import find_checkpoint
 from reference_pipelines.training.run import file_digest
+from tests.conftest import says
 from tests.training.runs import arguments, configured, trained
 
 
@@ -65,15 +66,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(runs, images,
 
 @pytest.mark.parametrize(
     ("pipeline", "what"),
-    [("apnet", "the backbone and its attention are taken over from"), ("mla", "the backbone alone is taken over from")],
+    [("apnet", "the backbone and its attention"), ("mla", "the backbone alone")],
 )
 def test_training_starts_from_another_runs_folder(runs, images, tmp_path, capsys, pipeline, what):
     source, out = runs["apnet"][0], tmp_path / "run"
     changes = {"model.weights": str(source), "optimizer.epochs": "1", "optimizer.milestones": "[]"}
     assert main(["train", pipeline, "--out", str(out), *arguments(pipeline, images, **changes)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].startswith(f"weights: {what} {source / 'model.safetensors'} under 'backbone.'")
-    assert printed[2] == "weights: left aside 6 of other modules: classifier, neck"
+    assert says(printed[1], f"weights: {what} ", f"{source / 'model.safetensors'} under 'backbone.'")
+    assert says(printed[2], "weights: left aside 6 ", ": classifier, neck")
     assert sum(line.startswith("weights: ") for line in printed) == 2
     before, start = load_file(source / "model.safetensors"), load_file(place_of(out, 0) / "model.safetensors")
     taken = [name for name in start if name.startswith("backbone.") and (pipeline == "apnet" or name in before)]
@@ -136,8 +137,8 @@ def test_no_cluster_stops_with_one_sentence(images, tmp_path):
     with pytest.raises(UserError) as refused:
         trained("mla", images, tmp_path / "run", **{"clustering.min_samples": "60"})
     sentence = str(refused.value)
-    assert "DBSCAN found no cluster and 66 of 66 images are noise; no other --clustering.eps" in sentence
-    assert sentence.endswith(f"; nothing was trained yet, so {tmp_path / 'run'} was removed")
+    assert says(sentence, "DBSCAN", "no cluster", "66 of 66 images", "noise; ", "--clustering.eps")
+    assert says(sentence, "; nothing was trained yet", f"{tmp_path / 'run'} was removed")
     assert not (tmp_path / "run").exists()
 
 
@@ -178,7 +179,7 @@ def test_clusters_are_found_on_the_device_and_their_memory_is_on_the_cpu(images,
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
 def test_a_seed_is_what_every_generator_takes(images, pipeline, seed):
     assert configured(pipeline, images, seed=str(2**32 - 1)).seed == 2**32 - 1
-    with pytest.raises(UserError, match=rf"seed must be at least 0 and below 2\*\*32, got {seed}"):
+    with pytest.raises(UserError, match=rf"seed .*0 .*below 2\*\*32, got {seed}"):
         configured(pipeline, images, seed=seed)
 
 
@@ -202,7 +203,7 @@ def test_corrupt_images_are_left_out_of_a_run_that_is_told_to(images, tmp_path, 
     result = trained("apnet", broken, tmp_path / "run", **{"data.skip_corrupt": "true"})
     assert "2 of" in capsys.readouterr().out
     assert "train 65 images" in result["data"]["summary"]
-    assert "2 images do not decode and are left out" in result["remarks"]
+    assert any(says(remark, "2 images", "not decode") for remark in result["remarks"])
     assert result["final"]["queries"] + result["final"]["skipped"] == 8
 
 
@@ -212,7 +213,7 @@ def test_a_corrupt_training_image_is_found_before_anything_is_computed(images, t
     last = sorted((broken / "bounding_box_train").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:200])  # its header is whole
     monkeypatch.setattr(session.Session, "place", lambda *_: pytest.fail("something was computed"))
-    with pytest.raises(UserError, match=rf"{last.name} .* of the 66 of train; .* --data.skip_corrupt true"):
+    with pytest.raises(UserError, match=rf"{last.name} .* 66 of train; .*--data.skip_corrupt true"):
         trained(pipeline, broken, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -223,9 +224,9 @@ def test_a_corrupt_training_image_is_found_before_anything_is_computed(images, t
         (
             "apnet",
             {"sampler.ids": "9"},
-            "a batch needs 9 different people, the training set has 8; set --sampler.ids to 8",
+            "9 different people, .* 8; .*--sampler.ids .*8",
         ),
-        ("mla", {"clustering.method": "kmeans", "clustering.kmeans": "67"}, r"got 66 images; set --clustering\.kmeans"),
+        ("mla", {"clustering.method": "kmeans", "clustering.kmeans": "67"}, r"got 66 images; .*--clustering\.kmeans"),
     ],
 )
 def test_too_few_images_are_found_before_anything_is_computed(images, tmp_path, monkeypatch, pipeline, changes, said):
@@ -249,7 +250,7 @@ def listed(images, path, of_train):
 
 def test_one_training_id_gets_one_advice_and_unlabelled_images_no_purity(images, tmp_path):
     unlabelled = listed(images, tmp_path / "own.csv", lambda person: 1)
-    with pytest.raises(UserError, match=r"must have at least two people .*, it has 1; check the ids, or train without"):
+    with pytest.raises(UserError, match=r"at least two people .*, .* 1; "):
         trained("apnet", unlabelled, tmp_path / "run")
     result = trained("mla", unlabelled, tmp_path / "run", **{"optimizer.epochs": "1", "optimizer.milestones": "[]"})
     assert result["clustering"]["id_purity"] is result["clustering"]["id_nmi"] is None
@@ -271,9 +272,7 @@ def test_people_who_are_trained_and_tested_on_are_said_first_and_stay_with_the_r
 def test_one_camera_is_said_with_a_way_out_that_works(images, tmp_path):
     one = listed(images, tmp_path / "own.csv", lambda person: person)
     one.write_text(re.sub(r",\d,(?=[a-z])", ",4,", one.read_text()))
-    with pytest.raises(
-        UserError, match=r"all of them are of camera 4, .* with the columns image,id,split and no camera"
-    ):
+    with pytest.raises(UserError, match=r"all .*camera 4, .*image,id,split .*no camera"):
         read(one)
     (finding,) = (each for each in verify(one).findings if each.kind == "no match" and each.severity == "error")
     assert "image,id,split" in finding.text
@@ -284,14 +283,12 @@ def test_one_camera_is_said_with_a_way_out_that_works(images, tmp_path):
 def test_two_images_of_nobody_give_the_triplet_nothing(images, tmp_path):
     numbers = iter(range(1000, 2000))
     alone = listed(images, tmp_path / "own.csv", lambda person: next(numbers))
-    with pytest.raises(
-        UserError, match=r"of the 66 people of train must have two images for the triplet, all have one"
-    ):
+    with pytest.raises(UserError, match=r"66 people of train .*two images .*triplet, all .*one"):
         trained("apnet", alone, tmp_path / "run")
 
 
 def test_a_triplet_needs_two_images_a_person(images):
-    with pytest.raises(UserError, match=r"sampler\.images must be at least 2, for the triplet .*, got 1"):
+    with pytest.raises(UserError, match=r"sampler\.images .* 2, .*triplet .*, got 1"):
         configured("apnet", images, **{"sampler.images": "1"})
     assert configured("apnet", images, **{"sampler.images": "1", "loss.triplet_weight": "0"}).sampler.images == 1
 
@@ -310,28 +307,28 @@ def test_a_run_from_random_weights_is_warned_of_and_one_that_stays_says_so(image
     slow = {"optimizer.learning_rate": "1e-12", "optimizer.epochs": "1", "optimizer.milestones": "[]"}
     result = trained("mla", images, tmp_path / "run", **slow)
     warned = capsys.readouterr().err
-    assert "starts from random weights" in warned
-    assert "--model.weights" in warned
+    assert says(warned, "random weights", "--model.weights")
+
     assert any(remark.startswith("its mAP has not moved") for remark in result["remarks"])
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_a_chunk_of_the_batch_needs_two_images(images, pipeline):
-    with pytest.raises(UserError, match=r"must be at least 2 for each of the 10 model\.bn_chunks, got (12|16)"):
+    with pytest.raises(UserError, match=r" 2 .*10 model\.bn_chunks, got (12|16)"):
         configured(pipeline, images, **{"model.bn_chunks": "10"})
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_chunks_that_do_not_divide_the_batch_are_refused(images, pipeline):
     uneven = {"sampler.ids": "3", "sampler.images": "6", "model.bn_chunks": "4"}
-    message = r"must divide into the 4 model\.bn_chunks without a remainder, got 18"
+    message = r"4 model\.bn_chunks .*, got 18"
     with pytest.raises(UserError, match=message):
         configured(pipeline, images, **uneven)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(images, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 2 of epoch 1/2"):
+    with pytest.raises(UserError, match=r"loss .*(nan|inf) .*step 2 of epoch 1/2"):
         trained("apnet", images, out, **{"optimizer.learning_rate": "1e30", "optimizer.warmup_epochs": "0"})
     assert not out.exists()
 
@@ -340,7 +337,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(images, 
 def test_a_last_step_that_ruins_the_weights_is_noticed_before_they_are_saved(images, tmp_path, pipeline):
     one_step = {"sampler.ids": "8"} if pipeline == "apnet" else {"iterations": "1"}
     ruin = {"optimizer.learning_rate": "1e30", "optimizer.warmup_epochs": "0", "sampler.images": "8"}
-    with pytest.raises(UserError, match=r"the features are NaN or Inf after the last step of epoch 1/2"):
+    with pytest.raises(UserError, match=r"features .*NaN or Inf .*last step of epoch 1/2"):
         trained(pipeline, images, tmp_path / "run", **ruin, **one_step)
     assert not (tmp_path / "run").exists()
 
