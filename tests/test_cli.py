@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from reference_pipelines.__main__ import run
 from reference_pipelines.cli import build_parser, main
 from reference_pipelines.pipelines import PIPELINES
 
+NOWHERE = Path("nowhere").absolute()
 RECIPE = str(PIPELINES["apnet"].recipes / "demo.yaml")
 
 
@@ -26,13 +28,17 @@ def refused(capsys, *arguments):
 
 
 def train(tmp_path, *more, recipe=RECIPE):
-    return ("train", "apnet", "--out", str(tmp_path / "run"), "--config", recipe, *more)
+    ids = () if "--sampler.ids" in more else ("--sampler.ids", "4")  # the miniature has 6 people
+    return ("train", "apnet", "--out", str(tmp_path / "run"), "--config", recipe, *ids, *more)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--data.root", "nowhere"), "there is no folder nowhere; give the data set's folder with --data.root"),
+        (
+            ("--data.root", "nowhere"),
+            f"there is no folder {NOWHERE}; give the data set's folder with --data.root",
+        ),
         ((), "--data.root is missing; give it on the command line or in the recipe"),
         (("--data.root", "d", "--attention.level", "2"), "did you mean --attention.level"),
         (("--data.root", "d", "--device", "cuda9"), "--device must be one of auto, cpu, cuda, got cuda9"),
@@ -70,7 +76,7 @@ def test_a_used_folder_is_refused_and_kept(capsys, tmp_path, market):
         (("--attention.kind", "rga_s", "--attention.levels", "4"), "height"),
         (("--sampler.ids", "7"), "needs 7 different people, the training set has 6"),
         (("--model.backbone", "resnet5"), "did you mean resnet50"),
-        (("--model.weights", "nowhere.pth"), "there is no weights file nowhere.pth"),
+        (("--model.weights", "nowhere.pth"), f"there is no weights file {NOWHERE}.pth"),
     ],
 )
 def test_what_does_not_fit_the_data_or_the_backbone(capsys, tmp_path, market, more, message):
@@ -179,7 +185,7 @@ def test_an_empty_word_is_no_folder(capsys, words):
 )
 def test_train_takes_its_words_in_any_order(capsys, tmp_path, line):
     # All of them were understood when the data is looked for.
-    assert "nowhere is not a folder" in refused(capsys, *line.replace("OUT", str(tmp_path / "run")).split())
+    assert f"there is no folder {NOWHERE}" in refused(capsys, *line.replace("OUT", str(tmp_path / "run")).split())
 
 
 def test_print_config_shows_what_a_run_would_take(capsys):
@@ -325,7 +331,7 @@ def test_the_corrected_command_may_use_the_folder_of_the_refused_one(capsys, tmp
 def test_a_recipe_may_be_named_and_a_wrong_name_lists_them(capsys, tmp_path):
     message = refused(capsys, *train(tmp_path, recipe="apnet_c3"))
     assert "there is no recipe 'apnet_c3'; the recipes are apnet_c2_market, apnet_s2_market, demo" in message
-    assert "there is no folder nowhere" in refused(capsys, *train(tmp_path, "--data.root", "nowhere", recipe="demo"))
+    assert f"there is no folder {NOWHERE}" in refused(capsys, *train(tmp_path, "--data.root", "nowhere", recipe="demo"))
 
 
 def test_train_without_a_paper_lists_them(capsys):

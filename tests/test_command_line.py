@@ -449,7 +449,7 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         ("cost mine:resnet18 --preset mla --levels pixle", "got 'pixle': did you mean 'pixel'"),
         ("cost mine:resnet18 --preset se --reduction 0", "reduction must be at least 1, got 0"),
         ("cost mine:resnet18 --preset apnet --last-stride 3", "argument --last-stride: invalid choice: 3"),
-        ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: the model must be a ResNet"),
+        ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: the model must be one of ResNet"),
         (
             "cost mine:resnet18 --preset apnet --attention rga_s --levels 3 --input-size 250 128",
             "every stage's map must have a height that 4 divides, .*; use an input height of 128 or 256",

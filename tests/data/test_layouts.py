@@ -339,7 +339,7 @@ def test_refuses_several_data_sets(tmp_path):
 def test_refuses_an_unknown_layout_with_the_closest(market):
     message = refused(market, "duke")
     assert "there is no layout 'duke'; leave it out to find it by content" in message
-    assert message.endswith("; did you mean dukemtmc?")
+    assert message.endswith("; did you mean dukemtmc or occluded_duke?")
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_a_key_that_the_checkpoint_lacks_is_a_change_where_it_is_not_the_default
         (("--data.image_size=[64, 32]",), "differs in data.image_size: [32, 16] -> [64, 32];"),
         (("--optimizer.epochs=1",), "optimizer.epochs must be at least the 2 epochs"),
         (("--sampler.idz=3",), "there is no option --sampler.idz; did you mean --sampler.ids"),
-        (("--data.root=nowhere", "--optimizer.epochs=3"), "there is no folder nowhere"),
+        (("--data.root=nowhere", "--optimizer.epochs=3"), "/nowhere"),
     ],
 )
 def test_another_config_is_refused_key_by_key_and_nothing_changes(half, capsys, more, message):
