@@ -26,7 +26,8 @@ def refused(capsys, *arguments):
 
 
 def train(tmp_path, *more, recipe=RECIPE):
-    return ("train", "apnet", "--out", str(tmp_path / "run"), "--config", recipe, *more)
+    ids = () if "--sampler.ids" in more else ("--sampler.ids", "4")  # the miniature has 6 people
+    return ("train", "apnet", "--out", str(tmp_path / "run"), "--config", recipe, *ids, *more)
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,10 @@ def test_copies_and_pickles_carry_their_own_attention(network, images):
 
 
 def test_the_command_line_answers(capsys, monkeypatch, tmp_path):
-    (tmp_path / "mine.py").write_text("from tests.test_core import Network as build\n")
+    (tmp_path / "core_model.py").write_text("from tests.test_core import Network as build\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert main(["sites", "mine:build", "--input-size", "32", "16"]) == 0
+    assert main(["sites", "core_model:build", "--input-size", "32", "16"]) == 0
     assert "layer4" in capsys.readouterr().out
 
 

@@ -15,24 +15,35 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def fenced(page):
+    """Return language and text of each fenced block of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
 def blocks(language):
     return [
-        pytest.param(block, id=f"{page.name} {number}")
+        pytest.param(text, id=f"{page.name} {number}")
         for page in PAGES
-        for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M), 1)
+        for number, (kind, text) in enumerate(fenced(page))
+        if kind == language
     ]
 
 
 def shown(*programs):
     """Return the words of each command that calls one of the programs, without what is optional or left out."""
+    lines = [
+        (page, line.removeprefix("$ "))
+        for page in PAGES
+        for kind, text in fenced(page)
+        if kind != "python"
+        for line in text.replace("\\\n", " ").splitlines()
+    ]
     found = []
-    for page in PAGES:
-        for block in re.findall(r"^```(?:console|sh)?\n(.*?)^```", page.read_text(), re.S | re.M):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(re.sub(r"\[[^\]]*\](\.\.\.)?", "", line.removeprefix("$ ")), comments=True)
-                called = next((program for program in programs if words[: len(program)] == list(program)), None)
-                if called is not None:
-                    found.append(pytest.param(words[len(called) :], id=f"{page.name}: {' '.join(words)}"))
+    for page, line in lines:
+        called = next((program for program in programs if line.startswith(f"{program} ")), None)
+        if called is not None:
+            words = shlex.split(re.sub(r"\[[^\]]*\](\.\.\.)?", "", line), comments=True)
+            found.append(pytest.param(words[len(called.split()) :], id=f"{page.name}: {' '.join(words)}"))
     return found
 
 
@@ -53,8 +64,8 @@ def test_the_readmes_first_code_is_short_and_leaves_no_trace(capsys):
     assert not any(".attention." in name for name in scope["model"].state_dict())
 
 
-LIBRARY = shown(("attnreid",), ("python", "-m", "attnreid"))
-PIPELINES = shown(("attnreid-pipelines",), ("python", "-m", "reference_pipelines"))
+LIBRARY = shown("attnreid", "python -m attnreid")
+PIPELINES = shown("attnreid-pipelines", "python -m reference_pipelines")
 
 
 def test_there_are_commands_to_look_at():
@@ -76,7 +87,7 @@ def test_the_pipelines_understand_the_commands(words, capsys, monkeypatch):
     assert pipelines(words) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", shown(("make",)))
+@pytest.mark.parametrize("words", shown("make"))
 def test_make_has_the_targets(words):
     assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 

@@ -147,8 +147,8 @@ def test_other_images_in_the_place_of_the_runs_own_are_refused_unless_named(runs
     assert "--data" in error
     assert main(["evaluate", str(run), "--data", str(place)]) == 0
     printed = capsys.readouterr().out
-    # The two have one name, so the table tells them apart.
-    assert f"rendered plaza ({prints[0]})  rendered plaza ({prints[1]})" in printed
+    assert f"fingerprint {prints[1]}" in printed
+    assert "trained on rendered plaza, tested on rendered images (market1501" in printed
 
 
 def test_a_run_that_left_corrupt_images_out_is_scored_on_the_same_images(domains, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import prod
+from typing import Any
 
 from torch import nn
 
@@ -65,9 +66,7 @@ def attach_released(model: nn.Module, checkpoint: ReleasedCheckpoint, *, input_s
             f"{_ATTACH}: the model must be a ResNet-50 with torchvision's names, got {difference}; pass one, without a "
             f"head but {_HEAD.rstrip('.')!r}."
         )
-    strides = [
-        (module, module.stride) for module in model.get_submodule("layer4").modules() if "stride" in vars(module)
-    ]
+    strides = _strides(model)
     attachment: Attachment | None = None
     try:
         set_last_stride(model, 1)
@@ -76,14 +75,18 @@ def attach_released(model: nn.Module, checkpoint: ReleasedCheckpoint, *, input_s
     except BaseException as error:
         if attachment is not None:
             attachment.remove()
-        for module, stride in strides:
-            module.stride = stride
+        if _strides(model) != strides:
+            set_last_stride(model, 2)
         if isinstance(error, RuntimeError):  # of load_state_dict
             raise ValueError(
                 f"{_ATTACH}: the checkpoint must be one of read_released; loading it failed: {flat(error)}"
             ) from error
         raise
     return attachment
+
+
+def _strides(model: nn.Module) -> list[Any]:
+    return [getattr(module, "stride", None) for module in model.get_submodule("layer4").modules()]
 
 
 def _put_attention(model: nn.Module, checkpoint: ReleasedCheckpoint, input_size: InputSize) -> Attachment:

@@ -49,11 +49,13 @@ def _weighed(position: Tensor, gate: Tensor | None) -> Tensor:
 @leaf
 def _check_gate(x: Tensor, gate: Tensor | None) -> Tensor | None:
     """Return pixel-level attention's gate, refusing one that is not of these maps."""
-    if gate is not None and not is_recording() and gate.shape not in (x.shape, x[:, :1].shape):
-        raise ValueError(
-            f"HeadLevelAttention: the gate must be {tuple(x.shape)} or {tuple(x[:, :1].shape)}, "
-            f"got {tuple(gate.shape)}: pass pixel-level attention's gate of the same images"
-        )
+    if gate is not None and not is_recording():
+        shared = (x.shape[0], 1, *x.shape[2:])
+        if tuple(gate.shape) not in (tuple(x.shape), shared):
+            raise ValueError(
+                f"HeadLevelAttention: the gate must be {tuple(x.shape)} or {shared}, got {tuple(gate.shape)}: "
+                "pass pixel-level attention's gate of the same images"
+            )
     return gate
 
 

@@ -115,7 +115,7 @@ class SplitAttention(GateLayer, Foldable):
         x = check_map("SplitAttention", x, self.channels)
         check_statistics("SplitAttention", x.shape[0], [*self.reduce])
         summed = reduce(x.mean(dim=(2, 3)), "n (parts c) -> n c", "sum", parts=self.parts)
-        return split_gate(self.expand(self.reduce(summed)), self.parts)[:, :, None, None]
+        return split_gate(self.expand(self.reduce(summed)), self.parts)[..., None, None]
 
     def fold_(self) -> None:
         """Take the hidden layer's batch norm into its linear map."""

@@ -108,7 +108,7 @@ class SqueezeExcitation(GateLayer):
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C, 1, 1)`."""
         x = check_map("SqueezeExcitation", x, self.channels)
-        return squeeze_excitation_gate(x.mean(dim=(2, 3)), self.reduce, self.expand)[:, :, None, None]
+        return squeeze_excitation_gate(x.mean(dim=(2, 3)), self.reduce, self.expand)[..., None, None]
 
     def extra_repr(self) -> str:
         """Return the channels and the options that were changed."""
