@@ -86,7 +86,9 @@ def _spanning_tree(ones: np.ndarray, others: np.ndarray, weights: np.ndarray, co
     pairs, lightest = np.unique(pairs[order], return_index=True)
     # scipy's graphs take an edge of weight 0 for none, and identical images are at distance 0.
     above_zero = weights[order][lightest] + 1
-    graph = sparse.csr_array((above_zero, (pairs // count, pairs % count)), shape=(count, count))
+    # Up to scipy 1.15, its spanning tree takes indices of 32 bits only.
+    ends = tuple(each.astype(np.int32) for each in (pairs // count, pairs % count))
+    graph = sparse.csr_array((above_zero, ends), shape=(count, count))
     tree = sparse.coo_array(minimum_spanning_tree(graph))
     tree.data = tree.data - 1
     return tree

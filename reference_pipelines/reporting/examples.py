@@ -87,5 +87,5 @@ def _gates(model: nn.Module, evaluator: Evaluator, images: list[Path]) -> bytes:
         for level, gate in levels.items()
     }
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **gates)
+    np.savez_compressed(content, **gates)
     return content.getvalue()
