@@ -534,6 +534,7 @@ def assert_compiled_agrees(model: nn.Module, images: Tensor, training: bool, bac
         torch.testing.assert_close(buffer, wanted, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@only_resnet18_is_fast
 def test_compiles_as_one_graph_in_train_mode(attended: nn.Module, images: Tensor) -> None:
     assert_compiled_agrees(attended, images, training=True, backend="eager", relative=1e-5)
 

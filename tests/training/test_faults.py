@@ -40,7 +40,8 @@ def killed(together, victim):
     return seconds
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_death_in_the_middle_of_an_epoch(images, tmp_path, victim):
     out = tmp_path / "run"
     many = train("apnet", images, out, **{"optimizer.epochs": "500", "evaluation.every": "500", "data.workers": "1"})
