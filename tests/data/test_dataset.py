@@ -1,5 +1,6 @@
 """Batches: in order, the same on any number of workers, and what goes wrong on the way is one sentence."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -188,7 +189,7 @@ from reference_pipelines.data.workers import map_in_order
 results = map_in_order(abs, itertools.count(), workers=2)
 try:
     for result in results:
-        if result == 0:
+        if result == 100:  # both workers have begun
             print("working", flush=True)
 except KeyboardInterrupt:
     results.close()
@@ -204,9 +205,13 @@ def test_ctrl_c_stops_the_workers_without_a_traceback():
         text=True,
         start_new_session=True,
     )
-    assert run.stdout.readline() == "working\n"
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does it: to the run and its workers
-    assert run.communicate(timeout=120) == ("stopped\n", "")
+    try:
+        assert run.stdout.readline() == "working\n"
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does it: to the run and its workers
+        assert run.communicate(timeout=120) == ("stopped\n", "")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
 
 
 ORPHANS = """
