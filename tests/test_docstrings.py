@@ -28,6 +28,6 @@ def test_everything_public_has_an_example(name):
 
 @pytest.mark.parametrize("name", attnreid.layers.__all__)
 def test_every_layer_documents_the_same_things(name):
-    text = getattr(attnreid.layers, name).__doc__
+    text = inspect.getdoc(getattr(attnreid.layers, name))
     for heading in ("Args:", "Shape:", "Raises:", "Example:"):
-        assert f"    {heading}\n" in text, f"{name} has no {heading}"
+        assert f"\n{heading}\n" in text, f"{name} has no {heading}"
