@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def _gates(model: nn.Module, evaluator: Evaluator, images: list[Path]) -> bytes:
     model.eval()
     with record_attention(model) as recorded:
         model(batch)
-    gates = {
+    gates: dict[str, Any] = {
         f"{site}/{level}": gate.float().cpu().numpy()
         for site, levels in recorded.items()
         for level, gate in levels.items()
