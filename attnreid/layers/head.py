@@ -127,7 +127,7 @@ class HeadLevelAttention(Unscriptable):
         nn.init.normal_(self.position_height)
         nn.init.normal_(self.position_width)
 
-    # Not `Tensor | None`: with that, torch.fx of torch 2.6 cannot pickle its graph of this layer.
+    # Not `Tensor | None`: with that, older releases of torch.fx cannot pickle its graph of this layer.
     def forward(self, x: Tensor, gate: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
         """Return the attended map; pixel-level attention's `gate` weighs each image's position code."""
         x = check_map("HeadLevelAttention", x, self.channels, self.size)

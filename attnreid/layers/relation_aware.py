@@ -82,7 +82,7 @@ class _RelationAware(GateLayer, Foldable):
         check_statistics(type(self).__name__, nodes.shape[0] * nodes.shape[3], norms)
         embedded = self.embed.finish(self._embed(nodes))
         width = embedded.shape[2] // 3
-        # Not by slices: up to torch 2.8, those of a batch of any size do not export.
+        # Not by slices: with torch 2.7, those of a batch of any size do not export.
         theta_phi, psi = embedded.narrow(2, 0, 2 * width), embedded.narrow(2, 2 * width, width)
         relations = self.joint.finish(embed_relations(theta_phi, self.joint.weight))
         # The weights of the unary term and of the relations apart, which saves joining the two.
