@@ -106,8 +106,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @cache
 def _files(count: int) -> tuple[Path, ...]:
     """Write the first `count` images of `data render --size small`, shuffled, as JPEG files."""
-    from reference_pipelines.data.rendering import SIZES, plan_images
-    from reference_pipelines.data.rendering.market import encode_image
+    from reference_pipelines.rendering import SIZES, plan_images
+    from reference_pipelines.rendering.market import encode_image
 
     specs = list(plan_images(SIZES["small"]))
     random.Random(0).shuffle(specs)

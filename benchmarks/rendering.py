@@ -13,8 +13,8 @@ def rendering_variant(problem: Problem, *, images: int) -> Variant:
     The images are those of `data render --size small`, shuffled; device and dtype play no part.
     """
     try:
-        from reference_pipelines.data.rendering import SIZES, plan_images
-        from reference_pipelines.data.rendering.market import encode_image
+        from reference_pipelines.rendering import SIZES, plan_images
+        from reference_pipelines.rendering.market import encode_image
     except ModuleNotFoundError as error:
         raise Skipped(f"{error.name} is not installed; pip install 'attnreid[pipelines]'") from None
     specs = list(plan_images(SIZES["small"]))

@@ -128,11 +128,13 @@ def measure_size(count: int, dim: int, search: Literal["exact", "approximate"]) 
 
 def cluster(features: Tensor, search: Literal["exact", "approximate"], timed: Callable[..., Any]) -> np.ndarray:
     """Return the labels as the pipeline computes them; each phase is passed to `timed`, which calls it."""
-    from reference_pipelines.clustering import dbscan, neighbours, reciprocal
-    from reference_pipelines.clustering._compiled import shared_minima
+    from reference_pipelines.clustering import dbscan
+    from reference_pipelines.neighbours import reciprocal
+    from reference_pipelines.neighbours import search as nearest
+    from reference_pipelines.neighbours.compiled import shared_minima
 
-    points = timed(lambda: neighbours.unit_features(features, "scaling"))
-    found = timed(lambda: neighbours.find_neighbours(points, K1, search=search))
+    points = timed(lambda: nearest.unit_features(features, "scaling"))
+    found = timed(lambda: nearest.find_neighbours(points, K1, search=search))
     weights = timed(lambda: reciprocal.weigh(points, found, k1=K1))
     averaged = timed(lambda: reciprocal.average(weights, found, K2))
     graph = timed(lambda: shared_minima(averaged, averaged, max_distance=EPS))

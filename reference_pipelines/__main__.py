@@ -3,7 +3,7 @@
 import io
 import sys
 
-from reference_pipelines.cli import main
+from reference_pipelines.commands.cli import main
 
 
 def run() -> int:

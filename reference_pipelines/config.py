@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from reference_pipelines.arguments import refuse_unknown, separate
+from reference_pipelines.commands.arguments import refuse_unknown, separate
 from reference_pipelines.data.transforms import Interpolation
 from reference_pipelines.errors import UserError, closest, require
 

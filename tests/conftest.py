@@ -40,3 +40,14 @@ def market(tmp_path: Path) -> Path:
     write_image(root / "bounding_box_test" / "0000_c1s1_000001_00.jpg", 500)
     write_image(root / "bounding_box_test" / "-1_c1s1_000002_00.jpg", 501)
     return root
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rendered pedestrians that the small runs are trained on."""
+    from reference_pipelines.rendering import render_market
+
+    root = tmp_path_factory.mktemp("rendered") / "images"
+    counts = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
+    render_market(root, **counts, image_size=(64, 32), workers=1, progress=False)
+    return root

@@ -8,8 +8,8 @@ import pytest
 import torchvision
 
 from attnreid.__main__ import main as library
-from reference_pipelines import commands
-from reference_pipelines.cli import main as pipelines
+from reference_pipelines.commands import running as commands
+from reference_pipelines.commands.cli import main as pipelines
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -15,9 +15,9 @@ from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.data.sampler import SamplerConfig, check_people, identity_batches
 from reference_pipelines.data.transforms import AugmentConfig
+from reference_pipelines.distributed.batch_statistics import set_batch_statistics
 from reference_pipelines.errors import UserError, require
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
-from reference_pipelines.models.batch_statistics import set_batch_statistics
 from reference_pipelines.training.session import Session
 
 

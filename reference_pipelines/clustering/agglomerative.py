@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
-from reference_pipelines.clustering.neighbours import pair_similarities, unit_features
+from reference_pipelines.neighbours.search import pair_similarities, unit_features
 
 _NEAREST = 16  # images looked up at first; most steps need no more
 _BLOCK = 2**24  # similarities held at once

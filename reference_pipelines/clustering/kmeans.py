@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from reference_pipelines.clustering.neighbours import unit_features
+from reference_pipelines.neighbours.search import unit_features
 
 
 def kmeans(features: ArrayLike | Tensor, *, clusters: int, seed: int) -> np.ndarray:

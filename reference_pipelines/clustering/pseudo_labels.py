@@ -12,9 +12,9 @@ from reference_pipelines.clustering.agglomerative import merge
 from reference_pipelines.clustering.dbscan import dbscan
 from reference_pipelines.clustering.jaccard import jaccard_graph
 from reference_pipelines.clustering.kmeans import kmeans
-from reference_pipelines.clustering.neighbours import Search, unit_features
 from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 from reference_pipelines.errors import UserError, require
+from reference_pipelines.neighbours.search import Search, unit_features
 
 _SAME = 1e-6  # apart in no number by more than rounding
 _RADII = tuple(radius / 20 for radius in range(1, 20))

@@ -10,14 +10,14 @@ from typing import Any
 
 from reference_pipelines.config import load_config, to_plain
 from reference_pipelines.data import read
-from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
 from reference_pipelines.experiments.catalogue import Entry, read_catalogue
 from reference_pipelines.experiments.jobs import Job, run_jobs
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.rendering import render_market
 from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import format_table, learning_lines, table_notes, table_rows, tell_apart
-from reference_pipelines.training.run import RESULT, code_digest, file_digest
+from reference_pipelines.runs.folder import RESULT, code_digest, file_digest
 from reference_pipelines.training.session import with_absolute_paths
 
 _MARK = ".attnreid-demo"

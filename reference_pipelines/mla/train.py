@@ -17,11 +17,11 @@ from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.data.sampler import ClusterSamplerConfig, cluster_batches
 from reference_pipelines.data.transforms import AugmentConfig
+from reference_pipelines.distributed.batch_statistics import set_batch_statistics
 from reference_pipelines.errors import require
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
-from reference_pipelines.models.batch_statistics import set_batch_statistics
-from reference_pipelines.training.remarks import of_clusters, of_log
+from reference_pipelines.runs.remarks import of_clusters, of_log
 from reference_pipelines.training.session import Session
 
 _RANDOM_START = (

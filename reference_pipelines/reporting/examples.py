@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from attnreid import record_attention
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import evaluation_transform
+from reference_pipelines.evaluation.evaluator import Evaluator
 from reference_pipelines.retrieval import RetrievalResult, ranked_matches
-from reference_pipelines.training.checkpoint import replace_file, writing
-from reference_pipelines.training.evaluation import Evaluator
-from reference_pipelines.training.run import file_digest
+from reference_pipelines.runs.checkpoint import replace_file, writing
+from reference_pipelines.runs.folder import file_digest
 
 LISTS = 6
 LIST_LENGTH = 10

@@ -34,8 +34,8 @@ from reference_pipelines.reporting.table import (
     table_rows,
     tell_apart,
 )
-from reference_pipelines.training.run import EVALUATIONS, RESULT, write_text
-from reference_pipelines.training.unfinished import read_result
+from reference_pipelines.runs.folder import EVALUATIONS, RESULT, write_text
+from reference_pipelines.runs.result import read_result
 
 PEOPLE = 8
 _PIPELINES = {"apnet": "APNet: supervised", "mla": "MLA: unsupervised"}

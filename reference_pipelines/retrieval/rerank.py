@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
-from reference_pipelines.clustering._compiled import shared_minima
-from reference_pipelines.clustering.neighbours import PROGRESS_ABOVE, find_neighbours, unit_features
-from reference_pipelines.clustering.reciprocal import encode
+from reference_pipelines.neighbours.compiled import shared_minima
+from reference_pipelines.neighbours.reciprocal import encode
+from reference_pipelines.neighbours.search import PROGRESS_ABOVE, find_neighbours, unit_features
 from reference_pipelines.retrieval.distances import Distances
 
 

@@ -1,4 +1,4 @@
-"""Steps of training and one pass of extraction: all that both pipelines do with a network."""
+"""Steps of training: what both pipelines do with a network and their batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -6,18 +6,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from reference_pipelines.config import Amp, DataConfig, OptimizerConfig
-from reference_pipelines.data.dataset import Batch, load_batches
-from reference_pipelines.data.records import ImageList
-from reference_pipelines.data.sampler import Batches, in_order
-from reference_pipelines.data.transforms import evaluation_transform
+from reference_pipelines.config import Amp, OptimizerConfig
+from reference_pipelines.data.dataset import Batch
+from reference_pipelines.data.sampler import Batches
+from reference_pipelines.distributed.batch_statistics import share_running_statistics
+from reference_pipelines.distributed.processes import Processes, share_sizes
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import Embedding
-from reference_pipelines.models.batch_statistics import share_running_statistics
 from reference_pipelines.progress import progress_bar
 from reference_pipelines.training.optimizer import build_optimizer
-from reference_pipelines.training.processes import Processes, share_sizes
-from reference_pipelines.unit_vectors import unit_rows
 
 _HALF = {"none": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -153,55 +150,3 @@ class Trainer:
                 f"train: the features are NaN or Inf after the last step of {title}; "
                 "lower --optimizer.learning_rate or lengthen the warm-up"
             )
-
-
-@torch.no_grad()
-def extract_features(
-    model: Callable[[Tensor], Embedding],
-    images: ImageList,
-    data: DataConfig,
-    *,
-    batch_size: int,
-    flip: bool,
-    device: torch.device,
-    title: str,
-    processes: Processes | None = None,
-) -> Tensor:
-    """Return L2-normalised features (N, D) of the images in order, on the CPU; one of length 0 stays 0.
-
-    Several processes take whole batches each, so that the features are those of one process; only the first has
-    them then, and the others (0, D).
-
-    Args:
-        model: in eval mode.
-        images: what to read.
-        data: size, interpolation and workers.
-        batch_size: images a batch.
-        flip: add the features of the mirrored image before normalising.
-        device: where the model is.
-        title: names the progress bar.
-        processes: who shares the work.
-
-    Raises:
-        UserError: an image does not decode, or the features are not finite.
-    """
-    processes = processes or Processes()
-    transform = evaluation_transform(data.image_size, data.interpolation)
-    batches = list(processes.share(in_order(len(images), batch_size)))
-
-    def extract() -> Tensor:
-        features = []
-        loaded = load_batches(images.paths, transform, batches, workers=data.workers)
-        with progress_bar(loaded, len(batches), title, shown=processes.first) as bar:
-            for batch in bar:
-                pixels = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-                found = model(pixels).features
-                if flip:
-                    found = found + model(pixels.flip(-1)).features
-                features.append(unit_rows(found.float()).cpu())
-        joined = torch.cat(features) if features else torch.zeros(0, 0)
-        if not torch.isfinite(joined).all():
-            raise UserError(f"{title}: the network's features are NaN or Inf; its weights are damaged or have diverged")
-        return joined
-
-    return processes.collect(processes.together(extract))

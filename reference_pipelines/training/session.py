@@ -18,26 +18,27 @@ from reference_pipelines.data.decoding import find_corrupt, without_corrupt
 from reference_pipelines.data.records import PARTS
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.data.transforms import AugmentConfig, train_transform
+from reference_pipelines.distributed.device import describe_hardware, pick_device
+from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
+from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
+from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.models import ModelConfig
 from reference_pipelines.models.weights import load_whole, weights_file
 from reference_pipelines.recipes import nearest_recipe, title_of
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.retrieval import RetrievalResult
-from reference_pipelines.training import remarks
-from reference_pipelines.training.checkpoint import Checkpoint, saved_epochs
-from reference_pipelines.training.device import describe_hardware, pick_device
-from reference_pipelines.training.evaluation import Evaluator, as_numbers
-from reference_pipelines.training.loop import Objective, Trainer, extract_features
-from reference_pipelines.training.processes import Processes
-from reference_pipelines.training.run import Run, code_digest, file_digest, provenance, resume_command
-from reference_pipelines.training.state import (
+from reference_pipelines.runs import remarks
+from reference_pipelines.runs.checkpoint import Checkpoint, saved_epochs
+from reference_pipelines.runs.folder import Run, code_digest, file_digest, provenance, resume_command
+from reference_pipelines.runs.state import (
     generator_state,
     optimizer_state,
     restore_generators,
     restore_optimizer,
     seed_generators,
 )
+from reference_pipelines.training.loop import Objective, Trainer
 
 _LABELS = "labels"  # among a checkpoint's tensors
 _NO_FILE = ("none", "imagenet")  # starting weights that are no file

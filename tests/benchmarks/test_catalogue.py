@@ -139,7 +139,7 @@ def test_models_keep_their_maps_in_range():
 
 def test_the_rendering_row_draws_new_images_each_call_and_counts_them(monkeypatch, clock):
     pytest.importorskip("PIL", reason="the extra 'pipelines' is not installed")
-    from reference_pipelines.data.rendering import market
+    from reference_pipelines.rendering import market
 
     drawn = []
 

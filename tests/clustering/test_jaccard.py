@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_pipelines.clustering import _compiled, dbscan, jaccard_graph, neighbours, reciprocal
+from reference_pipelines.clustering import dbscan, jaccard_graph
+from reference_pipelines.neighbours import compiled, reciprocal, search
 from tests.oracles import clustering as oracle
 
 
@@ -111,10 +112,10 @@ def test_blocks_and_threads_change_nothing(threads, monkeypatch):
     features = features.astype(np.float32)
     expected = jaccard_graph(features, k1=k1, k2=k2, max_distance=0.7)
     for module, name, size in (
-        (neighbours, "SEARCH_BLOCK", 40),
-        (_compiled, "_ROWS_AT_ONCE", 7),
-        (_compiled, "_PAIRS_AT_ONCE", 100),
-        (_compiled, "_COMPETING_ROWS", 3),
+        (search, "SEARCH_BLOCK", 40),
+        (compiled, "_ROWS_AT_ONCE", 7),
+        (compiled, "_PAIRS_AT_ONCE", 100),
+        (compiled, "_COMPETING_ROWS", 3),
     ):
         monkeypatch.setattr(module, name, size)
     before = torch.get_num_threads()
@@ -132,15 +133,15 @@ def test_the_buffers_of_the_kept_pairs_grow():
     # 1,100 points in one clump are near each other: more pairs than a block's buffers hold at first.
     features = np.random.default_rng(1).normal(size=(1, 8)).repeat(1100, axis=0)
     weights = reciprocal._adjacency(np.tile(np.arange(4), (1100, 1)), np.float64) / 4
-    graph = _compiled.shared_minima(weights, weights, max_distance=0.5)
+    graph = compiled.shared_minima(weights, weights, max_distance=0.5)
     assert graph.nnz == len(features) ** 2
     assert (graph.data == 0).all()
 
 
 def test_similarities_that_the_search_knows_are_not_computed_again(monkeypatch):
     features, k1, k2 = CASES["paper's k"]
-    points = neighbours.unit_features(features, "test")
-    found = neighbours.find_neighbours(points, k1)
+    points = search.unit_features(features, "test")
+    found = search.find_neighbours(points, k1)
     known = {(i, int(j)) for i, row in enumerate(found.indices) for j in row}
     asked = []
     compute = reciprocal.pair_similarities

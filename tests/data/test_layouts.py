@@ -10,8 +10,8 @@ import pytest
 from reference_pipelines.data import LAYOUTS, read
 from reference_pipelines.data.layouts import PUBLISHED, find
 from reference_pipelines.data.layouts.three_folders import by_counts
-from reference_pipelines.data.rendering import render_market
 from reference_pipelines.errors import UserError
+from reference_pipelines.rendering import render_market
 from tests.conftest import says
 from tests.data import miniatures
 from tests.data.miniatures import COUNTS, MAKERS

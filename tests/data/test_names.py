@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from reference_pipelines.cli import main
+from reference_pipelines.commands.cli import main
 from reference_pipelines.data import read
 from reference_pipelines.data.layouts.scanning import Finder
 from reference_pipelines.data.names import composed, printable

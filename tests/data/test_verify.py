@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from reference_pipelines.cli import main
+from reference_pipelines.commands.cli import main
 from reference_pipelines.data import read
-from reference_pipelines.data.rendering import RenderSize, render_market
 from reference_pipelines.data.verification import format_verification, verify
 from reference_pipelines.errors import UserError
+from reference_pipelines.rendering import RenderSize, render_market
 from tests.conftest import says
 from tests.data import miniatures
 from tests.data.miniatures import COUNTS, MAKERS

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from reference_pipelines.cli import main
+from reference_pipelines.commands.cli import main
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
-from reference_pipelines.data.rendering import render_market
 from reference_pipelines.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from reference_pipelines.errors import UserError
 from reference_pipelines.experiments import difficulty
@@ -24,6 +23,7 @@ from reference_pipelines.experiments.difficulty import (
     untrained,
 )
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.rendering import render_market
 from tests.conftest import says
 from tests.oracles import difficulty as oracle
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_pipelines.clustering import neighbours
+from reference_pipelines.neighbours import search as neighbours
 from reference_pipelines.retrieval import evaluate
 from reference_pipelines.retrieval.rerank import rerank
 from tests.oracles import reranking as oracle

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from reference_pipelines.cli import main
+from reference_pipelines.commands.cli import main
 from reference_pipelines.mla import train as mla
 
 make_pseudo_labels = mla.make_pseudo_labels

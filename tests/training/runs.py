@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from reference_pipelines.config import load_config
 from reference_pipelines.pipelines import PIPELINES
-from reference_pipelines.training.checkpoint import read_newest
+from reference_pipelines.runs.checkpoint import read_newest
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

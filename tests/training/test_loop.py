@@ -9,11 +9,11 @@ from reference_pipelines.clustering import ClusterMemory, MemoryConfig
 from reference_pipelines.config import OptimizerConfig
 from reference_pipelines.data.dataset import Batch
 from reference_pipelines.data.sampler import Draw
+from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import Embedding
 from reference_pipelines.training.loop import Trainer
-from reference_pipelines.training.processes import Processes
 
 RATE = 0.1
 SCALE = 64.0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reference_pipelines.cli import main
+from reference_pipelines.commands.cli import main
 from reference_pipelines.config import load_config
 from reference_pipelines.data import read
 from reference_pipelines.data.verification import verify
@@ -17,11 +17,11 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.mla import train as mla
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.table import format_results
+from reference_pipelines.runs.checkpoint import place_of
+from reference_pipelines.runs.folder import file_digest
+from reference_pipelines.runs.resume import find_checkpoint
 from reference_pipelines.training import loop, session
-from reference_pipelines.training.checkpoint import place_of
 from reference_pipelines.training.optimizer import rate_factor
-from reference_pipelines.training.resume import find_checkpoint
-from reference_pipelines.training.run import file_digest
 from tests.conftest import says
 from tests.training.runs import arguments, configured, trained
 

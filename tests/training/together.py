@@ -8,12 +8,12 @@ from torch import nn
 
 from reference_pipelines.apnet import train as apnet
 from reference_pipelines.data import read
+from reference_pipelines.distributed.processes import join_processes, share_sizes
 from reference_pipelines.errors import UserError
+from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.mla import train as mla
 from reference_pipelines.models import Embedding
 from reference_pipelines.pipelines import PIPELINES
-from reference_pipelines.training.loop import extract_features
-from reference_pipelines.training.processes import join_processes, share_sizes
 from tests.training.runs import configured
 
 ROWS = 7

@@ -1,0 +1,189 @@
+"""A trained network on any data set, its own or another, without training: what `evaluate` does."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reference_pipelines.config import Device, EvaluationConfig
+from reference_pipelines.data import ReidData, read
+from reference_pipelines.data.decoding import without_corrupt
+from reference_pipelines.distributed.device import describe_hardware, pick_device
+from reference_pipelines.errors import UserError
+from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
+from reference_pipelines.pipelines.opening import TrainedRun, open_run
+from reference_pipelines.reporting.table import chosen_on_the_test_set, name_data
+from reference_pipelines.retrieval import rerank
+from reference_pipelines.runs.folder import EVALUATIONS, file_digest, provenance, write_text
+from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
+
+_ROOM = 1 << 16  # bytes that a result may take
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What may differ from the run's own evaluation.
+
+    Args:
+        data: folder or CSV of the data set to test on; None for the one that the run was trained on, which must still
+            have the same images.
+        layout: name of its layout; found by content when None.
+        flip: add the features of each image and of its mirror; None for what the run's config says.
+        rerank: re-rank by k-reciprocal encoding.
+        single_shot: galleries of one image a person drawn for CUHK03's single-gallery-shot CMC; 0 leaves it out.
+        workers: processes that decode images; None for what the run's config says.
+        batch_size: images a batch; None for what the run's config says.
+        skip_corrupt: leave out images that do not decode, instead of stopping at the first.
+        device: where to compute.
+    """
+
+    data: str | None = None
+    layout: str | None = None
+    flip: bool | None = None
+    rerank: bool = False
+    single_shot: int = 0
+    workers: int | None = None
+    batch_size: int | None = None
+    skip_corrupt: bool = False
+    device: Device = "auto"
+
+
+def evaluate_run(
+    checkpoint: Path,
+    options: EvaluationOptions,
+    out: Path | None = None,
+    *,
+    show: Callable[[dict[str, Any]], None] = lambda numbers: None,
+) -> dict[str, Any]:
+    """Test a trained network and write the result; return what is written.
+
+    Args:
+        checkpoint: a run folder, or a weights file in it.
+        options: the data, and how to test.
+        out: the JSON file; None puts it among the run's evaluations, where `report` finds it.
+        show: is given the result before it is written, so that a full disk does not take it along.
+
+    Raises:
+        UserError: no finished run, no data to test on, or a file that cannot be written.
+    """
+    if options.single_shot < 0:
+        raise UserError(f"evaluate: --single-shot must be at least 0, got {options.single_shot}")
+    device = pick_device(options.device)
+    run = open_run(checkpoint)
+    _check_writable(out, run.folder / EVALUATIONS)
+    loading = _data_config(run, options)
+    testing = _evaluation_config(run, options)
+    data, left_out = _read(run, options, loading.workers)
+    tested = data.describe()
+    trained, _ = name_data([run.result["data"], tested])
+    print(
+        f"{run.result['title']}, trained on {trained}, tested on {data}, fingerprint {tested['fingerprint']}",
+        flush=True,
+    )
+    evaluator = Evaluator(data, loading, testing, device)
+    query, gallery = evaluator.features(run.model.to(device))
+    distances = rerank(query, gallery) if options.rerank else None
+    result = evaluator.score(query, gallery, distances=distances, single_shot=options.single_shot, seed=run.config.seed)
+    numbers = {
+        "pipeline": run.pipeline,
+        "title": run.result["title"],
+        "trained_on": run.result["data"],
+        "tested_on": tested,
+        "flip": evaluator.config.flip,
+        "reranked": options.rerank,
+        "image_size": list(run.config.data.image_size),
+        "chance": evaluator.chance(),
+        "scores": as_numbers(result),
+        "unfinished": run.result.get("unfinished"),
+        "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
+        "hardware": describe_hardware(device),
+        **provenance(),
+    }
+    numbers["remarks"] = _remarks(run, data, left_out, numbers)
+    show(numbers)
+    _write(out or run.folder / EVALUATIONS / _file_name(numbers), numbers)
+    return numbers
+
+
+def _read(run: TrainedRun, options: EvaluationOptions, workers: int) -> tuple[ReidData, int]:
+    """Return the images to test on, and how many were left out because they do not decode.
+
+    Raises:
+        UserError: what lies where the run's own images did are others.
+    """
+    own = run.config.data
+    mine = options.data is None
+    root, layout = (own.root, own.layout) if options.data is None else (options.data, None)
+    data = read(root, options.layout or layout).require("evaluate", "query", "gallery")
+    skip = options.skip_corrupt or (mine and own.skip_corrupt)
+    kept = without_corrupt(data, workers=workers) if skip else data
+    before = run.result["data"].get("fingerprint")
+    if mine and before not in (None, data.fingerprint(), kept.fingerprint()):
+        raise UserError(
+            f"evaluate: the images in {data.root} must be those that the run was trained on (fingerprint {before}), "
+            f"they are others (fingerprint {data.fingerprint()}); name the right folder with --data, or this one to "
+            "test on what it holds"
+        )
+    return kept, sum(len(data.part(part)) - len(kept.part(part)) for part in ("query", "gallery"))
+
+
+def _remarks(run: TrainedRun, data: ReidData, left_out: int, numbers: Mapping[str, Any]) -> list[str]:
+    """Say what makes the scores say less than they seem to."""
+    trained, tested = (numbers[side].get("fingerprint") for side in ("trained_on", "tested_on"))
+    found = [*(of_people(data) if trained == tested else ()), *of_corrupt(left_out)]
+    found += of_scores(numbers["scores"], numbers["chance"])
+    if chosen_on_the_test_set(run.weights.stem, run.result["data"], numbers["tested_on"]):
+        found.append(f"{run.weights.name} was chosen by its mAP on these very images: the scores are too high")
+    if run.result.get("unfinished"):
+        epoch, epochs = (run.result["unfinished"][name] for name in ("epoch", "epochs"))
+        found.append(f"the run is not finished: these are its weights after epoch {epoch} of {epochs}")
+    return found
+
+
+def _data_config(run: TrainedRun, options: EvaluationOptions) -> Any:
+    own = run.config.data
+    return own if options.workers is None else replace(own, workers=options.workers)
+
+
+def _evaluation_config(run: TrainedRun, options: EvaluationOptions) -> EvaluationConfig:
+    own: EvaluationConfig = run.config.evaluation
+    flip = own.flip if options.flip is None else options.flip
+    size = own.batch_size if options.batch_size is None else options.batch_size
+    return replace(own, flip=flip, batch_size=size)
+
+
+def _file_name(numbers: Mapping[str, Any]) -> str:
+    target = numbers["tested_on"]
+    words = [target["name"], target["fingerprint"], numbers["weights"]["name"], "flip" if numbers["flip"] else "plain"]
+    if numbers["reranked"]:
+        words.append("reranked")
+    if "single_shot" in numbers["scores"]:
+        words.append("single_shot")
+    return "-".join(words).replace(" ", "_").replace("/", "_") + ".json"
+
+
+def _check_writable(out: Path | None, evaluations: Path) -> None:
+    """Refuse a file, or the run's folder of evaluations, that could not be written, before anything is computed."""
+    if out is not None and out.is_dir():
+        raise UserError(f"evaluate: --out must be a file, {out} is a folder; name a file in it")
+    folder = evaluations if out is None else out.absolute().parent
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(bytes(_ROOM))
+    except OSError as error:
+        raise _not_written(out or evaluations, error) from None
+
+
+def _write(path: Path, numbers: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(numbers, indent=2) + "\n")
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"evaluate: cannot write {path} ({error.strerror}); name another file with --out")

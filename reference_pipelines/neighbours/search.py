@@ -1,0 +1,252 @@
+"""The nearest neighbours of every point among all points, exact and block by block, or approximate with faiss.
+
+A product of blocks of at most 2,000 rows serves both of them, as similarity is symmetric; of each row only a few more
+candidates than asked for are kept. The candidates' similarities are then computed again, pair by pair in double
+precision, and these alone decide: neighbours are ordered by distance, then by index, whatever the blocks, the
+threads and the rounding of the products. Memory grows with N k.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from reference_pipelines.errors import UserError
+from reference_pipelines.neighbours.compiled import compete, dot_products
+from reference_pipelines.progress import progress_bar
+from reference_pipelines.unit_vectors import unit_rows
+
+Search = Literal["exact", "approximate"]
+
+SEARCH_BLOCK = 2000
+"""Rows of a block of the search."""
+
+APPROXIMATE_ABOVE = 50_000
+"""Approximate search is for more points than that; fewer are searched exactly, which is fast enough."""
+
+PROGRESS_ABOVE = 10_000
+"""Points above which the work is long enough for a progress bar."""
+
+_SPARE = 8  # candidates beyond k: within them the products' rounding may order neighbours wrongly
+_UNSETTLED_ROWS = 250
+_PAIRS_AT_ONCE = 4096
+# Of the inverted lists: 4 sqrt(N) of them, learnt from few points each, one in 64 looked at for a point, 32 at least.
+_LISTS_PER_ROOT, _POINTS_PER_LIST, _LEAST_PROBED, _PROBED_PART = 4, 64, 32, 64
+# The largest relative error of a factor where torch is allowed to shorten float32 products.
+_SHORTENED = {"high": 2.0**-10, "medium": 2.0**-7}
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest of N points, each point itself among the candidates.
+
+    Fields: `indices` (N, k), nearest first, ties in the order of the index; `similarities` (N, k) cosines;
+    `least` (N,) the cosine of the farthest point, where it was asked for.
+    """
+
+    indices: np.ndarray
+    similarities: np.ndarray
+    least: np.ndarray | None = None
+
+
+def unit_features(features: ArrayLike | Tensor, who: str, name: str = "features") -> Tensor:
+    """Return (N, D) features as L2-normalised float32 or float64, on the device where they are.
+
+    Raises:
+        ValueError: features that are not finite (N, D) with N > 0.
+    """
+    points = torch.as_tensor(features).detach()
+    if points.ndim != 2 or not len(points):
+        raise ValueError(f"{who}: {name} must be (N, D) with N > 0, got {tuple(points.shape)}")
+    if not torch.isfinite(points).all():
+        raise ValueError(f"{who}: {name} must be finite, got NaN or Inf; has training diverged?")
+    return unit_rows(points if points.dtype == torch.float64 else points.float())
+
+
+def find_neighbours(points: Tensor, k: int, *, search: Search = "exact", least: bool = False) -> Neighbours:
+    """Return the min(k, N) nearest of every row of (N, D) unit `points` by cosine, the row itself among them.
+
+    Args:
+        points: unit vectors, on the device that is to search.
+        k: neighbours a point.
+        search: "exact", or "approximate" (faiss, inverted lists) where there are more than `APPROXIMATE_ABOVE`
+            points: some neighbours may be missed, none is ranked wrongly.
+        least: whether the farthest point is wanted too; an exact search finds it on the way.
+
+    Raises:
+        UserError: approximate search without faiss.
+    """
+    k = min(k, len(points))
+    width = min(k + _SPARE, len(points))
+    everyone = np.arange(len(points), dtype=np.int32)
+    doubtful, farthest = np.zeros(len(points), dtype=bool), None
+    if search == "approximate" and len(points) > APPROXIMATE_ABOVE:
+        candidates = _approximate_candidates(points, width)
+    else:
+        candidates, doubtful, farthest = _exact_candidates(points, k, width, least)
+    similarities = pair_similarities(points, np.repeat(everyone, width), candidates.ravel()).reshape(candidates.shape)
+    similarities[candidates < 0] = -np.inf
+    order = np.lexsort((candidates, -similarities))[:, :k]
+    indices, similarities = (np.take_along_axis(each, order, axis=1) for each in (candidates, similarities))
+    unsettled = (doubtful | (similarities[:, -1] == -np.inf)).nonzero()[0].astype(np.int32)
+    for rows, *nearest in _settle(points, unsettled, k):
+        indices[rows], similarities[rows] = nearest
+    farthest_similarities = None if farthest is None else pair_similarities(points, everyone, farthest)
+    return Neighbours(indices, similarities, farthest_similarities)
+
+
+def pair_similarities(points: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the (P,) cosines of the pairs of unit vectors `rows` and `columns`, each (P,), in double precision."""
+    if points.device.type == "cpu":
+        return dot_products(points.numpy(), rows, columns)
+    return _pair_similarities_on_device(points, rows, columns)
+
+
+def _pair_similarities_on_device(points: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    count = len(rows)
+    # All blocks are of one size, as the order in which a device sums up depends on it.
+    rows, columns = (np.pad(each, (0, -count % _PAIRS_AT_ONCE)) for each in (rows, columns))
+    similarities = np.empty(len(rows))
+    for start in range(0, len(rows), _PAIRS_AT_ONCE):
+        block = slice(start, start + _PAIRS_AT_ONCE)
+        first, second = (points[torch.as_tensor(each[block], device=points.device)] for each in (rows, columns))
+        similarities[block] = (first.double() * second.double()).sum(dim=1).cpu().numpy()
+    return similarities[:count]
+
+
+class _Best:
+    """The largest similarities of each row so far, (N, width) values in falling order, and their columns."""
+
+    def __init__(self, points: Tensor, width: int) -> None:
+        shape = (len(points), width)
+        self.values = torch.full(shape, -torch.inf, dtype=points.dtype, device=points.device)
+        self.columns = torch.zeros(shape, dtype=torch.int32, device=points.device)
+
+    def add(self, rows: slice, similarity: Tensor, first_column: int) -> None:
+        """Let the columns of a (rows, columns) block compete."""
+        values, columns = self.values[rows], self.columns[rows]
+        if values.device.type == "cpu":
+            compete(values.numpy(), columns.numpy(), similarity.numpy(), first_column)
+        else:
+            _compete_on_device(values, columns, similarity, first_column)
+
+
+def _compete_on_device(values: Tensor, columns: Tensor, similarity: Tensor, first_column: int) -> None:
+    """Do what `compete` does, on any device."""
+    width = values.shape[1]
+    new = similarity.topk(min(width, similarity.shape[1]), dim=1)
+    together = torch.cat([values, new.values], dim=1)
+    both = torch.cat([columns, new.indices.int() + first_column], dim=1)
+    best = together.topk(width, dim=1)
+    values.copy_(best.values)
+    columns.copy_(both.gather(1, best.indices))
+
+
+def _exact_candidates(
+    points: Tensor, k: int, width: int, least: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return (N, width) candidates, the rows where others could belong to the first k, and, if asked, the farthest."""
+    best = _Best(points, width)
+    farthest = _Best(points, 1) if least else None
+    blocks = list(_blocks(len(points)))
+    pairs = [(a, b) for number, a in enumerate(blocks) for b in blocks[number:]]
+    shown = len(points) > PROGRESS_ABOVE
+    for a, b in progress_bar(pairs, len(pairs), "neighbour search", unit="block", shown=shown):
+        similarity = points[a] @ points[b].T
+        sides = [(a, similarity, b)] if a == b else [(a, similarity, b), (b, similarity.T.contiguous(), a)]
+        for rows, block, columns in sides:
+            best.add(rows, block, columns.start)
+            if farthest is not None:
+                farthest.add(rows, -block, columns.start)
+    doubtful = torch.zeros(len(points), dtype=torch.bool)
+    if width < len(points):
+        gaps = best.values[:, k - 1] - best.values[:, -1]
+        doubtful = (gaps <= 2 * _product_error(points.shape[1], points.dtype)).cpu()
+    candidates = best.columns.cpu().numpy()
+    return candidates, doubtful.numpy(), None if farthest is None else farthest.columns[:, 0].cpu().numpy()
+
+
+def _settle(points: Tensor, rows: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield, some of the (R,) `rows` at a time, their k nearest among all points and the similarities of those.
+
+    The products are in double precision, so that only what is tied, or nearly, is left to the pair by pair ones.
+    """
+    if not len(rows):
+        return
+    columns = _without_later_duplicates(points, k)
+    starts = range(0, len(rows), _UNSETTLED_ROWS)
+    for start in progress_bar(starts, len(starts), "near ties", unit="block", shown=len(points) > PROGRESS_ABOVE):
+        some = rows[start : start + _UNSETTLED_ROWS]
+        yield some, *_nearest_columns(points, some, columns, k)
+
+
+def _nearest_columns(points: Tensor, rows: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest of the (b,) `rows` among the points `columns`, and their similarities."""
+    best, best_columns = np.full((len(rows), k), -np.inf), np.zeros((len(rows), k), dtype=np.int32)
+    error = 2 * _product_error(points.shape[1], torch.float64)
+    chosen = points[torch.as_tensor(rows, device=points.device)].double()
+    for block in _blocks(len(columns)):
+        others = columns[block]
+        similarity = chosen @ points[torch.as_tensor(others, device=points.device)].double().T
+        # No nearer than the last of the best so far, or than k others of this block: not among the nearest.
+        low = torch.as_tensor(best[:, -1], device=points.device)
+        if len(others) >= k:
+            low = low.maximum(similarity.topk(k, dim=1).values[:, -1])
+        near, places = (each.cpu().numpy() for each in (similarity >= low[:, None] - error).nonzero(as_tuple=True))
+        new = others[places]
+        values = pair_similarities(points, rows[near], new)
+        near = np.concatenate([np.repeat(np.arange(len(rows)), k), near])
+        new, values = np.concatenate([best_columns.ravel(), new]), np.concatenate([best.ravel(), values])
+        order = np.lexsort((new, -values, near))
+        first = order[np.arange(len(near)) - np.searchsorted(near[order], near[order]) < k]
+        best, best_columns = values[first].reshape(-1, k), new[first].reshape(-1, k)
+    return best_columns, best
+
+
+def _without_later_duplicates(points: Tensor, k: int) -> np.ndarray:
+    """Return the points that can be among anyone's k nearest, which one with k duplicates before it cannot."""
+    key = np.array([hash(row.tobytes()) for block in _blocks(len(points)) for row in points[block].cpu().numpy()])
+    order = np.argsort(key, kind="stable")
+    before = np.arange(len(key)) - np.searchsorted(key[order], key[order])
+    return np.sort(order[before < k]).astype(np.int32)
+
+
+def _approximate_candidates(points: Tensor, width: int) -> np.ndarray:
+    """Return (N, width) candidates from inverted lists, -1 where the lists looked at hold too few."""
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        raise UserError(
+            "clustering: approximate search needs faiss, which is not installed; "
+            "pip install 'attnreid[faiss]' or search exactly"
+        ) from None
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    vectors = points.float().cpu().numpy()
+    count, dim = vectors.shape
+    lists = _LISTS_PER_ROOT * int(count**0.5)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = _POINTS_PER_LIST
+    index.train(vectors)
+    index.add(vectors)
+    index.nprobe = max(_LEAST_PROBED, lists // _PROBED_PART)
+    candidates = np.empty((count, width), dtype=np.int32)
+    blocks = list(_blocks(count))
+    for block in progress_bar(blocks, len(blocks), "approximate search", unit="block"):
+        candidates[block] = index.search(vectors[block], width)[1]
+    return candidates
+
+
+def _product_error(dim: int, dtype: torch.dtype) -> float:
+    """Return how far a product of two unit vectors may be from the true one, at most."""
+    error = (dim + 2) * torch.finfo(dtype).eps / 2
+    if dtype == torch.float32:
+        error += _SHORTENED.get(torch.get_float32_matmul_precision(), 0.0)
+    return error
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + SEARCH_BLOCK, count)) for start in range(0, count, SEARCH_BLOCK))

@@ -1,0 +1,286 @@
+"""A run folder: config.yaml, log.jsonl, checkpoints, the weights (last and best), examples, and result.json, last."""
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
+import attnreid
+from reference_pipelines.config import to_plain
+from reference_pipelines.errors import UserError
+from reference_pipelines.runs.checkpoint import (
+    MODEL,
+    Checkpoint,
+    clear,
+    clear_after,
+    place_of,
+    replace_by_link,
+    replace_file,
+    saved_epochs,
+    write_checkpoint,
+    writing,
+)
+
+CONFIG = "config.yaml"
+LOG = "log.jsonl"
+RESULT = "result.json"
+EVALUATIONS = "evaluations"
+WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"
+LABELS = "pseudo_labels"
+
+
+class Run:
+    """Where one training writes.
+
+    Args:
+        folder: the run folder.
+        config: a config dataclass.
+    """
+
+    def __init__(self, folder: Path, config: Any) -> None:
+        self.folder = folder
+        self.config = to_plain(config)
+        self.entries: list[dict[str, Any]] = []
+        self._started = time.perf_counter()
+        self._seconds_before = 0.0
+        self._opened_new = False
+        self._lock: int | None = None
+
+    def open_new(self) -> None:
+        """Create the folder, and lock it.
+
+        Raises:
+            UserError: it holds something already, cannot be written, or another process trains in it.
+        """
+        folder = self.folder
+        occupied = f"run: {folder} exists and is not empty; "
+        if folder.exists() and not folder.is_dir():
+            raise UserError(occupied + _what_to_do_with(folder))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if any(folder.iterdir()):
+                raise UserError(occupied + _what_to_do_with(folder))
+            self._opened_new = True
+            self._write_config()
+        except OSError as error:
+            raise UserError(f"run: cannot write in {folder} ({error.strerror}); choose another --out") from None
+
+    def open_again(self, checkpoint: Checkpoint) -> None:
+        """Lock the folder and go on after a checkpoint in it, with the log that it holds.
+
+        Raises:
+            UserError: the folder cannot be written, or another process trains in it.
+        """
+        epoch, state = checkpoint.epoch, checkpoint.state
+        self.entries = [dict(entry) for entry in state["log"]]
+        self._seconds_before = state["seconds"]
+        with writing(self.folder):
+            self._take_lock()
+            clear_after(self.folder, epoch)
+            (self.folder / RESULT).unlink(missing_ok=True)
+            for path in (self.folder / LABELS).glob("epoch-*"):
+                if path.name > _labels_name(epoch):
+                    path.unlink()
+            self._write_config()
+            self._write_log_and_weights(epoch, best=state["best"].get("epoch") == epoch)
+
+    def _take_lock(self) -> None:
+        """Keep every other process from training in the folder, where the platform and the file system can."""
+        if fcntl is None:
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(f"run: another process is training in {self.folder}; wait for its end or stop it") from None
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return
+        self._lock = descriptor
+        os.register_at_fork(after_in_child=self.unlock)  # a worker that outlives this process would keep it locked
+
+    def unlock(self) -> None:
+        """Let other processes train in the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _write_config(self) -> None:
+        write_text(self.folder / CONFIG, yaml.safe_dump(self.config, sort_keys=False))
+
+    def seconds(self) -> float:
+        """Return the seconds that the run has taken, those before an interruption included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def end_epoch(self, entry: Mapping[str, Any], checkpoint: Checkpoint, *, best: bool) -> None:
+        """Save an epoch and show its line of the log; the checkpoint is given the log so far.
+
+        Args:
+            entry: the line.
+            checkpoint: what the next epoch depends on.
+            best: whether these are the best weights so far.
+        """
+        entry = {**entry, "seconds": round(self.seconds(), 2)}
+        self.entries.append(entry)
+        self._save(checkpoint, best=best)
+        print("  ".join(f"{name} {_short(value)}" for name, value in entry.items() if value is not None), flush=True)
+
+    def complete_epoch(self, scores: Mapping[str, Any], checkpoint: Checkpoint, *, best: bool) -> None:
+        """Add scores to the last epoch, which was not meant to be the last and so was not evaluated.
+
+        Args:
+            scores: for its line of the log.
+            checkpoint: replaces the epoch's.
+            best: whether these are the best weights so far.
+        """
+        self.entries[-1] |= scores
+        self._save(checkpoint, best=best)
+
+    def _save(self, checkpoint: Checkpoint, *, best: bool) -> None:
+        checkpoint.state["log"] = self.entries
+        write_checkpoint(self.folder, checkpoint)
+        with writing(self.folder):
+            self._write_log_and_weights(checkpoint.epoch, best=best)
+
+    def _write_log_and_weights(self, epoch: int, *, best: bool) -> None:
+        weights = place_of(self.folder, epoch) / MODEL
+        for name in (WEIGHTS, BEST) if best else (WEIGHTS,):
+            replace_by_link(self.folder / name, weights)
+        write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+
+    def save_labels(self, epoch: int, labels: np.ndarray) -> None:
+        """Write the pseudo-labels (N,) of the training images that an epoch is trained on, for others to read."""
+        folder = self.folder / LABELS
+        content = io.BytesIO()
+        np.save(content, labels.astype(np.int32), allow_pickle=False)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            replace_file(folder / _labels_name(epoch), content.getvalue())
+
+    def discard(self, *, untrained: bool) -> bool:
+        """Remove what a new run that stopped early has written, and return whether the folder is gone.
+
+        Args:
+            untrained: also if it has saved how it began, before its first epoch; a run with more is never removed.
+        """
+        saved = saved_epochs(self.folder)
+        if not self._opened_new or any(saved) or (saved and not untrained):
+            return False
+        with contextlib.suppress(OSError):
+            clear(self.folder)
+            for path in (*self.folder.glob("*.partial"), *(self.folder / LABELS).glob("*")):
+                path.unlink()
+            for name in (CONFIG, LOG, WEIGHTS, BEST):
+                (self.folder / name).unlink(missing_ok=True)
+            for folder in (self.folder / LABELS, self.folder):
+                if folder.exists():
+                    folder.rmdir()
+        return not self.folder.exists()
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the result with what it was measured by, and return it."""
+        complete = {**result, "seconds": round(self.seconds(), 1), **provenance(), "config": self.config}
+        with writing(self.folder / RESULT):
+            write_text(self.folder / RESULT, json.dumps(complete, indent=2))
+        return complete
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a run, with as many processes as there are on this machine."""
+    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = "python" if together == "1" else f"torchrun --nproc_per_node={together}"
+    return f"{launcher} -m reference_pipelines resume {shlex.quote(str(folder))}"
+
+
+def how_to_go_on(folder: Path) -> str:
+    """Return what to do about a run that is stopped now; ends the sentence that says why."""
+    if saved_epochs(folder):
+        return f"go on with: {resume_command(folder)}"
+    if (folder / CONFIG).is_file():
+        return f"nothing was saved yet: start again, with {folder} removed or into another folder"
+    return "nothing was saved yet: start again"
+
+
+def _what_to_do_with(folder: Path) -> str:
+    if (folder / RESULT).is_file():
+        return "it holds a finished run: name a new folder with --out or remove it"
+    if folder.is_dir() and saved_epochs(folder):
+        done = saved_epochs(folder)[-1]
+        return (
+            f"it holds an unfinished run, saved after epoch {done}: go on with `{resume_command(folder)}`, or name a "
+            "new folder with --out"
+        )
+    return "name a new folder with --out or remove it"
+
+
+def _labels_name(epoch: int) -> str:
+    return f"epoch-{epoch:04d}.npy"
+
+
+def provenance() -> dict[str, Any]:
+    """Return the versions, the commit and the command behind a number."""
+    return {
+        "command": shlex.join(["python", "-m", "reference_pipelines", *sys.argv[1:]]),
+        "commit": _commit(),
+        "code": code_digest(),
+        "versions": {"attnreid": attnreid.__version__, "torch": torch.__version__},
+    }
+
+
+def file_digest(path: Path) -> str | None:
+    """Return a digest of a file's content, or None where there is no such file."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return a digest of torch's version and of the sources of both packages."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for package in (Path(attnreid.__file__).parent, Path(__file__).parents[1]):
+        for source in sorted(package.rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds all of it or the one before."""
+    replace_file(path, text.encode())
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,100 @@
+"""Going on with a run: its newest whole checkpoint, and the config that it may go on with."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reference_pipelines.config import to_plain
+from reference_pipelines.errors import UserError
+from reference_pipelines.recipes import defaults_of, flat
+from reference_pipelines.runs.checkpoint import Checkpoint, read_newest
+from reference_pipelines.runs.folder import RESULT, code_digest, provenance
+
+# What may differ from the run's config: none of it changes what an epoch computes. (The images themselves must be the
+# same wherever they lie now, which their fingerprint tells; a rate depends on the epoch's number and not on how many
+# there are.)
+FREE_KEYS = ("title", "device", "data.root", "data.workers", "optimizer.epochs", "evaluation.every")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How a run goes on.
+
+    Args:
+        checkpoint: where.
+        notes: what the user should know, a line each.
+    """
+
+    checkpoint: Checkpoint
+    notes: list[str]
+
+
+def find_checkpoint(folder: Path, processes: int = 1) -> Resumption:
+    """Return the newest whole checkpoint of a run folder.
+
+    Args:
+        folder: the run folder.
+        processes: how many are to go on with it.
+
+    Raises:
+        UserError: there is none, or none is whole.
+    """
+    checkpoint, wrong = read_newest(folder)
+    notes = [f"warning: {sentence}; going on from epoch {checkpoint.epoch}" for sentence in wrong]
+    state, versions = checkpoint.state, provenance()["versions"]
+    if state["versions"] != versions:
+        was, now = (", ".join(map(" ".join, each.items())) for each in (state["versions"], versions))
+        notes.append(f"warning: the run was made with {was}, this is {now}; the results may differ")
+    elif state["code"] != code_digest():
+        notes.append("warning: the code is not what the run was made with; the results may differ")
+    if state["processes"] != processes:
+        notes.append(
+            f"warning: the run was made with another number of processes ({state['processes']}) than it goes on with "
+            f"({processes}); the results may differ by rounding"
+        )
+    return Resumption(checkpoint, notes)
+
+
+def finished(folder: Path, epochs: int) -> bool:
+    """Return whether the run in a folder has a result of so many epochs."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return bool(result["config"]["optimizer"]["epochs"] == epochs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def changed_keys(folder: Path, checkpoint: Checkpoint, config: Any) -> dict[str, list[Any]]:
+    """Return the keys that differ from the checkpoint's config, all of which may, with the old value and the new.
+
+    Args:
+        folder: the run folder.
+        checkpoint: holds the config that the run was trained with.
+        config: the one to go on with.
+
+    Raises:
+        UserError: a key differs that changes results, or more epochs are done than asked for.
+    """
+    now = flat(to_plain(config))
+    # A key that the run's code did not have yet is a change of the user's only where it is not the default.
+    before = {**flat(defaults_of(type(config))), **flat(checkpoint.state["config"])}
+    changed = {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
+    refused = {key: values for key, values in changed.items() if key not in FREE_KEYS}
+    if refused:
+        shown = ", ".join(f"{key}: {_said(old)} -> {_said(new)}" for key, (old, new) in refused.items())
+        raise UserError(
+            f"resume: {folder} must go on with its own config, this one differs in {shown}; leave that as it was, "
+            f"or train into another folder (what may differ: {', '.join(FREE_KEYS)})"
+        )
+    epochs = config.optimizer.epochs
+    if epochs < checkpoint.epoch:
+        raise UserError(
+            f"resume: optimizer.epochs must be at least the {checkpoint.epoch} epochs that {folder} has done, "
+            f"got {epochs}; raise --optimizer.epochs"
+        )
+    return changed
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
