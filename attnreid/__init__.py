@@ -1,40 +1,40 @@
-"""Attention layers for person re-identification that drop into any pretrained backbone and come out again."""
+"""Attention layers for person re-identification that drop into any pretrained backbone and come out again.
 
-from attnreid.attention_maps import record_attention
-from attnreid.backbones import (
-    Attachment,
-    Site,
-    attach,
-    attach_apnet,
-    attach_mla,
-    attach_se,
-    attachments,
-    find_sites,
-    set_last_stride,
-)
-from attnreid.checkpoints import (
-    Difference,
-    ReleasedCheckpoint,
-    Weights,
-    attach_released,
-    load_checkpoint,
-    read_released,
-    read_weights,
-    save_checkpoint,
-)
-from attnreid.inference import fold
-from attnreid.layers import (
-    DomainLevelAttention,
-    HeadLevelAttention,
-    MultiLevelAttention,
-    PixelLevelAttention,
-    RelationAwareChannelAttention,
-    RelationAwareSpatialAttention,
-    SplitAttention,
-    SqueezeExcitation,
-)
-from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
-from attnreid.registry import create_attention, list_attention, register_attention
+The names are imported when they are asked for, so that the commands can answer before torch is there.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnreid.attention_maps import record_attention
+    from attnreid.backbones.attach import Attachment, attach, attachments
+    from attnreid.backbones.presets import attach_apnet, attach_mla, attach_se
+    from attnreid.backbones.sites import Site, find_sites
+    from attnreid.backbones.strides import set_last_stride
+    from attnreid.checkpoints import (
+        Difference,
+        ReleasedCheckpoint,
+        Weights,
+        attach_released,
+        load_checkpoint,
+        read_released,
+        read_weights,
+        save_checkpoint,
+    )
+    from attnreid.inference import fold
+    from attnreid.layers import (
+        DomainLevelAttention,
+        HeadLevelAttention,
+        MultiLevelAttention,
+        PixelLevelAttention,
+        RelationAwareChannelAttention,
+        RelationAwareSpatialAttention,
+        SplitAttention,
+        SqueezeExcitation,
+    )
+    from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
+    from attnreid.registry import create_attention, list_attention, register_attention
 
 __version__ = "0.1.0"
 
@@ -73,3 +73,55 @@ __all__ = [
     "save_checkpoint",
     "set_last_stride",
 ]
+
+# Where each is defined.
+_HOME_OF = {
+    "record_attention": "attnreid.attention_maps",
+    "Attachment": "attnreid.backbones",
+    "Site": "attnreid.backbones",
+    "attach": "attnreid.backbones",
+    "attach_apnet": "attnreid.backbones",
+    "attach_mla": "attnreid.backbones",
+    "attach_se": "attnreid.backbones",
+    "attachments": "attnreid.backbones",
+    "find_sites": "attnreid.backbones",
+    "set_last_stride": "attnreid.backbones",
+    "Difference": "attnreid.checkpoints",
+    "ReleasedCheckpoint": "attnreid.checkpoints",
+    "Weights": "attnreid.checkpoints",
+    "attach_released": "attnreid.checkpoints",
+    "load_checkpoint": "attnreid.checkpoints",
+    "read_released": "attnreid.checkpoints",
+    "read_weights": "attnreid.checkpoints",
+    "save_checkpoint": "attnreid.checkpoints",
+    "fold": "attnreid.inference",
+    "DomainLevelAttention": "attnreid.layers",
+    "HeadLevelAttention": "attnreid.layers",
+    "MultiLevelAttention": "attnreid.layers",
+    "PixelLevelAttention": "attnreid.layers",
+    "RelationAwareChannelAttention": "attnreid.layers",
+    "RelationAwareSpatialAttention": "attnreid.layers",
+    "SplitAttention": "attnreid.layers",
+    "SqueezeExcitation": "attnreid.layers",
+    "AttentionPyramid": "attnreid.pyramid",
+    "LevelPlan": "attnreid.pyramid",
+    "plan_pyramid": "attnreid.pyramid",
+    "create_attention": "attnreid.registry",
+    "list_attention": "attnreid.registry",
+    "register_attention": "attnreid.registry",
+}
+_ROOMS = ("backbones", "checkpoints", "layers")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+        globals()[name] = value  # the next look finds it here
+        return value
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -26,7 +26,7 @@ from attnreid._command_line import Refused
 from attnreid.backbones import Attachment, Site, attach_apnet, attach_mla, attach_se, find_sites, set_last_stride
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones.sites import InputSize
-from attnreid.registry import closest
+from attnreid.text import closest, format_table
 
 _SCRIPT = "attnreid"
 _DEPTH = 2
@@ -324,7 +324,7 @@ def _sites_table(sites: Sequence[Site]) -> list[str]:
         channels = "" if site.channels is None else str(site.channels)
         size = "" if site.size is None else f"{site.size[0]} x {site.size[1]}"
         rows.append((site.name, site.kind, channels, size, given.as_typed(site.refusal or "")))
-    lines = _table(rows, "<<>><")
+    lines = format_table(rows, "<<>><")
     if not sys.stdout.isatty():
         return [*lines, ""]  # one line for each site, for grep and the like
     width = shutil.get_terminal_size().columns
@@ -352,7 +352,7 @@ def _cost(chosen: argparse.Namespace) -> str:
         ("with", *map(_number, after)),
         ("change", *map(_percent, before, after)),
     ]
-    return "\n".join([_title(target, size), "", table, "", *notes, *_table(rows, "<>>"), "", _COUNTED])
+    return "\n".join([_title(target, size), "", table, "", *notes, *format_table(rows, "<>>"), "", _COUNTED])
 
 
 def _preset_options(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -392,14 +392,6 @@ def _library() -> Iterator[None]:
 
 def _title(target: str, size: InputSize) -> str:
     return f"{target}, input {' x '.join(map(str, given.with_channels(size)))}"
-
-
-def _table(rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def _number(cost: int | None) -> str:

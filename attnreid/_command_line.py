@@ -4,7 +4,6 @@ Whatever is wrong with it is `Refused` in one sentence.
 """
 
 import ast
-import difflib
 import importlib
 import io
 import pkgutil
@@ -21,6 +20,7 @@ from torch import nn
 
 from attnreid.backbones._costs import count_multiply_adds
 from attnreid.backbones.sites import InputSize
+from attnreid.text import nearest
 
 # What the library says in Python's words, and what is typed instead.
 _TYPED = (
@@ -249,7 +249,7 @@ def _kind(found: Any) -> str:
 
 
 def _hint(name: str, names: Sequence[str], prefix: str = "") -> str:
-    near = [repr(prefix + each) for each in difflib.get_close_matches(name, names, n=3, cutoff=0.7)]
+    near = [repr(prefix + each) for each in nearest(name, names, cutoff=0.7)]
     return f": did you mean {' or '.join(near)}?" if near else ""
 
 

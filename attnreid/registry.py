@@ -5,16 +5,24 @@ with the defaults.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from torch import nn
+
+from attnreid.text import closest
 
 AttentionBuilder = Callable[..., nn.Module]
 Builder = TypeVar("Builder", bound=AttentionBuilder)
 
 _builders: dict[str, AttentionBuilder] = {}
+
+
+def _registered() -> dict[str, AttentionBuilder]:
+    """Return what is registered, the library's own layers among it, which register themselves when imported."""
+    import_module("attnreid.layers")
+    return _builders
 
 
 def register_attention(name: str, *, replace: bool = False) -> Callable[[Builder], Builder]:
@@ -51,7 +59,7 @@ def register_attention(name: str, *, replace: bool = False) -> Callable[[Builder
             raise TypeError(
                 f"register_attention: {name!r} must be given a class or function, got {builder!r}: decorate one"
             )
-        if name in _builders and not replace:
+        if name in _registered() and not replace:
             raise ValueError(
                 f"register_attention: a name must be new, got {name!r}, which is taken: choose another, or write "
                 f"register_attention({name!r}, replace=True) to take it over"
@@ -69,12 +77,12 @@ def list_attention() -> list[str]:
         >>> "se" in list_attention()
         True
     """
-    return sorted(_builders)
+    return sorted(_registered())
 
 
 def find_attention(name: str) -> AttentionBuilder:
     """Return what is registered under `name`; a ValueError names the closest ones if nothing is."""
-    if name not in _builders:
+    if name not in _registered():
         raise ValueError(
             f"attention: the name must be a registered one, got {name!r}: {closest(name, list_attention())}"
         )
@@ -110,13 +118,6 @@ def option_names(builder: AttentionBuilder) -> dict[str, inspect.Parameter]:
         return {}
     positional_only = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
     return {name: parameter for name, parameter in parameters.items() if parameter.kind not in positional_only}
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """Say which of the known names are meant, as the last part of an error."""
-    known = list(known)
-    near = get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(known) or 'none'}"
 
 
 def _check_options(name: str, builder: AttentionBuilder, options: dict[str, Any]) -> None:

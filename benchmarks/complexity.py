@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from attnreid import attach_apnet
-from attnreid._counting import count_multiply_adds
+from attnreid.counting import count_multiply_adds
 from benchmarks.cases import Problem
 from benchmarks.models import make_resnet
 from benchmarks.work import inference

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from attnreid._counting import count_multiply_adds
+from attnreid.counting import count_multiply_adds
 from benchmarks.agreement import find_disagreement
 from benchmarks.cases import Job, Peer, Skipped, Target, Variant, Work
 from benchmarks.memory import measure_peak, measure_resident

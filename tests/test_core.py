@@ -1,6 +1,7 @@
 """What the library promises with torch, numpy and einops alone: this file, too, imports nothing else but pytest."""
 
 import copy
+import importlib
 import io
 import itertools
 import pickle
@@ -121,3 +122,16 @@ def test_a_missing_package_is_named_with_its_extra(network, tmp_path, monkeypatc
     with pytest.raises(ImportError, match=r"save_checkpoint: .*safetensors.*attnreid\[checkpoints\]"):
         attnreid.save_checkpoint(network, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_each_public_name_has_one_home_and_comes_without_the_others():
+    assert sorted(attnreid._HOME_OF) == sorted(attnreid.__all__)
+    for name, home in attnreid._HOME_OF.items():
+        assert getattr(sys.modules.get(home) or importlib.import_module(home), name) is getattr(attnreid, name)
+    with pytest.raises(AttributeError, match="no attribute 'AttentionPyramids'"):
+        _ = attnreid.AttentionPyramids
+
+
+def test_the_package_alone_imports_no_torch():
+    source = "import sys, attnreid; assert 'torch' not in sys.modules; attnreid.fold; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", source], check=True)

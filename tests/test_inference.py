@@ -24,7 +24,7 @@ from attnreid import (
     fold,
     set_last_stride,
 )
-from attnreid._counting import count_multiply_adds
+from attnreid.counting import count_multiply_adds
 from tests.layers import support
 from tests.oracles.domain import domain
 from tests.oracles.relation_aware import relation_aware_channel, relation_aware_spatial

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from attnreid import _counting
+from attnreid import counting
 from attnreid.backbones._measuring import stand_in
 
 
@@ -26,7 +26,7 @@ def count_multiply_adds(module: nn.Module, *shape: int) -> int | None:
             like = next((tensor for tensor in double.parameters() if tensor.is_floating_point()), torch.empty(0))
             x = torch.zeros((1, *shape), dtype=like.dtype, device="meta" if meta else like.device)
             with torch.no_grad():
-                return _counting.count_multiply_adds(partial(double, x))
+                return counting.count_multiply_adds(partial(double, x))
         except Exception:
             continue  # some modules run only off the meta device
     return None

@@ -28,7 +28,8 @@ from attnreid.backbones._surgery import (
     without_attention,
 )
 from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, look, select
-from attnreid.registry import closest, find_attention, option_names
+from attnreid.registry import find_attention, option_names
+from attnreid.text import closest
 
 Where = Literal["after", "instead"]
 

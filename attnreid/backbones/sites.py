@@ -1,6 +1,5 @@
 """Where attention can stand in a model, and where not and why; looking changes nothing."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ from attnreid.backbones._measuring import Seen, Watch, stand_in, watch
 from attnreid.backbones._site import Site as Site  # part of this module's interface
 from attnreid.backbones._surgery import CHILD, mark_of
 from attnreid.backbones._wrapping import check_plain
+from attnreid.text import nearest
 
 Layout = Literal["NCHW"]
 InputSize = tuple[int, int] | tuple[int, int, int]
@@ -156,7 +156,7 @@ def _unknown(pattern: str, model: nn.Module, names: list[str]) -> str:
             f"the pattern {pattern!r} must match a module of {type(model).__name__} and matches none; "
             f"it has {example}, …"
         )
-    close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+    close = nearest(pattern, names, cutoff=0.4)
     hint = f"did you mean {' or '.join(repr(name) for name in close)}" if close else "find_sites(model, ...) lists them"
     return f"{pattern!r} must be a module of {type(model).__name__} and is not; {hint}?"
 

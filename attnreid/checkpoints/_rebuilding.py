@@ -8,7 +8,8 @@ from torch import nn
 
 from attnreid.backbones import Attachment, attach, attach_apnet, attach_mla, attach_se
 from attnreid.pyramid import AttentionPyramid
-from attnreid.registry import closest, find_attention, option_names
+from attnreid.registry import find_attention, option_names
+from attnreid.text import closest
 
 _CALLS: dict[str, Callable[..., Attachment]] = {
     "attach": attach,

@@ -16,7 +16,8 @@ from attnreid.layers._checks import check_count, check_map, check_size, describe
 from attnreid.layers.domain import DomainLevelAttention
 from attnreid.layers.head import HeadLevelAttention
 from attnreid.layers.pixel import PixelLevelAttention
-from attnreid.registry import closest, register_attention
+from attnreid.registry import register_attention
+from attnreid.text import closest
 
 Level = Literal["pixel", "head", "domain"]
 LEVELS: tuple[Level, ...] = ("pixel", "head", "domain")

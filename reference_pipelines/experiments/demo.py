@@ -16,8 +16,9 @@ from reference_pipelines.experiments.jobs import Job, run_jobs
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.rendering import render_market
 from reference_pipelines.reporting.report import write_report
-from reference_pipelines.reporting.table import format_table, learning_lines, table_notes, table_rows, tell_apart
+from reference_pipelines.reporting.table import HEADINGS, learning_lines, table_notes, table_rows, tell_apart
 from reference_pipelines.runs.folder import RESULT, code_digest, file_digest
+from reference_pipelines.text_table import format_table
 from reference_pipelines.training.session import with_absolute_paths
 
 _MARK = ".attnreid-demo"
@@ -51,7 +52,7 @@ def run_demo(out: Path, catalogue: Path = CATALOGUE) -> Path:
     report = write_report(folders, out / "report.html", title="attnreid demo: both papers on rendered pedestrians")
     results = [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders]
     names = tell_apart([result["title"] for result in results], folders)
-    print("\n" + format_table(table_rows(results, names)) + "\n")
+    print("\n" + format_table(table_rows(results, names), HEADINGS) + "\n")
     print("\n".join([*learning_lines(results, names), *table_notes(results, names, recipes=False)]) + "\n")
     print("mAP, rank-1 and chance in percent. Rendered pedestrians and small networks: the numbers show that both")
     print(

@@ -21,8 +21,9 @@ from reference_pipelines.evaluation.evaluator import Evaluator
 from reference_pipelines.experiments.colour_histogram import ColourHistogram
 from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
-from reference_pipelines.reporting.table import format_table, name_data, name_weights, tell_apart
+from reference_pipelines.reporting.table import name_data, name_weights, tell_apart
 from reference_pipelines.retrieval.scores import expected_average_precision
+from reference_pipelines.text_table import format_table
 from reference_pipelines.unit_vectors import unit_rows
 
 HEADINGS = ("feature", "mAP [95 %]", "rank-1", "by camera: mAP", "rank-1")

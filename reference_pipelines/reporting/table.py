@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reference_pipelines.recipes import list_changes
+from reference_pipelines.text_table import format_table
 
 HEADINGS = (
     "variant",
@@ -80,7 +81,7 @@ def describe_recipe(result: Mapping[str, Any]) -> str:
 
 def format_results(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the table of the results and, below, what must be read with it."""
-    return "\n".join([format_table(table_rows(results)), *_below(table_notes(results))])
+    return "\n".join([format_table(table_rows(results), HEADINGS), *_below(table_notes(results))])
 
 
 def tell_apart(titles: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -221,19 +222,6 @@ def _with_interval(score: Mapping[str, Any]) -> str:
 
 def _below(notes: Sequence[str]) -> list[str]:
     return ["", *(f"note: {note}" for note in notes)] if notes else []
-
-
-def format_table(rows: Sequence[Sequence[str]], headings: Sequence[str] = HEADINGS, *, words: int = 2) -> str:
-    """Return the rows under their headings in aligned columns, the first `words` columns left, the others right."""
-    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
-    lines = []
-    for row in (headings, tuple("-" * width for width in widths), *rows):
-        cells = [
-            cell.ljust(width) if column < words else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def format_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attnreid import HeadLevelAttention, _counting, fold
-from attnreid._counting import count_multiply_adds
+from attnreid import HeadLevelAttention, counting, fold
 from attnreid.backbones import _costs as costs
+from attnreid.counting import count_multiply_adds
 from benchmarks import models, ours
 from benchmarks.cases import Case, Job
 from benchmarks.layers import CASES
@@ -82,7 +82,7 @@ def test_the_count_does_not_depend_on_what_torch_has_a_formula_for(monkeypatch):
     from torch.utils import flop_counter
 
     q = torch.randn(1, 2, 8, 4, requires_grad=True)
-    ours = _counting._own_formulas()
+    ours = counting._own_formulas()
     kept = {key: formula for key, formula in flop_counter.flop_registry.items() if key not in ours}
     for registry in (kept, kept | dict.fromkeys(ours, lambda *_, **__: 1)):
         monkeypatch.setattr(flop_counter, "flop_registry", registry)
@@ -91,7 +91,7 @@ def test_the_count_does_not_depend_on_what_torch_has_a_formula_for(monkeypatch):
 
 
 def test_an_operation_that_torch_does_not_have_is_left_out():
-    assert _counting._named("no_such_operation") == ()
+    assert counting._named("no_such_operation") == ()
 
 
 def test_the_library_counts_a_layer_on_meta_as_it_runs_on_the_cpu():

@@ -11,13 +11,13 @@ from reference_pipelines.reporting.table import (
     format_camera_pairs,
     format_results,
     format_single_shot,
-    format_table,
     learning_lines,
     name_data,
     table_notes,
     table_rows,
     tell_apart,
 )
+from reference_pipelines.text_table import format_table
 
 RESULT = {
     "title": "APNet-C2",
@@ -113,7 +113,7 @@ def test_notes_name_their_run_where_there_are_several_and_say_what_was_changed()
         "note: it fell",
         "note: the recipe demo with attention.kind none",
     ]
-    assert format_results([RESULT]) == format_table(table_rows([RESULT]))
+    assert format_results([RESULT]) == format_table(table_rows([RESULT]), HEADINGS)
 
 
 def test_camera_pairs_are_a_matrix_with_holes():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reference_pipelines.data.names import printable
 from reference_pipelines.data.verification.result import Finding, Verification
-from reference_pipelines.reporting.table import format_table
+from reference_pipelines.text_table import format_table
 
 _ITEMS = 8  # files or ids shown of a finding
 _CAMERAS = 32  # rows shown of the cameras' table
