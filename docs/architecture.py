@@ -7,6 +7,7 @@ of imports inside functions too, so that an import that is only made when it is 
 import ast
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -157,7 +158,9 @@ def draw(edges: Edges, picture: Path = PICTURE) -> None:
             for name, targets in edges.items()
             if name.startswith(package)
         }
-        uses = {name for name, targets in edges.items() if name in own and any(not t.startswith(package) for t in targets)}
+        uses = {
+            name for name, targets in edges.items() if name in own and any(not t.startswith(package) for t in targets)
+        }
         _draw_package(axis, package, own, uses)
     figure.tight_layout()
     figure.savefig(picture, metadata={"Description": as_text(edges), "Date": None})
@@ -199,4 +202,7 @@ def _draw_package(axis: object, package: str, own: Edges, uses: set[str]) -> Non
 
 
 if __name__ == "__main__":
-    draw(all_rooms())
+    found = all_rooms()
+    if wrong := circle(found):
+        sys.exit(f"the rooms must not import in a circle: {' -> '.join(wrong)}")
+    draw(found)

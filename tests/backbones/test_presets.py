@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import (
+    DenseNet,
     densenet121,
     densenet169,
     inception_v3,
@@ -39,13 +40,19 @@ SIZE = (64, 32)
 Observe = Callable[[nn.Module], dict[str, Any]]
 RELEASED = functools.partial(attach_apnet, input_size=SIZE, variant="released")
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
-FAMILY = [resnet18, resnet50, resnext50_32x4d, wide_resnet50_2]
+WIDER = [pytest.param(make, marks=pytest.mark.slow) for make in (resnext50_32x4d, wide_resnet50_2)]
+FAMILY = [resnet18, resnet50, *WIDER]
 
 
 def small(block: Any = BasicBlock) -> ResNet:
     """A real ResNet with one block a stage, so that a test may run it forwards and backwards."""
     torch.manual_seed(0)
     return ResNet(block, [1, 1, 1, 1]).eval()
+
+
+def small_densenet() -> DenseNet:
+    """DenseNet-121's containers with a tenth of its layers."""
+    return DenseNet(growth_rate=8, block_config=(3, 3, 3, 2), num_init_features=16)
 
 
 def on_meta(make: Callable[[], ResNet]) -> ResNet:
@@ -193,6 +200,7 @@ def test_apnet_on_the_other_backbones_of_table_5(make: Callable[[], nn.Module], 
     assert list(model.state_dict()) == plain
 
 
+@pytest.mark.slow
 def test_rga_names_the_input_heights_of_backbones_without_padding() -> None:
     model = on_meta(functools.partial(inception_v3, aux_logits=False, init_weights=False))
     with pytest.raises(ValueError, match=r"got 60, 29, 14, 6 at input height 256; .*input height of ") as caught:
@@ -533,7 +541,7 @@ def test_last_stride_refuses_other_strides_and_blocks(observe: Observe) -> None:
 @pytest.mark.parametrize(
     ("make", "before", "last", "heights"),
     [
-        (densenet121, "features.denseblock3", "features.denseblock4", (8, 4, 8)),
+        (small_densenet, "features.denseblock3", "features.denseblock4", (8, 4, 8)),
         (functools.partial(inception_v3, aux_logits=False, init_weights=False), "Mixed_6e", "Mixed_7c", (6, 2, 4)),
         *[(name, "layer3", "layer4", (8, 4, 8)) for name in ("resnet26d", "resnetblur18", "resnest14d")],
     ],
