@@ -308,10 +308,16 @@ class Attachment:
                 Nothing is taken out then.
         """
         present = [one for one in reversed(self._inserted) if mark_of(one.host) is one.mark]
-        for one in present:
-            without_attention(one.host)
+        hosts = [one.host for one in present]
+        marks = [one.mark for one in self._inserted]
+        # A module that had two places was converted in each: there are two now.
+        others = [host for host in self._model.modules() if mark_of(host) in marks and host not in hosts]
+        for host in [*hosts, *others]:
+            without_attention(host)
         for one in present:
             take_out(one.host, one.parent, one.child)
+        for host in others:
+            take_out(host, None, "")
         guard(self._model)
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fusion, parametrizations, parametrize, prune
 from torchvision.models.resnet import BasicBlock
+from torchvision.ops import FrozenBatchNorm2d
 
 from attnreid import attach_apnet, attach_mla, attach_se
 from attnreid.backbones import Attachment, attach, attachments
@@ -282,6 +284,181 @@ def test_the_handle_follows_a_converted_norm() -> None:
 def attach_se_to(model: nn.Module) -> nn.Module:
     attach_se(model)
     return model
+
+
+# Moved by hand --------------------------------------------------------------------------------------------------------
+
+
+class Rows(nn.ModuleList):
+    def forward(self, x: Tensor) -> Tensor:
+        for row in self:
+            x = row(x)
+        return x
+
+
+class Named(nn.ModuleDict):
+    def forward(self, x: Tensor) -> Tensor:
+        return self["norm"](x)
+
+
+class Holder(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+def inserted(norm: nn.Module) -> nn.Module:
+    rows = Rows([nn.Identity()])
+    rows.insert(0, norm)  # fills `_modules` itself
+    return rows
+
+
+def deep(norm: nn.Module) -> nn.Module:
+    outer = nn.Sequential(nn.Sequential())
+    outer[0].append(norm)
+    return outer
+
+
+def assigned(norm: nn.Module) -> nn.Module:
+    holder = Holder(nn.Identity())
+    holder.norm = norm
+    return holder
+
+
+PLACES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "a row": lambda norm: nn.Sequential(OrderedDict(bn=norm)),
+    "a list": lambda norm: Rows([norm]),
+    "an insertion": inserted,
+    "a dict": lambda norm: Named({"norm": norm}),
+    "an attribute": Holder,
+    "an attribute set anew": assigned,
+    "deep inside": deep,
+    "a copied row": lambda norm: copy.deepcopy(nn.Sequential(norm)),
+    "a row unpickled": lambda norm: pickle.loads(pickle.dumps(nn.Sequential(norm))),
+    "a copy in a row": lambda norm: nn.Sequential(copy.deepcopy(norm)),
+}
+
+
+class Frozen(nn.Module):
+    """What people write by hand in place of a batch norm."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+
+def frozen_by_torchvision(norm: nn.Module) -> nn.Module:
+    frozen = FrozenBatchNorm2d(norm.num_features)
+    frozen.load_state_dict({key: value for key, value in norm.state_dict().items() if "attention" not in key})
+    return frozen
+
+
+def by_setattr(make: Callable[[nn.Module], nn.Module]) -> Convert:
+    def convert(parent: nn.Module) -> nn.Module:
+        for name, child in list(parent.named_children()):
+            setattr(parent, name, make(child) if isinstance(child, nn.BatchNorm2d) else convert(child))
+        return parent
+
+    return convert
+
+
+NORMS: dict[str, Convert] = {
+    **{name: KEEPING[name] for name in CONVERTERS[:4]},
+    "frozen by hand": by_setattr(Frozen),
+    "torchvision's frozen norms by hand": by_setattr(frozen_by_torchvision),
+}
+
+
+def attended_norm() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """Return a model, its norm with attention, a map, and what the norm makes of it."""
+    model, x = plain(), torch.rand(2, 16, 8, 8)
+    attach(model, "se", "bn1", input_size=SIZE)
+    return model, model.bn1, x, model.bn1(x)
+
+
+@pytest.mark.parametrize("converter", NORMS)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_norm_in_another_place_keeps_its_attention_through_a_conversion(place: str, converter: str) -> None:
+    _, norm, x, wanted = attended_norm()
+    moved = PLACES[place](norm)
+    torch.testing.assert_close(moved(x), wanted)
+    moved = NORMS[converter](moved) or moved
+    torch.testing.assert_close(moved(x), wanted)
+    assert attention_runs_on(moved, x) == 1
+    for one in attachments(moved):
+        one.remove()
+    torch.testing.assert_close(moved(x), plain().bn1(x))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_norm_in_another_place_is_not_lost(place: str) -> None:
+    _, norm, x, wanted = attended_norm()
+    moved = PLACES[place](norm)
+    parent = next(module for module in moved.modules() if any("bn1" in repr(one.sites) for one in attachments(module)))
+    while not any(hasattr(child, "running_mean") for child in parent.children()):
+        parent = next(parent.children())
+    name = next(name for name, child in parent.named_children() if hasattr(child, "running_mean"))
+    for replace_it in (setattr, nn.Module.add_module):
+        with pytest.raises(ValueError, match="got Identity .* attention at 'bn1' would be lost; "):
+            replace_it(parent, name, nn.Identity())
+    torch.testing.assert_close(moved(x), wanted)
+
+
+@pytest.mark.parametrize("converter", ["torch's SyncBatchNorm", "timm's SyncBatchNorm"])
+def test_a_norm_converted_alone_keeps_its_attention_wherever_it_goes(converter: str) -> None:
+    model, norm, x, wanted = attended_norm()
+    handle = attachments(model)[0]
+    for _ in range(2):  # whatever becomes of the first
+        converted = KEEPING[converter](norm)
+        assert type(converted).__name__ == "SyncBatchNormWithAttention"
+    elsewhere = nn.Sequential(KEEPING[converter](norm))
+    torch.testing.assert_close(elsewhere(x), wanted)
+    assert attention_runs(model) == attention_runs_on(elsewhere, x) == 1
+    model.bn1 = converted
+    assert attention_runs(model) == 1
+    handle.remove()
+    assert type(model.bn1) is nn.SyncBatchNorm
+    assert attention_runs_on(elsewhere, x) == 1
+
+
+@pytest.mark.parametrize("converter", [name for name in NORMS if name != "another class"])
+def test_a_norm_with_two_places_keeps_its_attention_in_both(converter: str) -> None:
+    model, norm, x, wanted = attended_norm()
+    handle = attachments(model)[0]
+    other = nn.Sequential(norm)
+    NORMS[converter](other)
+    torch.testing.assert_close(other(x), wanted)
+    assert attention_runs(model) == attention_runs_on(other, x) == 1
+    both = nn.Module()
+    both.one, both.two = model, nn.Sequential(norm)
+    both.one.bn1 = norm
+    NORMS[converter](both)
+    torch.testing.assert_close(both.one.bn1(x), wanted)
+    torch.testing.assert_close(both.two(x), wanted)
+    for one in attachments(both):
+        one.remove()
+    assert attachments(both) == []
+    assert not any("attention" in key for key in both.state_dict())
+    handle.remove()
+
+
+def test_a_module_that_uses_the_attention_of_another_is_its_owners_business() -> None:
+    model, norm, x, _ = attended_norm()
+
+    class User(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.attention = nn.BatchNorm2d(16), norm.attention
+
+    assert type(User()) is User
+    assert attention_runs(model) == 1
 
 
 # Parametrizations -----------------------------------------------------------------------------------------------------
