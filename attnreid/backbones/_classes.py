@@ -111,7 +111,9 @@ def _check_call(args: object) -> None:
 
 
 def _is_root(host: Attended, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
-    return any(isinstance(arg, Proxy) and getattr(arg.tracer, "root", None) is host for arg in (*args, *kwargs.values()))
+    return any(
+        isinstance(arg, Proxy) and getattr(arg.tracer, "root", None) is host for arg in (*args, *kwargs.values())
+    )
 
 
 def _check_not_quantized(cls: type[nn.Module], args: Iterable[Any], error: Exception) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import optimization
 from torch.nn.utils import fusion, parametrizations, parametrize, prune
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
-from attnreid import attach_apnet, attach_mla, attach_se
-from attnreid.backbones import Attachment, attach, attachments
+from attnreid import SqueezeExcitation, attach_apnet, attach_mla, attach_se
+from attnreid.backbones import Attachment, _surgery, attach, attachments
+from tests.conftest import says
 
 SIZE = (32, 32)
 Convert = Callable[[nn.Module], nn.Module | None]
@@ -401,14 +403,20 @@ def test_a_norm_in_another_place_keeps_its_attention_through_a_conversion(place:
 def test_a_norm_in_another_place_is_not_lost(place: str) -> None:
     _, norm, x, wanted = attended_norm()
     moved = PLACES[place](norm)
-    parent = next(module for module in moved.modules() if any("bn1" in repr(one.sites) for one in attachments(module)))
-    while not any(hasattr(child, "running_mean") for child in parent.children()):
-        parent = next(parent.children())
-    name = next(name for name, child in parent.named_children() if hasattr(child, "running_mean"))
+    parent, _, name = attachments(moved)[0].sites[0].name.rpartition(".")
     for replace_it in (setattr, nn.Module.add_module):
         with pytest.raises(ValueError, match="got Identity .* attention at 'bn1' would be lost; "):
-            replace_it(parent, name, nn.Identity())
+            replace_it(moved.get_submodule(parent), name, nn.Identity())
     torch.testing.assert_close(moved(x), wanted)
+
+
+def test_a_process_that_has_attached_nothing_listens_from_unpickling_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, norm, x, wanted = attended_norm()
+    pickled = pickle.dumps(norm)
+    monkeypatch.setattr(_surgery, "_listening", False)
+    monkeypatch.setattr(torch.nn.modules.module, "_global_module_registration_hooks", OrderedDict())
+    row = nn.Sequential(pickle.loads(pickled))
+    torch.testing.assert_close(nn.SyncBatchNorm.convert_sync_batchnorm(row)(x), wanted)
 
 
 @pytest.mark.parametrize("converter", ["torch's SyncBatchNorm", "timm's SyncBatchNorm"])
@@ -450,7 +458,7 @@ def test_a_norm_with_two_places_keeps_its_attention_in_both(converter: str) -> N
 
 
 def test_a_module_that_uses_the_attention_of_another_is_its_owners_business() -> None:
-    model, norm, x, _ = attended_norm()
+    model, norm, _, _ = attended_norm()
 
     class User(nn.Module):
         def __init__(self) -> None:
@@ -551,7 +559,7 @@ def test_quantising_linear_layers_and_training_for_it_keep_the_attention(hosts: 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("hosts", ["norms", "convolutions"])
-def test_static_quantisation_gives_an_error_and_no_plain_result(hosts: str) -> None:
+def test_static_quantisation_module_by_module_is_refused(hosts: str) -> None:
     quantization = pytest.importorskip("torch.ao.quantization", reason="this torch has no eager quantisation")
     model = quantization.QuantWrapper(plain())
     HOSTS[hosts](model.module)
@@ -559,8 +567,57 @@ def test_static_quantisation_gives_an_error_and_no_plain_result(hosts: str) -> N
     quantization.prepare(model, inplace=True)
     model(images())
     quantization.convert(model, inplace=True)
-    with pytest.raises(NotImplementedError, match="Quantized"):
+    with pytest.raises(ValueError) as refused:
         model(images())
+    assert says(
+        str(refused.value), "2d with attention", "floating-point", "prepare_fx", "qconfig", "None", "DeQuantStub"
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_static_quantisation_leaves_out_can_have_attention() -> None:
+    quantization = pytest.importorskip("torch.ao.quantization", reason="this torch has no eager quantisation")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        quantization.QuantStub(),
+        nn.Conv2d(3, 16, 3),
+        quantization.DeQuantStub(),
+        nn.BatchNorm2d(16),
+        quantization.QuantStub(),
+        nn.Conv2d(16, 4, 1),
+        quantization.DeQuantStub(),
+    ).eval()
+    handle = attach(net, "se", "3", input_size=SIZE)
+    wanted = net(images())
+    net.qconfig, net[3].qconfig = quantization.get_default_qconfig(), None
+    quantization.prepare(net, inplace=True)
+    net(images())
+    quantization.convert(net, inplace=True)
+    assert "quantized" in type(net[1]).__module__
+    assert distance(net(images()), wanted) < 0.05
+    handle.remove()
+    assert distance(net(images()), wanted) > 0.2
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("at", ["0", "1"])
+def test_static_quantisation_in_graph_mode_keeps_the_attention(at: str) -> None:
+    graph_mode = pytest.importorskip("torch.ao.quantization.quantize_fx", reason="this torch has no such quantisation")
+    quantization = pytest.importorskip("torch.ao.quantization")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 4, 1)).eval()
+    without = net(images())
+    attach(net, "se", at, input_size=SIZE)
+    wanted = net(images())
+    prepared = graph_mode.prepare_fx(net, quantization.get_default_qconfig_mapping(), (images(),))
+    prepared(images())
+    quantized = graph_mode.convert_fx(prepared)
+    assert any("quantized" in type(module).__module__ for module in quantized.modules())
+    assert distance(quantized(images()), wanted) < 0.05 < 0.2 < distance(without, wanted)
 
 
 @pytest.mark.parametrize("at", ["conv1", "bn1", "relu"])
@@ -568,9 +625,112 @@ def test_fusing_modules_of_which_one_has_attention_is_refused(at: str) -> None:
     quantization = pytest.importorskip("torch.ao.quantization", reason="this torch has no eager quantisation")
     model = plain()
     attach(model, "se", at, input_size=SIZE)
-    with pytest.raises((AssertionError, NotImplementedError), match="WithAttention"):
+    with pytest.raises((AssertionError, NotImplementedError)) as refused:
         quantization.fuse_modules(model, [["conv1", "bn1", "relu"]])
+    assert says(str(refused.value), "WithAttention", "attnreid", "take the attention out first", "attach again")
     assert attention_runs(model) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hosts", HOSTS)
+def test_fusing_in_a_graph_keeps_the_function(hosts: str) -> None:
+    model = plain()
+    HOSTS[hosts](model)
+    wanted = model(images())
+    fused = optimization.fuse(model)
+    norms = [sum(isinstance(part, nn.BatchNorm2d) for part in network.modules()) for network in (fused, plain())]
+    assert norms[0] < norms[1], "those that no attention touches are fused"
+    torch.testing.assert_close(fused(images()), wanted)
+
+
+CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
+    "with a bias": lambda: nn.Conv2d(3, 8, 3, padding=1),
+    "without a bias": lambda: nn.Conv2d(3, 8, 3, padding=1, bias=False),
+    "in half precision": lambda: nn.Conv2d(3, 8, 3, padding=1).bfloat16(),
+    "in double precision": lambda: nn.Conv2d(3, 8, 3, padding=1).double(),
+    "by channel": lambda: nn.Conv2d(3, 3, 3, padding=1, groups=3),
+    "transposed": lambda: nn.ConvTranspose2d(3, 8, 3, padding=1),
+}
+
+
+def convolution_and_norm(kind: str) -> tuple[nn.Module, Attachment]:
+    torch.manual_seed(0)
+    convolution = CONVOLUTIONS[kind]()
+    norm = nn.BatchNorm2d(convolution.out_channels).to(convolution.weight.dtype)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    net = nn.Sequential(convolution, norm, nn.ReLU()).eval()
+    se = functools.partial(SqueezeExcitation, hidden=2)
+    return net, attach(net, se, "0", input_size=(8, 8))
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_norm_is_not_fused_past_the_attention_before_it(kind: str, observe: Observe) -> None:
+    net, handle = convolution_and_norm(kind)
+    before = observe(net)
+    with pytest.raises(ValueError, match=r"a norm must follow.*attention between.*take the attention out first"):
+        fusion.fuse_conv_bn_eval(net[0], net[1], kind == "transposed")
+    assert observe(net) == before
+    handle.remove()
+    wanted = net(torch.ones(1, 3, 8, 8, dtype=net[0].weight.dtype))
+    net[0], net[1] = fusion.fuse_conv_bn_eval(net[0], net[1], kind == "transposed"), nn.Identity()  # the way out
+    tolerance = {"rtol": 0.1, "atol": 0.1} if kind == "in half precision" else {}
+    torch.testing.assert_close(net(torch.ones(1, 3, 8, 8, dtype=net[0].weight.dtype)), wanted, **tolerance)
+
+
+def fused_by_hand(convolution: nn.Module, norm: nn.Module, copied: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    fused = copied(convolution)
+    with torch.no_grad():
+        fused.weight.copy_(convolution.weight * factor.view(-1, 1, 1, 1))
+        fused.bias.copy_((convolution.bias - norm.running_mean) * factor + norm.bias)
+    return fused
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda _: nn.Conv2d(3, 8, 3, padding=1)], ids=["copied", "new"])
+def test_what_was_fused_by_hand_does_not_take_the_place_of_a_host(copied: Any) -> None:
+    net, _ = convolution_and_norm("with a bias")
+    with pytest.raises(ValueError, match="a norm must follow its convolution"):
+        net[0] = fused_by_hand(net[0], net[1], copied)
+
+
+# What is done to the weights of a copied convolution, and is no fusion.
+ORDINARY: dict[str, Callable[[nn.Module], object]] = {
+    "new values": lambda it: it.load_state_dict({k: torch.rand_like(v) for k, v in it.state_dict().items()}),
+    "new parameters": lambda it: (
+        setattr(it, "weight", nn.Parameter(torch.rand_like(it.weight))),
+        setattr(it, "bias", nn.Parameter(torch.rand_like(it.bias))),
+    ),
+    "parameters of its own": lambda it: (
+        setattr(it, "weight", nn.Parameter(it.weight.detach().clone())),
+        setattr(it, "bias", nn.Parameter(it.bias.detach() + 1)),
+    ),
+    "a factor": lambda it: (setattr(it, "weight", nn.Parameter(it.weight.detach() * 2)), setattr(it, "bias", it.bias)),
+    "no bias": lambda it: setattr(it, "bias", None),
+    "fewer channels": lambda it: (
+        setattr(it, "weight", nn.Parameter(it.weight.detach()[:4] * 2)),
+        setattr(it, "bias", nn.Parameter(it.bias.detach()[:4] + 1)),
+    ),
+    "another type": lambda it: it.double(),
+    "weight_norm": parametrizations.weight_norm,
+    "pruning": lambda it: prune.l1_unstructured(it, name="weight", amount=0.5),
+    "a call with other weights": lambda it: torch.func.functional_call(
+        it, {key: torch.rand_like(value) for key, value in it.state_dict().items()}, (torch.rand(1, 3, 8, 8),)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", ORDINARY)
+def test_nothing_else_that_is_done_to_weights_is_taken_for_fusing(change: str) -> None:
+    net, _ = convolution_and_norm("with a bias")
+    copied = copy.deepcopy(net[0])
+    ORDINARY[change](copied)
+    if change == "fewer channels":
+        return
+    net[0] = copied
+    assert type(net[0]._parameters) is dict, "what has a place is not watched"
+    ORDINARY[change](net[0])
 
 
 # Compiled -------------------------------------------------------------------------------------------------------------
