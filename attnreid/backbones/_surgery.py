@@ -150,9 +150,6 @@ def take_out(host: nn.Module, parent: nn.Module | None, child: str) -> None:
 def guard(model: nn.Module) -> None:
     """Have every module with attention somewhere below it refuse to lose it, and no other."""
     for module in model.modules():
-        mark = mark_of(module)
-        if mark is not None:
-            mark.host = module  # not so yet where a converted module took the attention over
         guarded = isinstance(module._modules, _Children)
         if guarded != bool(_marks(module.children())):
             module.__dict__["_modules"] = dict(module._modules) if guarded else _Children(module._modules)
@@ -171,8 +168,8 @@ class _Children(dict[str, nn.Module | None]):
         if old is not None and module is not None and module is not old:
             self._check(name, module, old)
             mark = mark_of(old)
-            if mark is not None and mark == mark_of(module) and mark.host is old:
-                module.__dict__[MARK] = mark  # the handle follows
+            if mark is not None and mark.host is old and mark == mark_of(module):
+                module.__dict__[MARK], mark.host = mark, module  # the handle follows
             guard(module)
         super().__setitem__(name, module)
 
@@ -202,6 +199,8 @@ def _listen() -> None:
 
 def _on_registration(parent: nn.Module, name: str, module: nn.Module | None) -> None:
     """What torch calls before `parent`, any module of this process, gets the child `module`."""
+    if "_is_replica" in parent.__dict__:
+        return  # of DataParallel, made anew for every batch
     if name == CHILD and module is not None and mark_of(parent) is None:
         host = host_of(module)
         if host is not None and mark_of(host) is not None and _shares_tensors(parent, host):
