@@ -9,36 +9,49 @@ Hooks would not do, because a deep copy keeps calling the original's attention, 
 they rename the parameters. What was inserted is marked on the module that carries it, so that a deep copy or
 an unpickled model knows of its own attention.
 
-What changes a host afterwards cannot lose its attention without a word. Both guards act when something is
+What changes a host afterwards cannot lose its attention without a word. All guards act when something is
 changed, so a forward pass pays nothing and no tracer sees them:
 
-- *Another class* (parametrizations, `fully_shard`): a generated class has a `__class__` of its own. The attention
-  stands directly on the host's class, below what torch puts on top, and comes out from under it.
+- *Another class* (parametrizations, `fully_shard`) goes on top of the generated one (`_classes.py`).
 - *Another module in its place* (converters of norms, quantisation, `model.layer4 = ...`): from the model down
   to the host, `_modules` is a `_Children`. A converted host, which has the host's tensors, takes the attention
   over; anything that would lose it is refused.
+- *Another place* (a host that is moved into a new container or model): torch tells of every child that a module
+  is given (`_on_registration`), and what is given a host is guarded from then on. It listens from the first
+  attention in this process on.
+- *A norm fused into a host* (`fuse_conv_bn_eval`) would stand before the attention and not after it: refused.
 
-Out of reach are a host that is put into another container by hand and replaced there, and `_modules` or
-`forward` themselves set anew.
+Out of reach are `_modules` or `forward` themselves set anew, and a new module made by hand of a host's tensors
+that is never put in the host's place.
 """
 
+import copy
 import itertools
-import types
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from attnreid._tracing import Unscriptable, is_symbolic, leaf
+from attnreid.backbones._classes import CHILD as CHILD  # part of this module's interface, as is without_attention
+from attnreid.backbones._classes import (
+    MARK,
+    WAY_OUT,
+    check_not_fused,
+    host_of,
+    note_host,
+    plain_name,
+    set_class,
+    settle,
+    with_attention,
+)
+from attnreid.backbones._classes import without_attention as without_attention
 from attnreid.backbones._site import Site
 
-CHILD = "attention"
-_MARK = "_attnreid_mark"
 _order = itertools.count()
-_generated: dict[type[nn.Module], type[nn.Module]] = {}
+_listening = False
 
 
 @dataclass(eq=False, frozen=True)
@@ -56,16 +69,35 @@ class Group:
 
 @dataclass(unsafe_hash=True)
 class Mark:
-    """Left on a module that carries attention: which call put it there, what it saw, and the module itself."""
+    """Left on a module that carries attention.
+
+    Args:
+        group: which call put it there.
+        site: what it saw.
+        host: the module itself.
+        alone: whether it is a copy that was made of this module and not of one around it, and has no place yet.
+    """
 
     group: Group
     site: Site
     host: nn.Module | None = field(default=None, compare=False, repr=False)
+    alone: bool = field(default=False, compare=False, repr=False)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        _listen()  # unpickling comes here too
+        return super().__new__(cls)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Mark":
+        # What is copied first stands first in the memo.
+        alone = next(iter(memo), None) == id(self.host)
+        copied = memo[id(self)] = Mark(copy.deepcopy(self.group, memo), self.site, alone=alone)
+        copied.host = copy.deepcopy(self.host, memo)
+        return copied
 
 
 def mark_of(module: nn.Module) -> Mark | None:
     """Return the mark of the attention that `module` carries, if any."""
-    return module.__dict__.get(_MARK)
+    return module.__dict__.get(MARK)
 
 
 def attention_of(host: nn.Module) -> nn.Module:
@@ -77,20 +109,23 @@ def insert_after(host: nn.Module, attention: nn.Module, mark: Mark) -> None:
     """Let `attention` take what `host` returns, from now on."""
     own_class = type(host)
     if own_class.forward is not nn.Sequential.forward:
-        _set_class(host, _with_attention(host))
+        set_class(host, with_attention(host))
+    host.__dict__[MARK] = mark
     try:
         host.add_module(CHILD, attention)
     except BaseException:
-        _set_class(host, own_class)
+        del host.__dict__[MARK]
+        set_class(host, own_class)
         raise
-    host.__dict__[_MARK], mark.host = mark, host
+    mark.host = host
+    note_host(host)
 
 
 def insert_instead(parent: nn.Module, child: str, attention: nn.Module, mark: Mark, stride: int) -> nn.Module:
     """Put `attention` in the place of the child named `child`, and return the module that holds it."""
     replaced = parent.get_submodule(child)
     holder = Replacement(attention, replaced, stride).train(replaced.training)
-    holder.__dict__[_MARK], mark.host = mark, holder
+    holder.__dict__[MARK], mark.host = mark, holder
     _put(parent, child, holder)
     return holder
 
@@ -108,16 +143,13 @@ def take_out(host: nn.Module, parent: nn.Module | None, child: str) -> None:
         return
     own_class = without_attention(host)
     del host._modules[CHILD]
-    del host.__dict__[_MARK]
-    _set_class(host, own_class)
+    del host.__dict__[MARK]
+    set_class(host, own_class)
 
 
 def guard(model: nn.Module) -> None:
     """Have every module with attention somewhere below it refuse to lose it, and no other."""
     for module in model.modules():
-        mark = mark_of(module)
-        if mark is not None:
-            mark.host = module  # not so yet where a converted module took the attention over
         guarded = isinstance(module._modules, _Children)
         if guarded != bool(_marks(module.children())):
             module.__dict__["_modules"] = dict(module._modules) if guarded else _Children(module._modules)
@@ -134,20 +166,66 @@ class _Children(dict[str, nn.Module | None]):
     def __setitem__(self, name: str, module: nn.Module | None) -> None:
         old = self.get(name)
         if old is not None and module is not None and module is not old:
-            kept = _marks([module, *(child for key, child in self.items() if key != name)])
-            sites = [mark.site for mark in _marks([module])]  # a copy has marks of its own
-            lost = [mark for mark in _marks([old]) if mark not in kept and mark.site not in sites]
-            if lost and lost == [mark_of(old)] and _stands_for(module, old):
-                _take_over(module, attention_of(old), lost[0])
-            elif lost:
-                names = ", ".join(repr(mark.site.name) for mark in lost)
-                raise ValueError(
-                    f"attnreid: a module that carries attention must stay in its place, got {type(module).__name__} "
-                    f"instead of {_plain_name(old)}, and the attention at {names} would be lost; take it out "
-                    "first (attachments(model) lists it), change the model, and attach again."
-                )
+            self._check(name, module, old)
+            mark = mark_of(old)
+            if mark is not None and mark.host is old and mark == mark_of(module):
+                module.__dict__[MARK], mark.host = mark, module  # the handle follows
             guard(module)
         super().__setitem__(name, module)
+
+    def _check(self, name: str, module: nn.Module, old: nn.Module) -> None:
+        kept = _marks([module, *(child for key, child in self.items() if key != name)])
+        sites = [mark.site for mark in _marks([module])]  # a copy has marks of its own
+        lost = [mark for mark in _marks([old]) if mark not in kept and mark.site not in sites]
+        own = mark_of(old)
+        if own is not None and own.site in [*sites, *(mark.site for mark in lost)]:
+            check_not_fused(module._parameters, old._parameters)
+        if lost and lost == [own] and _stands_for(module, old):
+            _take_over(module, old)
+        elif lost:
+            names = ", ".join(repr(mark.site.name) for mark in lost)
+            raise ValueError(
+                f"attnreid: a module that carries attention must stay in its place, got {type(module).__name__} "
+                f"instead of {plain_name(old)}, and the attention at {names} would be lost; {WAY_OUT}."
+            )
+
+
+def _listen() -> None:
+    global _listening
+    if not _listening:
+        _listening = True
+        register_module_module_registration_hook(_on_registration)
+
+
+def _on_registration(parent: nn.Module, name: str, module: nn.Module | None) -> None:
+    """What torch calls before `parent`, any module of this process, gets the child `module`."""
+    if "_is_replica" in parent.__dict__:
+        return  # of DataParallel, made anew for every batch
+    if name == CHILD and module is not None and mark_of(parent) is None:
+        host = host_of(module)
+        if host is not None and mark_of(host) is not None and _shares_tensors(parent, host):
+            _take_over(parent, host)  # a converter is at work on the host alone
+    children = parent.__dict__.get("_modules")
+    if type(children) is _Children or not isinstance(children, dict):
+        pass
+    elif _carries(module) or _carries(children.get(name)):
+        guarded = _Children(children)
+        guarded[name] = module
+        # torch may go on to fill the old one, which nobody holds any more.
+        parent.__dict__["_modules"] = guarded
+    if module is not None:
+        settle(module)
+
+
+def _carries(module: nn.Module | None) -> bool:
+    return module is not None and (MARK in module.__dict__ or type(module.__dict__.get("_modules")) is _Children)
+
+
+def _shares_tensors(module: nn.Module, host: nn.Module) -> bool:
+    """Whether `module` was made of the tensors of `host`, and has no others."""
+    tensors = {id(tensor) for tensor in itertools.chain(host.parameters(), host.buffers())}
+    own = [id(tensor) for tensor in itertools.chain(module.parameters(), module.buffers())]
+    return bool(own) and tensors.issuperset(own)
 
 
 def _stands_for(module: nn.Module, host: nn.Module) -> bool:
@@ -165,12 +243,15 @@ def _own_tensors(module: nn.Module, attention: nn.Module) -> dict[str, tuple[int
     return {name: tuple(tensor.shape) for name, tensor in tensors if name.split(".")[0] not in foreign}
 
 
-def _take_over(module: nn.Module, attention: nn.Module, mark: Mark) -> None:
+def _take_over(module: nn.Module, host: nn.Module) -> None:
+    """Let `module` have the attention that `host` goes on to carry too, as it has its tensors."""
+    attention, mark = attention_of(host), mark_of(host)
+    assert mark is not None
     for name, child in list(module._modules.items()):
         # A converter copies the children, the attention among them, converted too. A row of them is run whole.
         if name == CHILD or child is attention:
             attention = module._modules.pop(name) or attention
-    insert_after(module, attention, mark)
+    insert_after(module, attention, Mark(mark.group, mark.site))
 
 
 def _put(parent: nn.Module, child: str, module: nn.Module) -> None:
@@ -223,140 +304,3 @@ class Replacement(nn.Module):
         for key in self.replaced.state_dict().keys() - self.state_dict().keys():
             state_dict.pop(prefix + key, None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-class _Attended(Unscriptable):
-    """The part of a generated class that calls the attention; it stands before the host's own class."""
-
-    attended_class: type[nn.Module]
-    attention: nn.Module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        of_torch = self.attended_class.__module__.startswith(("torch.nn.", "torch.ao.nn."))
-        if of_torch and is_symbolic(*args, *kwargs.values()):
-            return self.attention(host_forward(self, *args, **kwargs))
-        return self.attention(super().forward(*args, **kwargs))
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        if "attended_class" not in vars(type(self)):
-            return super().__reduce_ex__(protocol)  # torch's own class on top says what becomes of it
-        # The generated class has no importable name: name the class that it was generated from instead.
-        return _rebuild, (self.attended_class,), self.__getstate__()  # type: ignore[no-untyped-call]
-
-
-@leaf
-def host_forward(host: _Attended, *args: Any, **kwargs: Any) -> Any:
-    """Return what the host's own class does; torch.fx keeps torch's own modules whole, and so this one."""
-    return super(_Attended, host).forward(*args, **kwargs)
-
-
-class _HidesFromList(nn.Module):
-    """For a container that loops over itself in its own forward: the attention is not one of its layers."""
-
-    def __len__(self) -> int:
-        return len(self._modules) - 1
-
-    def __iter__(self) -> Iterator[nn.Module | None]:
-        return iter([module for name, module in self._modules.items() if name != CHILD])
-
-
-class _HidesFromDict(nn.Module):
-    """The same for `nn.ModuleDict`."""
-
-    def _own(self) -> dict[str, nn.Module | None]:
-        return {name: module for name, module in self._modules.items() if name != CHILD}
-
-    def __len__(self) -> int:
-        return len(self._own())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._own())
-
-    def keys(self) -> KeysView[str]:
-        return self._own().keys()
-
-    def items(self) -> ItemsView[str, nn.Module | None]:
-        return self._own().items()
-
-    def values(self) -> ValuesView[nn.Module | None]:
-        return self._own().values()
-
-
-def _attended(cls: type[nn.Module]) -> type[nn.Module]:
-    if cls in _generated:
-        return _generated[cls]
-    bases: tuple[type[nn.Module], ...] = (_Attended, cls)
-    if issubclass(cls, nn.Sequential | nn.ModuleList):
-        bases = (_Attended, _HidesFromList, cls)
-    elif issubclass(cls, nn.ModuleDict):
-        bases = (_Attended, _HidesFromDict, cls)
-    attributes = {
-        "attended_class": cls,
-        "__class__": property(type, _change_class),
-        "__module__": __name__,
-        "__doc__": cls.__doc__,
-    }
-    _generated[cls] = types.new_class(
-        f"{cls.__name__}WithAttention", bases, exec_body=lambda space: space.update(attributes)
-    )
-    return _generated[cls]
-
-
-def _change_class(host: nn.Module, cls: type[nn.Module]) -> None:
-    """What `host.__class__ = cls` does: the attention stays."""
-    _set_class(host, cls if issubclass(cls, _Attended) else _attended(cls))
-
-
-def _set_class(host: nn.Module, cls: type[nn.Module]) -> None:
-    vars(object)["__class__"].__set__(host, cls)
-
-
-def _with_attention(host: nn.Module) -> type[nn.Module]:
-    """Return the class for `host` with attention: below the class that torch generated for a parametrization."""
-    cls = type(host)
-    if not is_parametrized(host):
-        return _attended(cls)
-    below = cls.__bases__[0]
-    return _rebased(cls, below, _attended(below))
-
-
-def without_attention(host: nn.Module) -> type[nn.Module]:
-    """Return the class for `host` without attention: what was put on top since stays.
-
-    Raises:
-        ValueError: the class on top was written by hand, and cannot be put on another.
-    """
-    cls = type(host)
-    return _stripped(cls) if issubclass(cls, _Attended) else cls
-
-
-def _stripped(cls: type[nn.Module]) -> type[nn.Module]:
-    if "attended_class" in vars(cls):
-        own: type[nn.Module] = vars(cls)["attended_class"]
-        return own
-    below = next(base for base in cls.__bases__ if issubclass(base, _Attended))
-    return _rebased(cls, below, _stripped(below))
-
-
-def _rebased(cls: type[nn.Module], old: type[nn.Module], new: type[nn.Module]) -> type[nn.Module]:
-    """Return a class that was generated for one module, on the base `new` instead of `old`."""
-    space = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    codes = [getattr(value, "__code__", None) for value in space.values()]
-    if any(code is not None and "__class__" in code.co_freevars for code in codes):  # super() would look in `cls`
-        raise ValueError(
-            f"attnreid: the class {cls.__name__} of a module must be one that can be put on {new.__name__} instead "
-            f"of {old.__name__}, and its methods call super(); give the module back the class that it had first."
-        )
-    bases = tuple(new if base is old else base for base in cls.__bases__)
-    metaclass: Any = type(cls)
-    rebased: type[nn.Module] = metaclass(cls.__name__.replace(old.__name__, new.__name__), bases, space)
-    return rebased
-
-
-def _plain_name(module: nn.Module) -> str:
-    return str(getattr(type(module), "attended_class", type(module)).__name__)
-
-
-def _rebuild(cls: type[nn.Module]) -> nn.Module:
-    generated = _attended(cls)
-    return generated.__new__(generated)

@@ -54,6 +54,14 @@ def attach(
     it is, one with some must have those of every site. An `nn.Sequential` gets one more child, so its `len` and
     `[-1]` change.
 
+    What is done to the model later keeps the attention, or raises: norms that are converted, here or in another
+    place, take it along; a module that carries it cannot be replaced by another; a norm is not fused into a
+    convolution past the attention between the two; eager quantisation (`fuse_modules`, `prepare` and `convert`) is
+    refused at the modules that carry attention, and graph mode works. Not noticed are a norm that is fused by hand
+    by writing into the weights of a convolution in its place, or into one with parametrizations, or that is fused
+    from outside into the last convolution of a row with attention; and a new module that is made by hand of a
+    module's tensors and never put in that module's place.
+
     Args:
         model: any module; changed in place.
         attention: a registered name, a layer class, or a callable `(channels)` or `(channels, *, size)` that
@@ -309,10 +317,16 @@ class Attachment:
                 Nothing is taken out then.
         """
         present = [one for one in reversed(self._inserted) if mark_of(one.host) is one.mark]
-        for one in present:
-            without_attention(one.host)
+        hosts = [one.host for one in present]
+        marks = [one.mark for one in self._inserted]
+        # A module that had two places was converted in each: there are two now.
+        others = [host for host in self._model.modules() if mark_of(host) in marks and host not in hosts]
+        for host in [*hosts, *others]:
+            without_attention(host)
         for one in present:
             take_out(one.host, one.parent, one.child)
+        for host in others:
+            take_out(host, None, "")
         guard(self._model)
 
     def __enter__(self) -> Self:
