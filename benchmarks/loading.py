@@ -1,8 +1,8 @@
-"""How many images one core decodes, arranges and normalises in a second, against the usual way with Pillow images."""
+"""How many images a second are decoded, arranged and normalised, against the usual way: DataLoader and Pillow."""
 
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from benchmarks.cases import Case, Peer, Problem, Shape, Skipped, Target, Variant, Work
 
@@ -19,8 +20,8 @@ SIZES: tuple[Shape, ...] = ((3, 256, 128), (3, 384, 192))
 _STORED = (128, 64)  # of the files, as in Market-1501
 
 
-def ours(problem: Problem, *, train: bool) -> Variant:
-    """Build the pipelines' loading of one batch, in this process; every training batch is drawn anew."""
+def ours(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
+    """Build the pipelines' loading, in this process or by workers that stay; every training batch is drawn anew."""
     with _missing_is_named():
         from reference_pipelines.data.dataset import Draw, load_batches
         from reference_pipelines.data.transforms import AugmentConfig, evaluation_transform, train_transform
@@ -31,18 +32,16 @@ def ours(problem: Problem, *, train: bool) -> Variant:
 
     def load() -> Tensor:
         first = next(seeds)
-        draws = [Draw(index, first + index) for index in range(problem.batch)]
-        (batch,) = load_batches(paths, transform, [draws], workers=0)
-        return batch.images
+        batches = [[Draw(index, first + index) for index in batch] for batch in _batches(problem, workers)]
+        return torch.cat([batch.images for batch in load_batches(paths, transform, batches, workers=workers)])
 
     return _variant(load, problem, train)
 
 
-def pillow(problem: Problem, *, train: bool) -> Variant:
-    """Build the same with torchvision's transforms on Pillow images, image by image, and torch's collation."""
+def pillow(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
+    """Build the same with torchvision's transforms on Pillow images, image by image, and torch's DataLoader."""
     with _missing_is_named():
-        from PIL import Image
-        from torch.utils.data import default_collate
+        from torch.utils.data import DataLoader
         from torchvision import transforms
 
         from reference_pipelines.data.transforms import ERASE_ASPECT, IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
@@ -57,17 +56,33 @@ def pillow(problem: Problem, *, train: bool) -> Variant:
     if train:
         fill = list(augment.erase_fill)
         steps += [transforms.RandomErasing(augment.erase, augment.erase_area, ERASE_ASPECT, value=fill)]
-    transform = transforms.Compose(steps)
+    loader = DataLoader(
+        _Images(paths, transforms.Compose(steps)),
+        batch_sampler=_batches(problem, workers),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    return _variant(lambda: torch.cat([images for images, _ in loader]), problem, train)
 
-    def load() -> Tensor:
-        samples = []
-        for index, path in enumerate(paths):
-            with Image.open(path) as image:
-                samples.append((transform(image.convert("RGB")), index))
-        images: Tensor = default_collate(samples)[0]
-        return images
 
-    return _variant(load, problem, train)
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Images by Pillow, each with its number."""
+
+    def __init__(self, paths: Sequence[Path], transform: Callable[[Any], Tensor]) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), index
+
+
+def _batches(problem: Problem, workers: int) -> list[list[int]]:
+    """Return the images of each batch: one batch, and by workers a pass of two for each of them."""
+    size = -(-problem.batch // max(1, 2 * workers))
+    return [list(range(start, min(start + size, problem.batch))) for start in range(0, problem.batch, size)]
 
 
 def _variant(load: Callable[[], Tensor], problem: Problem, train: bool) -> Variant:
@@ -117,15 +132,15 @@ def _files(count: int) -> tuple[Path, ...]:
     return paths
 
 
-def _case(name: str, what: str, *, train: bool) -> Case:
-    peer = Peer("pillow", "torchvision on Pillow images", partial(pillow, train=train), Target(1.0))
-    return Case(
-        name, what, partial(ours, train=train), (peer,), SIZES, 64, resizable=False, counted=False, memory=False
-    )
+def _case(name: str, what: str, *, train: bool, workers: int = 0) -> Case:
+    build, theirs = (partial(side, train=train, workers=workers) for side in (ours, pillow))
+    peer = Peer("pillow", "torch's DataLoader on Pillow images", theirs, Target(1.0))
+    return Case(name, what, build, (peer,), SIZES, 64, resizable=False, counted=False, memory=False)
 
 
 CASES = (
     _case("loading_training", "loading for training, one core", train=True),
     _case("loading_extraction", "loading for extraction, one core", train=False),
+    _case("loading_pass", "a pass of training by two workers that are there", train=True, workers=2),
 )
 """The rows of this file: JPEG files of 128x64 to normalised batches."""

@@ -1,11 +1,10 @@
 """One vector a cluster, and the loss that pulls features towards theirs (Dai et al., cluster contrast; MLA Eq. 1)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional
 
 from reference_pipelines.errors import require
@@ -36,9 +35,10 @@ class MemoryConfig:
 class ClusterMemory(nn.Module):
     """Unit vectors of the clusters: forward gives ClusterNCE, `update` moves the vectors after the optimiser's step.
 
-    The vectors are a buffer without gradient, in single precision at least. A loss keeps its features' gradient and
-    not the vectors, so that they may move before it is gone back through. Nothing here depends on which process
-    computes it: the same features in the same order give the same memory.
+    The vectors are a buffer without gradient, in single precision at least. They move in place, as a second copy of
+    many clusters costs as much time as the step; so a loss is gone back through before they move, and torch refuses it
+    afterwards. Nothing here depends on which process computes it: the same features in the same order give the same
+    memory.
 
     Args:
         centers: (K, D) first vectors; they are L2-normalised here.
@@ -89,9 +89,10 @@ class ClusterMemory(nn.Module):
         """Return the mean ClusterNCE (MLA Eq. 1) of unit features (B, D) that belong to clusters (B,)."""
         # A temperature of 0.05 makes 20 of a similarity of 1, of which half precision keeps two decimals.
         with torch.autocast(features.device.type, enabled=False):
-            wide = features.to(self.centers.dtype)
-            loss: Tensor = _ClusterNce.apply(wide, self.centers, clusters, self.config.temperature)
-            return loss
+            # A gradient by hand was neither faster nor smaller: 91 ms against 93 and 8 MB each, update and all, for 64
+            # features of 2048 and 10,000 clusters; 20 ms each for 2,000.
+            similarity = functional.linear(features.to(self.centers.dtype), self.centers)
+            return functional.cross_entropy(similarity / self.config.temperature, clusters)
 
     @torch.no_grad()
     def update(self, features: Tensor, clusters: Tensor) -> None:
@@ -127,29 +128,13 @@ class ClusterMemory(nn.Module):
         return functional.normalize(self.config.momentum * old + (1 - self.config.momentum) * features, dim=1)
 
 
-class _ClusterNce(Function):
-    """Eq. 1, whose gradient is found at once: going back needs no clusters x D vectors as they were."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, centers: Tensor, clusters: Tensor, temperature: float) -> Tensor:
-        logits = functional.linear(features, centers) / temperature
-        if ctx.needs_input_grad[0]:
-            of_logits = logits.softmax(dim=1)
-            of_logits.scatter_add_(1, clusters[:, None], of_logits.new_full((len(features), 1), -1.0))
-            ctx.save_for_backward(of_logits @ centers / (temperature * len(features)))
-        return functional.cross_entropy(logits, clusters)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError("ClusterMemory: its loss has no second derivative; go back without create_graph")
-        return gradient * ctx.saved_tensors[0], None, None, None
-
-
 def _first(marked: Tensor) -> Tensor:
-    """Return the first marked column of each row of (B, B) marks; argmax promises no order among equals."""
+    """Return the first marked column of each row of (B, B) marks; argmax promises no order among equals.
+
+    A row without a mark, of features that are NaN, has the last column: a GPU would end the process over a wrong one.
+    """
     columns = torch.arange(len(marked), device=marked.device)
-    return torch.where(marked, columns, len(marked)).amin(dim=1)
+    return torch.where(marked, columns, len(marked) - 1).amin(dim=1)
 
 
 def _single_at_least(features: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Images from files to batches; the same batches whatever the number of workers."""
 
+import math
 import multiprocessing
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import Box, Transform
-from reference_pipelines.data.workers import AHEAD, map_in_order
+from reference_pipelines.data.workers import AHEAD, Workers
 
 
 class Draw(NamedTuple):
@@ -29,35 +31,90 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class _Slots:
+class _Places:
     """Places for batches of pixels, in memory that all processes share.
 
     They are made once and filled again and again: a worker hands over no file descriptor, and there are never more
     batches waiting than places.
     """
 
-    def __init__(self, count: int, shape: tuple[int, ...], *, shared: bool) -> None:
-        self.shape = (count, *shape)
-        size = int(np.prod(self.shape))
+    def __init__(self, count: int, room: int, *, shared: bool) -> None:
+        self.count = count
+        self.room = room  # bytes of each
         # Unlike torch's own shared memory it takes another place where /dev/shm is small, as it is in containers.
-        self.memory: Any = multiprocessing.RawArray("B", size) if shared else np.empty(size, np.uint8)
+        self.memory: Any = multiprocessing.RawArray("B", count * room) if shared else np.empty(count * room, np.uint8)
 
-    def __getitem__(self, slot: int) -> Tensor:
-        return torch.from_numpy(np.frombuffer(self.memory, np.uint8).reshape(self.shape)[slot])
+    def pixels(self, place: int, shape: tuple[int, ...]) -> Tensor:
+        """Return the first bytes of a place as pixels of this shape."""
+        place_bytes = np.frombuffer(self.memory, np.uint8, math.prod(shape), offset=place * self.room)
+        return torch.from_numpy(place_bytes.reshape(shape))
+
+
+class _Task(NamedTuple):
+    """A batch: the place it goes to, the files, the seeds of their augmentation, and what is done to them."""
+
+    place: int
+    paths: list[Path]
+    seeds: list[int]
+    transform: Transform
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.paths), *self.transform.size, 3
 
 
 class _Loader:
-    """Decodes and arranges a batch into a slot; returns what of each image is to be erased."""
+    """Decodes and arranges a batch into its place; returns what of each image is to be erased."""
 
-    def __init__(self, paths: Sequence[Path], transform: Transform, slots: _Slots) -> None:
-        self.paths = paths
-        self.transform = transform
-        self.slots = slots
+    def __init__(self, places: _Places) -> None:
+        self.places = places
 
-    def __call__(self, task: tuple[int, list[Draw]]) -> list[Box | None]:
-        slot, draws = task
-        images = [load_image(self.paths[draw.image]) for draw in draws]
-        return self.transform.arrange(images, [draw.seed for draw in draws], self.slots[slot][: len(draws)])
+    def __call__(self, task: _Task) -> list[Box | None]:
+        images = [load_image(path) for path in task.paths]
+        return task.transform.arrange(images, task.seeds, self.places.pixels(task.place, task.shape))
+
+
+class _Crew(NamedTuple):
+    """Workers, and the places they load into."""
+
+    workers: Workers[_Task, list[Box | None]]
+    places: _Places
+
+
+_idle: _Crew | None = None
+
+
+def _engage(count: int, room: int) -> _Crew:
+    """Return the crew that the last pass has left, or a new one where that does not fit.
+
+    A pass that had to start its workers would begin 0.1 s later by fork and as many seconds as torch takes to import
+    by forkserver (the default of Python 3.14) and spawn.
+    """
+    global _idle
+    crew, _idle = _idle, None
+    if crew is not None:
+        if crew.workers.count == count and crew.places.room >= room:
+            return crew
+        crew.workers.end()
+    places = _Places(AHEAD * count, room, shared=True)
+    return _Crew(Workers(_Loader(places), count), places)
+
+
+def _leave_idle(crew: _Crew) -> None:
+    """Keep a crew that has done all of its pass for the next one."""
+    global _idle
+    if _idle is not None:  # two passes at the same time
+        _idle.workers.end()
+    _idle = crew
+
+
+def _forget_crew() -> None:
+    global _idle
+    _idle = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_crew)  # it is the parent's
 
 
 def load_batches(
@@ -65,7 +122,8 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Load the batches in order; the images have the channels last in memory.
 
-    Workers decode and arrange pixels of 8 bits ahead, at most two batches each; this process normalises them.
+    Workers decode and arrange pixels of 8 bits ahead, at most two batches each; this process normalises them. The
+    workers of a pass that came to its end wait for the next pass; they end with this process, or with an error.
 
     Args:
         paths: the images that the draws' indices point at.
@@ -77,11 +135,19 @@ def load_batches(
         UserError: an image does not decode, the sentence names it; or a worker died or could not be started.
     """
     batches = list(batches)
-    largest = max(map(len, batches), default=0)
-    slots = _Slots(max(1, AHEAD * workers), (largest, *transform.size, 3), shared=workers > 0)
-    tasks = list(zip(cycle(range(slots.shape[0])), batches))
+    if not batches:
+        return
+    room = max(map(len, batches)) * math.prod(transform.size) * 3
+    crew = _engage(workers, room) if workers else None
+    places = crew.places if crew else _Places(1, room, shared=False)
+    tasks = [
+        _Task(place, [paths[draw.image] for draw in draws], [draw.seed for draw in draws], transform)
+        for place, draws in zip(cycle(range(places.count)), batches)
+    ]
+    loaded = crew.workers.map(tasks) if crew else map(_Loader(places), tasks)
     pin_memory = torch.cuda.is_available()
-    loaded = map_in_order(_Loader(paths, transform, slots), tasks, workers=workers)
-    for (slot, draws), erased in zip(tasks, loaded, strict=True):
-        images = transform.normalise(slots[slot][: len(draws)], erased, pin_memory=pin_memory)
+    for task, draws, erased in zip(tasks, batches, loaded, strict=True):
+        images = transform.normalise(places.pixels(task.place, task.shape), erased, pin_memory=pin_memory)
         yield Batch(images, torch.tensor([draw.image for draw in draws]))
+    if crew:
+        _leave_idle(crew)

@@ -1,5 +1,6 @@
 """Steps of training: what both pipelines do with a network and their batches."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_pipelines.config import Amp, OptimizerConfig
-from reference_pipelines.data.dataset import Batch
+from reference_pipelines.data.dataset import Batch, Draw
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.distributed.batch_statistics import share_running_statistics
 from reference_pipelines.distributed.processes import Processes, share_sizes
@@ -15,6 +16,8 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.models import Embedding
 from reference_pipelines.progress import progress_bar
 from reference_pipelines.training.optimizer import build_optimizer
+
+LOOK_EVERY = 50  # steps; a look at a loss waits for the device, and a GPU that is waited for each step idles
 
 _HALF = {"none": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -79,19 +82,19 @@ class Trainer:
         processes = self.processes
         self._check_shares(batches)
         self.model.train()
-        total = torch.zeros((), device=self.device)
+        losses = _Losses(title, look_every=1 if self.device.type == "cpu" else LOOK_EVERY)
         own = [list(processes.share(batch)) for batch in batches]
         with progress_bar(load(own), len(batches), title, shown=processes.first) as bar:
             loaded = iter(bar)
-            for step, draws in enumerate(batches, start=1):
+            for draws in batches:
                 batch: Batch = processes.together(lambda: next(loaded))
                 images = batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-                indices = torch.tensor([draw.image for draw in draws], device=self.device)
-                total += self._step(images, indices, objective, f"step {step} of {title}")
+                self._step(images, self._indices(draws), objective, losses)
             next(loaded, None)  # lets the loader and the bar end
+        losses.check()
         share_running_statistics(self.model)
         processes.together(lambda: self._check_finite(images, title))
-        return float(total / len(batches))
+        return losses.mean()
 
     def _check_shares(self, batches: Batches) -> None:
         for size in sorted({len(batch) for batch in batches}):
@@ -110,15 +113,17 @@ class Trainer:
                     "start fewer processes or enlarge --sampler.ids or --sampler.images"
                 )
 
-    def _step(self, images: Tensor, indices: Tensor, objective: Objective, where: str) -> Tensor:
+    def _indices(self, draws: Sequence[Draw]) -> Tensor:
+        """Return the places of a batch's images in the training list, on the device, which is not waited for."""
+        indices = torch.tensor([draw.image for draw in draws], pin_memory=self.device.type == "cuda")
+        return indices.to(self.device, non_blocking=True)
+
+    def _step(self, images: Tensor, indices: Tensor, objective: Objective, losses: "_Losses") -> None:
         with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
             own: Embedding = self._network(images)
         embedding = self._of_all(own, share_sizes(len(indices), self.processes.count))
         loss = objective.loss(embedding, indices)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"train: the loss is {loss.item()} at {where}; lower --optimizer.learning_rate or lengthen the warm-up"
-            )
+        losses.add(loss.detach())
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self._stepped = False
@@ -126,7 +131,6 @@ class Trainer:
         self.scaler.update()
         if self._stepped:
             objective.after_step(embedding, indices)
-        return loss.detach()
 
     def _note_step(self, *_: object) -> None:
         self._stepped = True
@@ -150,3 +154,46 @@ class Trainer:
                 f"train: the features are NaN or Inf after the last step of {title}; "
                 "lower --optimizer.learning_rate or lengthen the warm-up"
             )
+
+
+class _Losses:
+    """The losses of an epoch's steps, of which none may be NaN or Inf.
+
+    They are looked at every so many steps and at the end: what comes of a bad one meanwhile is not saved, as the
+    epoch is not.
+
+    Args:
+        title: what messages call the epoch.
+        look_every: steps.
+    """
+
+    def __init__(self, title: str, *, look_every: int) -> None:
+        self.title = title
+        self.look_every = look_every
+        self._seen: list[float] = []
+        self._unseen: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Add the next step's."""
+        self._unseen.append(loss)
+        if len(self._unseen) == self.look_every:
+            self.check()
+
+    def check(self) -> None:
+        """Look at those that nobody has looked at.
+
+        Raises:
+            UserError: one is NaN or Inf; the first is named.
+        """
+        for loss in torch.stack(self._unseen).tolist() if self._unseen else ():
+            self._seen.append(loss)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"train: the loss is {loss} at step {len(self._seen)} of {self.title}; "
+                    "lower --optimizer.learning_rate or lengthen the warm-up"
+                )
+        self._unseen.clear()
+
+    def mean(self) -> float:
+        """Return the mean of all that were looked at."""
+        return math.fsum(self._seen) / len(self._seen)

@@ -8,11 +8,17 @@ import torch
 from benchmarks import loading
 from benchmarks.cases import Job, Skipped, Target
 from benchmarks.measuring import measure
+from reference_pipelines.data import dataset
 from tests.benchmarks.support import problem
 
 pytest.importorskip("torchvision", reason="the extra 'pipelines' is not installed")
 
-TRAINING, EXTRACTION = loading.CASES
+
+@pytest.fixture(autouse=True, scope="module")
+def no_idle_workers():
+    yield
+    dataset._idle.workers.end()
+    dataset._idle = None
 
 
 def test_the_promised_rows():

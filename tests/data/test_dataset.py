@@ -13,16 +13,30 @@ import numpy as np
 import pytest
 import torch
 
-from reference_pipelines.data import read
+from reference_pipelines.data import dataset, read
 from reference_pipelines.data.dataset import Draw, load_batches
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.sampler import in_order
 from reference_pipelines.data.transforms import AugmentConfig, evaluation_transform, train_transform
-from reference_pipelines.data.workers import AHEAD, map_in_order
+from reference_pipelines.data.workers import AHEAD, Workers, map_in_order
 from reference_pipelines.errors import UserError
 from tests.conftest import says, write_image
 
 WORKERS = [0, 1, 3]
+
+
+@pytest.fixture(autouse=True)
+def no_idle_workers():
+    """End the workers that a test's last pass has left for the next one."""
+    yield
+    if dataset._idle is not None:
+        dataset._idle.workers.end()
+        dataset._idle = None
+    assert not multiprocessing.active_children()
+
+
+def workers_now():
+    return {child.pid for child in multiprocessing.active_children()}
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -119,14 +133,112 @@ def test_a_killed_worker_is_one_sentence_and_no_hang(market):
     assert not multiprocessing.active_children()
 
 
-def test_workers_that_cannot_start_are_one_sentence(market, monkeypatch):
+def one_pass(paths, size=(32, 16), batch=8, workers=2):
+    batches = list(load_batches(paths, evaluation_transform(size), in_order(len(paths), batch), workers=workers))
+    for image, path in zip(torch.cat([each.images for each in batches]), paths, strict=True):
+        assert torch.equal(image, evaluation_transform(size)(load_image(path)))
+    return workers_now()
+
+
+def test_workers_go_from_pass_to_pass_until_they_do_not_fit(market):
+    train, gallery = read(market).train.paths, read(market).gallery.paths
+    first = one_pass(train)
+    assert len(first) == 2
+    assert one_pass(gallery, size=(16, 16)) == one_pass(train, batch=3) == first
+    larger = one_pass(train, batch=9)
+    assert len(larger) == 2
+    assert not larger & first
+    more = one_pass(train, workers=3)
+    assert len(more) == 3
+    assert not more & larger
+
+
+def test_passes_at_the_same_time_have_workers_each_and_leave_one_set(market):
+    paths, transform = read(market).train.paths, evaluation_transform((32, 16))
+    wanted = [batch.images for batch in load_batches(paths, transform, in_order(36, 4), workers=0)]
+    passes = [load_batches(paths, transform, in_order(36, 4), workers=2) for _ in range(2)]
+    for images, one, other in zip(wanted, *passes, strict=True):
+        assert torch.equal(one.images, images)
+        assert torch.equal(other.images, images)
+    assert len(workers_now()) == 2
+
+
+def test_a_forked_process_leaves_its_parents_workers_alone(market):
+    paths = read(market).train.paths
+    mine = one_pass(paths)
+    child = os.fork()
+    if child == 0:
+        found = dataset._idle is None and len(one_pass(paths) - mine) == 2
+        os._exit(0 if found else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert one_pass(paths) == mine
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")
+def test_nothing_is_left_over_from_fifty_passes(market):
+    def held():
+        with open("/proc/self/statm", encoding="utf-8") as sizes:
+            return len(os.listdir("/proc/self/fd")), int(sizes.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    paths = read(market).train.paths[:6]
+    for _ in range(5):
+        mine = one_pass(paths, batch=2)
+    descriptors, memory = held()
+    for _ in range(50):
+        assert one_pass(paths, batch=2) == mine
+    assert held()[0] == descriptors
+    assert held()[1] < memory + 2**23
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="there is no forkserver")
+def test_by_forkserver_torch_is_imported_once_for_all_passes(market):
+    """The default of Python 3.14, where each worker would import torch anew."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        paths = read(market).train.paths
+        first = one_pass(paths)
+        assert one_pass(paths) == first
+        (seconds,) = map_in_order(eval, ["__import__('torch') and __import__('time').process_time()"], workers=1)
+        assert seconds < 1.5  # torch takes longer
+    finally:
+        dataset._idle.workers.end()
+        dataset._idle = None
+        multiprocessing.forkserver._forkserver._stop()
+        multiprocessing.set_start_method(before, force=True)
+
+
+def test_workers_that_cannot_start_are_one_sentence(monkeypatch):
     def refuse(*_, **__):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("reference_pipelines.data.workers.ProcessPoolExecutor.submit", refuse)
+    monkeypatch.setattr("multiprocessing.Process.start", refuse)
     with pytest.raises(UserError) as caught:
         list(map_in_order(str, [1], workers=64))
     assert says(str(caught.value), "data: 64 worker processes", "(Too many open files)", "--data.workers")
+
+
+@pytest.mark.parametrize("error", [OSError(11, "no more processes"), KeyboardInterrupt()])
+def test_what_stops_the_second_worker_from_starting_ends_the_first(monkeypatch, error):
+    start, started = multiprocessing.Process.start, []
+
+    def stopped(process):
+        if started:
+            raise error
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr("multiprocessing.Process.start", stopped)
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
+        Workers(abs, 3)
+    assert len(started) == 1
+    assert not started[0].is_alive()
+
+
+def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment():
+    begun_with, ignored = "__import__('signal').pthread_sigmask(0, [])", "__import__('signal').getsignal(2)"
+    assert list(map_in_order(eval, [begun_with, ignored], workers=1)) == [{signal.SIGINT}, signal.SIG_IGN]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_leaving_early_ends_the_workers(market):
@@ -158,8 +270,9 @@ def test_results_come_in_order_though_later_ones_are_done_first():
 
 
 def test_an_error_of_the_function_comes_out_as_it_is():
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(ValueError, match="invalid literal") as caught:
         list(map_in_order(int, ["1", "no number"], workers=1))
+    assert "in a worker process:\nTraceback" in caught.value.__notes__[0]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")

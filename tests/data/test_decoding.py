@@ -34,13 +34,13 @@ def near(found, expected, levels):
     return max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= levels
 
 
-@pytest.fixture(params=["torchvision", "Pillow"])
+@pytest.fixture(params=["torchcodec", "Pillow"])
 def decoder(request, monkeypatch):
-    """Both ways to decode a JPEG file: torchvision's is not there in every version."""
+    """Both ways to decode a JPEG file."""
     if request.param == "Pillow":
         monkeypatch.setattr(decoding, "decode_jpeg", None)
     elif decoding.decode_jpeg is None:
-        pytest.skip("this torchvision decodes no images")
+        pytest.skip("torchcodec is not installed")
 
 
 JPEGS = [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"keep_rgb": True}, {"optimize": True}]

@@ -13,7 +13,9 @@ from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import Embedding
+from reference_pipelines.training import loop
 from reference_pipelines.training.loop import Trainer
+from tests.conftest import says
 
 RATE = 0.1
 SCALE = 64.0
@@ -193,3 +195,52 @@ def test_the_forward_pass_is_in_the_precision_asked_for_and_the_loss_in_single(a
 def test_without_half_precision_an_infinite_gradient_is_noticed_at_the_next_loss():
     with pytest.raises(UserError, match="loss .*nan .*step 3 of test; "):
         clustered("none", at=2)
+
+
+class LossesAsGiven(SumOfFeatures):
+    """A sum of features, or what is given instead, at each step."""
+
+    def __init__(self, model, instead):
+        super().__init__(model)
+        self.instead = iter(instead)
+
+    def loss(self, embedding, indices):
+        given = next(self.instead)
+        return super().loss(embedding, indices) * (1 if given is None else given)
+
+
+def trained(instead, look_every, monkeypatch):
+    """Train on a device that is looked at every so many steps; return the steps that were taken, and the sentence."""
+    if look_every > 1:  # as on a GPU
+        made = loop._Losses
+        monkeypatch.setattr(loop, "_Losses", lambda title, **_: made(title, look_every=look_every))
+    model = Scale()
+    objective = LossesAsGiven(model, instead)
+    batches, load = drawn([torch.ones(2, 1, 1, 1)] * len(instead))
+    with pytest.raises(UserError) as caught:
+        plain_descent(Trainer(model, OptimizerConfig(RATE, 0.0, 1))).train_epoch(
+            batches, load, objective, title="epoch 7/9"
+        )
+    return len(objective.after), str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("look_every", "steps"), [(1, 2), (2, 3), (4, 3), (50, 5)])
+def test_the_first_bad_loss_is_named_at_the_next_look_and_no_later_than_the_epochs_end(
+    value, look_every, steps, monkeypatch
+):
+    instead = [None, None, value, torch.nan, None]
+    # A look comes before its step; the check at the end after all of them.
+    taken, said = trained(instead, look_every, monkeypatch)
+    assert taken == steps
+    assert says(said, f"the loss is {value} at step 3 of epoch 7/9; ", "--optimizer.learning_rate")
+
+
+def test_on_the_cpu_a_bad_loss_is_noticed_before_its_step_and_the_weights_are_those_before():
+    model = Scale()
+    objective = LossesAsGiven(model, [None, torch.nan])
+    batches, load = drawn([torch.ones(2, 1, 1, 1)] * 2)
+    with pytest.raises(UserError, match="step 2 of"):
+        plain_descent(Trainer(model, OptimizerConfig(RATE, 0.0, 1))).train_epoch(batches, load, objective, title="a")
+    assert model.weight.item() == pytest.approx(2.0 - RATE * 2)
+    assert len(objective.after) == 1
