@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.config import Device, EvaluationConfig
+from reference_pipelines.config.sections import Device, EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
 from reference_pipelines.distributed.device import describe_hardware, pick_device

@@ -10,7 +10,7 @@ from typing import Any
 
 from reference_pipelines.commands.arguments import Counts, refuse_unknown, separate
 from reference_pipelines.commands.evaluate import EvaluationOptions, evaluate_run
-from reference_pipelines.config import config_parser, load_config, word_counts
+from reference_pipelines.config.loading import config_parser, load_config, word_counts
 from reference_pipelines.data import read
 from reference_pipelines.data.verification import format_verification, verify
 from reference_pipelines.distributed.device import pick_device

@@ -1,7 +1,6 @@
 """torchvision's ResNets with their weights, ready for attention: last stride set, classifier taken off."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,53 +11,9 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from attnreid import set_last_stride
-from reference_pipelines.errors import UserError, closest, require
+from reference_pipelines.config.sections import ModelConfig
+from reference_pipelines.errors import UserError, closest
 from reference_pipelines.models.weights import StartingWeights, weights_file
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The backbone and where its weights come from.
-
-    Args:
-        backbone: torchvision's name of a ResNet, or "resnet_demo", torchvision's ResNet class with one narrow
-            bottleneck a stage.
-        weights: "imagenet" (torchvision's), "none" (random), or where to start from: a run's folder, or a file of
-            safetensors or torch.save with this backbone in it, under any names; heads are left aside, and attention
-            too unless it is the same.
-        last_stride: stride of the last stage; both papers use 1.
-        bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
-            many devices; 1 takes them over the whole batch. Any other must divide the batch, and be divided by the
-            number of processes.
-    """
-
-    backbone: str = "resnet50"
-    weights: str = "imagenet"
-    last_stride: int = 1
-    bn_chunks: int = 1
-
-    def __post_init__(self) -> None:
-        require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
-        require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
-
-    def check_batch(self, images: int) -> None:
-        """Refuse batches of so many images if a chunk would have less than two, or not as many as every other.
-
-        One image has no variance, and unequal chunks would be cut otherwise by many processes than by one.
-
-        Raises:
-            UserError: they would.
-        """
-        require(
-            images >= 2 * self.bn_chunks,
-            f"sampler.ids x sampler.images must be at least 2 for each of the {self.bn_chunks} model.bn_chunks",
-            images,
-        )
-        require(
-            images % self.bn_chunks == 0,
-            f"sampler.ids x sampler.images must divide into the {self.bn_chunks} model.bn_chunks without a remainder",
-            images,
-        )
 
 
 class NarrowBottleneck(Bottleneck):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.config import to_plain
+from reference_pipelines.config.loading import to_plain
 from reference_pipelines.errors import UserError
-from reference_pipelines.recipes import defaults_of, flat
+from reference_pipelines.config.recipes import defaults_of, flat
 from reference_pipelines.runs.checkpoint import Checkpoint, read_newest
 from reference_pipelines.runs.folder import RESULT, code_digest, provenance
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from reference_pipelines.config import to_plain
+from reference_pipelines.config.loading import to_plain
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # None of these changes what is trained or how it is tested, or it is not the recipe's to say; a seed is another try.
 _FREE = (
     *("title", "device", "seed", "data.root", "data.layout", "data.workers", "data.skip_corrupt"),

@@ -8,7 +8,7 @@ from typing import get_args, get_origin
 import pytest
 import yaml
 
-from reference_pipelines.config import load_config, to_plain
+from reference_pipelines.config.loading import load_config, to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
 

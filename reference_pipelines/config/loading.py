@@ -12,7 +12,6 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from reference_pipelines.commands.arguments import refuse_unknown, separate
-from reference_pipelines.data.transforms import Interpolation
 from reference_pipelines.errors import UserError, closest, require
 
 Config = TypeVar("Config")
@@ -20,87 +19,6 @@ Config = TypeVar("Config")
 _SINGULAR = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _PLURAL = {int: "whole numbers", float: "numbers", str: "texts"}
 _EXAMPLE = {2: "64 32", 3: "0 0 0"}
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """The images.
-
-    Args:
-        root: folder of the data set, or a CSV file.
-        layout: name of its layout; found by content when left out.
-        image_size: height and width that images are resized to.
-        interpolation: how they are resized.
-        workers: processes that decode images; 0 decodes in the main process.
-        skip_corrupt: decode every image before the run and leave out those that do not decode, instead of stopping
-            at the first.
-    """
-
-    root: str
-    layout: str | None = None
-    image_size: tuple[int, int] = (256, 128)
-    interpolation: Interpolation = "bilinear"
-    workers: int = 4
-    skip_corrupt: bool = False
-
-    def __post_init__(self) -> None:
-        require(self.root.strip() != "", "data.root must not be empty", repr(self.root))
-        require(
-            min(self.image_size) >= 1,
-            "data.image_size must be a height and a width above 0",
-            self.image_size,
-        )
-        require(self.workers >= 0, "data.workers must be at least 0", self.workers)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """Adam and its schedule.
-
-    Args:
-        learning_rate: after the warm-up.
-        weight_decay: L2 penalty.
-        epochs: how long to train.
-        warmup_epochs: epochs over which the rate rises linearly; 0 is none.
-        warmup_factor: part of the rate that the first epoch starts from.
-        milestones: epochs from which on the rate is multiplied by gamma once more.
-        gamma: the factor.
-    """
-
-    learning_rate: float
-    weight_decay: float
-    epochs: int
-    warmup_epochs: int = 0
-    warmup_factor: float = 0.01
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "optimizer.learning_rate must be above 0", self.learning_rate)
-        require(self.weight_decay >= 0, "optimizer.weight_decay must be at least 0", self.weight_decay)
-        require(self.epochs >= 1, "optimizer.epochs must be at least 1", self.epochs)
-        require(self.warmup_epochs >= 0, "optimizer.warmup_epochs must be at least 0", self.warmup_epochs)
-        require(0 < self.warmup_factor <= 1, "optimizer.warmup_factor must be in (0, 1]", self.warmup_factor)
-        require(self.gamma > 0, "optimizer.gamma must be above 0", self.gamma)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How the features are tested.
-
-    Args:
-        every: evaluate after every so many epochs; the last epoch is always evaluated.
-        flip: add the features of each image and of its mirror.
-        batch_size: images a batch in extraction.
-    """
-
-    every: int = 10
-    flip: bool = True
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        require(self.every >= 1, "evaluation.every must be at least 1", self.every)
-        require(self.batch_size >= 1, "evaluation.batch_size must be at least 1", self.batch_size)
 
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -182,7 +100,7 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
     if name in shipped:
         return shipped[name]
     listed = f"the recipes are {', '.join(sorted(shipped))}"
-    if owners := sorted(path.parts[-3] for path in Path(__file__).parent.glob("*/recipes/*.yaml") if path.stem == name):
+    if owners := sorted(path.parts[-3] for path in Path(__file__).parents[1].glob("*/recipes/*.yaml") if path.stem == name):
         owner = owners[0]
         raise UserError(
             f"config: {name} is a recipe of {owner}, for `train {owner} --config {name}`; {listed} for "
