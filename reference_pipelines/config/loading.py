@@ -2,47 +2,53 @@
 
 import dataclasses
 import math
-import re
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
-from reference_pipelines.commands.arguments import refuse_unknown, separate
-from reference_pipelines.errors import UserError, closest, require
+from attnreid.command_line import (
+    REQUIRED,
+    Option,
+    Words,
+    argument_help,
+    closest,
+    convert,
+    describe,
+    refuse_unknown,
+    separate,
+)
+from reference_pipelines.errors import UserError, require
 
 Config = TypeVar("Config")
 
-_SINGULAR = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-_PLURAL = {int: "whole numbers", float: "numbers", str: "texts"}
-_EXAMPLE = {2: "64 32", 3: "0 0 0"}
+CONFIG_OPTION = Option("--config", "config", str, None, "recipe, a name or a YAML file; the other options override it")
+_PACKAGE = Path(__file__).parents[1]
 
 
-Device = Literal["auto", "cpu", "cuda"]
-
-# What the forward pass of training computes in; "none" is single precision. (YAML reads a bare "off" as false.)
-Amp = Literal["none", "float16", "bfloat16"]
-
-
-def config_parser(schema: type, prog: str) -> ArgumentParser:
-    """Return the parser of `schema`'s keys, with --config for a recipe."""
-    parser = ArgumentParser(
-        prog=prog, description=(schema.__doc__ or "").split("\n")[0], exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--config", action="config", help="recipe, a name or a YAML file; the other options override it"
-    )
-    parser.add_class_arguments(schema)
-    return parser
+def keys_of(schema: type, prefix: str = "") -> dict[str, Option]:
+    """Return every dotted key of a config, with its type, default and what it is for."""
+    keys: dict[str, Option] = {}
+    helps = argument_help(schema)
+    for field in dataclasses.fields(schema):
+        key = prefix + field.name
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            section = keys_of(field.type, f"{key}.")
+            if field.default is not dataclasses.MISSING:
+                values = flat(dataclasses.asdict(field.default), section, f"{key}.")
+                section = {name: dataclasses.replace(option, default=values[name]) for name, option in section.items()}
+            keys |= section
+        else:
+            default = REQUIRED if field.default is dataclasses.MISSING else field.default
+            keys[key] = Option(f"--{key}", key, field.type, default, helps.get(field.name, ""))
+    return keys
 
 
 def word_counts(schema: type) -> dict[str, int | None]:
-    """Return how many words each option of `schema` takes on the command line; None is any number."""
-    kinds = _kinds(schema)
-    return {"--config": 1, "--print_config": 0, **{f"--{key}": _count(kind) for key, kind in kinds.items()}}
+    """Return how many words each option of a config takes on the command line; None is any number."""
+    return {CONFIG_OPTION.name: 1, **{option.name: option.count for option in keys_of(schema).values()}}
 
 
 def load_config(
@@ -59,37 +65,70 @@ def load_config(
     Raises:
         UserError: an unknown key (with the closest ones), a value of another type, or a recipe that is no YAML.
     """
-    kinds = _kinds(schema)
+    words, recipe = _given(schema, arguments, prog, recipes)
+    missing = [
+        key
+        for key, option in keys_of(schema).items()
+        if option.default is REQUIRED and option.name not in words.options and recipe.get(key) is None
+    ]
+    if missing:
+        named = words.options.get("--config")
+        raise UserError(f"{prog}: {_missing(missing, None if named is None else named[0], recipes)}")
+    values = _values(schema, words, recipe, prog)
+    for key, value in values.items():
+        numbers = [each for each in (value if isinstance(value, tuple) else [value]) if isinstance(each, float)]
+        require(all(map(math.isfinite, numbers)), f"{key} must be finite", value)
+    return _build(schema, values)
+
+
+def shown_config(schema: type, arguments: Sequence[str], *, prog: str, recipes: Path) -> str:
+    """Return, as YAML, the config that arguments give; a key that is still to be given is null."""
+    words, recipe = _given(schema, arguments, prog, recipes)
+    values = _values(schema, words, recipe, prog)
+    tree: dict[str, Any] = {}
+    for key in keys_of(schema):
+        section, _, name = f".{key}".rpartition(".")
+        inner = tree
+        for part in section.split(".")[1:]:
+            inner = inner.setdefault(part, {})
+        inner[name] = values.get(key)
+    return yaml.safe_dump(_listed(tree), sort_keys=False, allow_unicode=True)
+
+
+def _given(schema: type, arguments: Sequence[str], prog: str, recipes: Path | None) -> tuple[Words, dict[str, Any]]:
+    """Return the words of a command line and the values of the recipe that they name."""
     words = separate(prog, arguments, word_counts(schema))
     refuse_unknown(prog, words.options, word_counts(schema))
     if words.bare:
         raise UserError(
             f"{prog}: {words.bare[0]!r} belongs to no option; write --name VALUE, and a value with spaces in quotes"
         )
-    recipe: dict[str, Any] = {}
-    given, named = words.arguments(), words.options.get("--config")
-    if named is not None:
-        path = _find_recipe(named, recipes)
-        recipe = read_recipe(schema, path)
-        # What comes later overrides what came before.
-        given = [f"--config={path}", *(word for word in given if not word.startswith("--config="))]
-    missing = [key for key in _required(schema) if f"--{key}" not in words.options and recipe.get(key) is None]
-    if missing and "--print_config" not in words.options:
-        raise UserError(f"{prog}: {_missing(missing, named, recipes)}")
-    parser = config_parser(schema, prog)
-    try:
-        values = parser.instantiate(parser.parse_args(given))
-    except ArgumentError as error:
-        message = " ".join(str(error).split()).rstrip(".")
-        wrong = re.search(r'Parser key "([^"]+)"', message)
-        if wrong and wrong[1] in kinds:
-            raise UserError(_wrong_value(prog, wrong[1], kinds[wrong[1]], words.options, recipe)) from None
-        raise UserError(f"{prog}: {message}") from None
-    config = schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
-    for key, value in _flatten(dataclasses.asdict(config)).items():  # type: ignore[call-overload]
-        numbers = [each for each in (value if isinstance(value, tuple) else [value]) if isinstance(each, float)]
-        require(all(map(math.isfinite, numbers)), f"{key} must be finite", value)
-    return config
+    named = words.options.get("--config")
+    return words, {} if named is None else read_recipe(schema, _find_recipe(named[0], recipes))
+
+
+def _values(schema: type, words: Words, recipe: Mapping[str, Any], prog: str) -> dict[str, Any]:
+    """Return the value of each key: the command line's, else the recipe's, else the default, where there is one."""
+    values = {}
+    for key, option in keys_of(schema).items():
+        if option.name in words.options:
+            values[key] = option.value(prog, words.options[option.name])
+        elif recipe.get(key) is not None or (key in recipe and option.default is not REQUIRED):
+            try:
+                values[key] = convert(option.kind, recipe[key])
+            except ValueError:
+                raise UserError(f"{prog}: {_wrong_value(option, words.options['--config'][0], recipe[key])}") from None
+        elif option.default is not REQUIRED:
+            values[key] = option.default
+    return values
+
+
+def _build(schema: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
+        key = prefix + field.name
+        fields[field.name] = values[key] if key in values else _build(field.type, values, f"{key}.")  # type: ignore[arg-type]
+    return schema(**fields)
 
 
 def _find_recipe(name: str, recipes: Path | None) -> Path:
@@ -100,7 +139,7 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
     if name in shipped:
         return shipped[name]
     listed = f"the recipes are {', '.join(sorted(shipped))}"
-    if owners := sorted(path.parts[-3] for path in Path(__file__).parents[1].glob("*/recipes/*.yaml") if path.stem == name):
+    if owners := sorted(path.parts[-3] for path in _PACKAGE.glob("*/recipes/*.yaml") if path.stem == name):
         owner = owners[0]
         raise UserError(
             f"config: {name} is a recipe of {owner}, for `train {owner} --config {name}`; {listed} for "
@@ -120,35 +159,10 @@ def _missing(keys: Sequence[str], recipe: str | None, recipes: Path | None) -> s
     return f"{', '.join(names)} {are} on the command line or in the recipe"
 
 
-def _wrong_value(prog: str, key: str, kind: Any, options: Mapping[str, str], recipe: Mapping[str, Any]) -> str:
-    """Say what a key's value must be."""
-    if f"--{key}" in options:
-        return f"{prog}: --{key} must be {_described(kind)}, got {options[f'--{key}']}"
-    value = recipe.get(key)
+def _wrong_value(option: Option, path: str, value: Any) -> str:
+    """Say what a recipe's value must be."""
     read = "; YAML reads no, off, yes and on as false and true: put them in quotes" if isinstance(value, bool) else ""
-    return f"{prog}: {key} in {options.get('--config')} must be {_described(kind)}, got {value!r}{read}"
-
-
-def _count(kind: Any) -> int | None:
-    if get_origin(kind) is not tuple:
-        return 1
-    parts = get_args(kind)
-    return None if Ellipsis in parts else len(parts)
-
-
-def _described(kind: Any) -> str:
-    """Say what values a type has."""
-    parts = get_args(kind)
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if get_origin(kind) is tuple:
-        if Ellipsis not in parts:
-            return f"{len(parts)} {_PLURAL[parts[0]]}, such as {_EXAMPLE[len(parts)]}"
-        inner = _PLURAL.get(parts[0]) or f"any of {', '.join(map(str, get_args(parts[0])))}"
-        return f"{inner}, with spaces between them, or [] for none"
-    if parts:
-        return " or ".join("null" if part is type(None) else _described(part) for part in parts)
-    return _SINGULAR[kind]
+    return f"{option.key} in {path} must be {describe(option.kind)}, got {value!r}{read}"
 
 
 def read_recipe(schema: type, path: Path) -> dict[str, Any]:
@@ -171,19 +185,21 @@ def read_recipe(schema: type, path: Path) -> dict[str, Any]:
         raise UserError(f"config: {path} must hold keys and values, it holds {_said(recipe)}")
     if twice:
         raise UserError(f"config: {path} must give a key once, it gives {twice} twice; leave one of them out")
-    kinds, required = _kinds(schema), _required(schema)
-    values = _flatten(recipe, kinds)
+    keys = keys_of(schema)
+    values = flat(recipe, keys)
     for key, value in values.items():
-        if value == {} and any(each.startswith(f"{key}.") for each in kinds):
+        section = [each for each in keys if each.startswith(f"{key}.")]
+        if section and value == {}:
             continue
-        if keys := [each for each in kinds if each.startswith(f"{key}.")]:
+        if section:
             raise UserError(
-                f"config: {path}: {key} is a section of keys ({', '.join(keys)}), it holds {_said(value)}; give them, "
-                "or leave the section out"
+                f"config: {path}: {key} is a section of keys ({', '.join(section)}), it holds {_said(value)}; give "
+                "them, or leave the section out"
             )
-        if key not in kinds:
-            raise UserError(f"config: {path} has an unknown key {key!r}{closest(key, kinds)}")
-        if value is None and type(None) not in get_args(kinds[key]) and key not in required:
+        if key not in keys:
+            raise UserError(f"config: {path} has an unknown key {key!r}{closest(key, keys)}")
+        optional = type(None) in get_args(keys[key].kind)
+        if value is None and not optional and keys[key].default is not REQUIRED:
             raise UserError(f"config: {path}: {key} has no value; give one, or leave the key out for its default")
     return values
 
@@ -201,37 +217,6 @@ def _given_twice(node: Any, prefix: str = "", seen: set[str] | None = None) -> s
     return None
 
 
-def _kinds(schema: type, prefix: str = "") -> dict[str, Any]:
-    """Return every dotted key with its type."""
-    kinds: dict[str, Any] = {}
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(field.type):
-            kinds |= _kinds(field.type, f"{prefix}{field.name}.")  # type: ignore[arg-type]
-        else:
-            kinds[prefix + field.name] = field.type
-    return kinds
-
-
-def _required(schema: type, prefix: str = "") -> list[str]:
-    """Return the dotted keys that have no default: a recipe may leave their values to the command line."""
-    keys: list[str] = []
-    for field in dataclasses.fields(schema):
-        if field.default is dataclasses.MISSING:
-            section = dataclasses.is_dataclass(field.type)
-            keys += _required(field.type, f"{prefix}{field.name}.") if section else [prefix + field.name]  # type: ignore[arg-type]
-    return keys
-
-
-def _flatten(tree: Mapping[Any, Any], keys: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
-    """Return the values by dotted key; those of `keys` are values, whatever they hold."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        section = isinstance(value, dict) and value and key not in keys
-        flat |= _flatten(value, keys, f"{key}.") if section else {key: value}
-    return flat
-
-
 def _said(value: Any) -> str:
     return "nothing" if value is None else reprlib.repr(value)
 
@@ -246,3 +231,19 @@ def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def flat(tree: Mapping[Any, Any], keys: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key; those of `keys` are values, whatever they hold."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        section = isinstance(value, dict) and value and key not in keys
+        found |= flat(value, keys, f"{key}.") if section else {key: value}
+    return found
+
+
+def defaults_of(schema: type) -> dict[str, Any]:
+    """Return the defaults of a config by dotted key, as YAML and JSON hold them."""
+    defaults = {key: option.default for key, option in keys_of(schema).items()}
+    return {key: _listed(value) for key, value in defaults.items() if value is not REQUIRED}

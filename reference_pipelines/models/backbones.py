@@ -1,14 +1,13 @@
 """torchvision's ResNets with their weights, ready for attention: last stride set, classifier taken off."""
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from attnreid import set_last_stride
 from reference_pipelines.config.sections import ModelConfig
@@ -16,28 +15,16 @@ from reference_pipelines.errors import UserError, closest
 from reference_pipelines.models.weights import StartingWeights, weights_file
 
 
-class NarrowBottleneck(Bottleneck):
-    """torchvision's bottleneck that does not widen its output: the demo's block."""
+@cache
+def backbones() -> dict[str, Callable[..., Any]]:
+    """Return what builds each backbone, by name; only here is torchvision imported, which takes seconds."""
+    from torchvision.models import get_model, list_models
 
-    expansion = 1
+    from reference_pipelines.models.narrow import resnet_demo
 
-
-def _resnet_demo(weights: str | None = None) -> ResNet:
-    return ResNet(NarrowBottleneck, [1, 1, 1, 1], width_per_group=32)
-
-
-def _torchvision_resnet(name: str) -> Callable[..., ResNet]:
-    return lambda weights=None: torchvision.models.get_model(name, weights=weights)
-
-
-BACKBONES: dict[str, Callable[..., ResNet]] = {
-    "resnet_demo": _resnet_demo,
-    **{
-        name: _torchvision_resnet(name)
-        for name in torchvision.models.list_models()
-        if name.startswith(("resnet", "resnext", "wide_resnet"))
-    },
-}
+    families = ("resnet", "resnext", "wide_resnet")
+    named = {name: partial(get_model, name) for name in list_models() if name.startswith(families)}
+    return {"resnet_demo": resnet_demo, **named}
 
 
 def build_backbone(
@@ -58,10 +45,11 @@ def build_backbone(
     Raises:
         UserError: an unknown backbone, weights that are missing or do not fit, or attention that does not.
     """
-    if config.backbone not in BACKBONES:
-        hint = closest(config.backbone, BACKBONES)
-        raise UserError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {config.backbone!r}{hint}")
-    build = BACKBONES[config.backbone]
+    known = backbones()
+    if config.backbone not in known:
+        hint = closest(config.backbone, known)
+        raise UserError(f"model: backbone must be one of {', '.join(known)}, got {config.backbone!r}{hint}")
+    build = known[config.backbone]
     backbone = _with_imagenet_weights(config.backbone, build) if config.weights == "imagenet" else build()
     width = backbone.fc.in_features
     backbone.fc = nn.Identity()
@@ -80,11 +68,13 @@ def build_backbone(
     return backbone, width
 
 
-def _with_imagenet_weights(name: str, build: Callable[..., ResNet]) -> ResNet:
+def _with_imagenet_weights(name: str, build: Callable[..., Any]) -> Any:
+    from torchvision.models import get_model_weights
+
     if name == "resnet_demo":
         raise UserError('model: resnet_demo has no ImageNet weights; set --model.weights to "none" or to a file')
     # The papers predate the second set of weights, which starts from another training recipe.
-    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    weights = get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return build(weights=weights)
     except (URLError, OSError, RuntimeError) as error:  # RuntimeError: a file that was cut off
