@@ -3,14 +3,14 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from attnreid.command_line.errors import UserError
 from attnreid.command_line.values import convert, describe
-from attnreid.command_line.words import Names, refuse_unknown, separate
+from attnreid.command_line.words import Names, Words, refuse_unknown, separate
 
 REQUIRED: Any = object()
 _PLACEHOLDER = {bool: "true|false", int: "N", float: "X", str: "TEXT", Path: "PATH"}
@@ -29,6 +29,7 @@ class Option:
         metavar: what stands for its value in the help.
         least: the smallest number.
         repeatable: it may be given several times; its value is a tuple.
+        like: of one that stands by itself: whether a word looks like it, and not like the last of a list.
         constant: what it means where it takes no value.
     """
 
@@ -40,6 +41,7 @@ class Option:
     metavar: str = ""
     least: int | None = None
     repeatable: bool = False
+    like: Callable[[str], bool] = lambda word: False
     constant: bool | None = None
 
     @property
@@ -91,9 +93,10 @@ def typed(
     metavar: str = "",
     least: int | None = None,
     repeatable: bool = False,
+    like: Callable[[str], bool] = lambda word: False,
 ) -> Any:
     """Return a field of options with more than its type; `word` names one that stands without an option's name."""
-    told = {"word": word, "metavar": metavar, "least": least, "repeatable": repeatable}
+    told = {"word": word, "metavar": metavar, "least": least, "repeatable": repeatable, "like": like}
     return field(default=default, metadata=told)
 
 
@@ -116,9 +119,11 @@ def options_of(schema: type) -> list[Option]:
 
 
 def argument_help(schema: type) -> dict[str, str]:
-    """Return the lines of a docstring's `Args:` by name."""
-    described = re.findall(r"^    (\w+): (.+(?:\n     +.+)*)", inspect.cleandoc(schema.__doc__ or ""), re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in described}
+    """Return what `Args:` says of each field in the docstrings of a class and its bases."""
+    pattern, helps = re.compile(r"^    (\w+): (.+(?:\n     +.+)*)", re.MULTILINE), {}
+    for each in reversed(schema.__mro__[:-1]):
+        helps |= {name: " ".join(text.split()) for name, text in pattern.findall(inspect.cleandoc(each.__doc__ or ""))}
+    return helps
 
 
 def read_options(
@@ -141,6 +146,7 @@ def read_options(
     repeatable = [name for name, option in named.items() if option.repeatable]
     words = separate(who, arguments, {name: option.count for name, option in named.items()}, repeatable=repeatable)
     refuse_unknown(who, words.options, named, see=see, elsewhere=elsewhere)
+    _give_back(words, options)
     values: dict[str, Any] = {}
     for name, given in words.options.items():
         if named[name].key in values:
@@ -154,10 +160,20 @@ def read_options(
             values[option.key] = _filled(who, option, bare[:taken])
             del bare[:taken]
         if option.default is REQUIRED and option.key not in values:
-            raise UserError(f"{who}: {option.name} is missing, {describe(option.kind)}; see {see}")
+            what = describe(option.kind) if get_origin(option.kind) is Literal else option.help.rstrip(".")
+            raise UserError(f"{who}: {option.name} is missing, {what}; see {see}")
     if bare:
         raise UserError(f"{who}: {bare[0]!r} is one word too many; see {see}")
     return schema(**values)
+
+
+def _give_back(words: Words, options: Sequence[Option]) -> None:
+    """Find the word that stands by itself where a list, of any number of words, has taken it for its last."""
+    for option in options:
+        for other in options:
+            taken = words.options.get(other.name, []) if other.count is None else []
+            if not words.bare and len(taken) > 1 and option.like(taken[-1]):
+                words.bare.append(taken.pop())
 
 
 def _filled(who: str, option: Option, words: Sequence[str]) -> Any:

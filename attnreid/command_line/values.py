@@ -14,7 +14,7 @@ def convert(kind: Any, value: Any) -> Any:
     """Return `value`, the words of an option or what YAML or JSON holds, as a `kind`.
 
     Args:
-        kind: bool, int, float, str, Path, a Literal of texts, a tuple of these, or one of them or None.
+        kind: bool, int, float, str, Path, a Literal of texts or numbers, a tuple of these, or one of them or None.
         value: a text, a number, a truth, None, or a list of them. A list of words may have brackets, commas and
             quotes or none, but for one of texts or paths, which are taken as they are.
 
@@ -29,8 +29,10 @@ def convert(kind: Any, value: Any) -> Any:
     if type(None) in parts:
         (kind,) = (part for part in parts if part is not type(None))
         return None if value in (None, "null") else convert(kind, value)
-    if get_origin(kind) is Literal and value in parts:
-        return value
+    if get_origin(kind) is Literal and isinstance(value, str | int) and not isinstance(value, bool):
+        found = [part for part in parts if str(part) == str(value)]
+        if found:
+            return found[0]
     if kind is bool and isinstance(value, str):
         value = _TRUTHS.get(value.lower())
     if kind is bool and isinstance(value, bool):

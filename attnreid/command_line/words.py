@@ -48,7 +48,7 @@ def separate(
         ends: whether a word belongs no more to an option that takes any number and has one.
 
     Raises:
-        UserError: an option is given twice or without a value.
+        UserError: an option is given twice, without a value, or with one that it does not take.
     """
     words = Words()
     left = list(arguments)
@@ -64,6 +64,8 @@ def separate(
             raise UserError(f"{who}: {name} must be given once, it is given twice; leave one of them out")
         count = counts.get(name, 1)
         taken = [value] if equals else _take(left, count, ends)
+        if equals and count == 0:
+            raise UserError(f"{who}: {name} takes no value, got {value!r}; leave it out")
         if not any(taken) and count != 0 and name in counts:
             raise UserError(f"{who}: {name} has no value; write {name} VALUE, or leave it out")
         words.options[name] = [*words.options.get(name, []), *taken]

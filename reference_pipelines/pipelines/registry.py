@@ -39,9 +39,9 @@ class Pipeline:
         """Train a config into the run folder `out` and return its result; `options` are those of `Session`."""
         return self.program().train(config, out, **options)
 
-    def build(self, config: Any) -> "nn.Module":
-        """Return a config's network with its attention and without a classifier."""
-        return self.program().build_model(config)
+    def build(self, config: Any, **options: Any) -> "nn.Module":
+        """Return a config's network with its attention and without a classifier; `options` are those of build_model."""
+        return self.program().build_model(config, **options)
 
 
 def _apnet() -> Program:

@@ -65,6 +65,7 @@ def test_what_is_put_together_again_means_the_same(line):
         (["--one="], "--one has no value"),
         (["--one", ""], "--one has no value"),
         (["--any="], "--any has no value"),
+        (["--flag=1"], "who: --flag .*no value, got '1'"),
         (["a", "--", "b"], "who: '--' .*no meaning"),
     ],
 )
