@@ -120,7 +120,8 @@ def options_of(schema: type) -> list[Option]:
 
 def argument_help(schema: type) -> dict[str, str]:
     """Return what `Args:` says of each field in the docstrings of a class and its bases."""
-    pattern, helps = re.compile(r"^    (\w+): (.+(?:\n     +.+)*)", re.MULTILINE), {}
+    pattern = re.compile(r"^    (\w+): (.+(?:\n     +.+)*)", re.MULTILINE)
+    helps: dict[str, str] = {}
     for each in reversed(schema.__mro__[:-1]):
         helps |= {name: " ".join(text.split()) for name, text in pattern.findall(inspect.cleandoc(each.__doc__ or ""))}
     return helps

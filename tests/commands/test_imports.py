@@ -43,10 +43,8 @@ WORKING = {
     "running": ["torchvision", "scipy", "sklearn", "numba", "matplotlib", "PIL", "jinja2"],
     "report": ["torchvision", "torch._dynamo", "scipy", "sklearn", "numba", "tqdm"],
     "evaluate": ["torchvision", "torch._dynamo", "sklearn", "matplotlib", "jinja2"],
-    "data_verify": ["torchvision", "torch._dynamo", "scipy", "sklearn", "numba", "matplotlib", "yaml"],
-    "data_difficulty": ["torchvision", "torch._dynamo", "sklearn", "matplotlib", "jinja2"],
+    "data_verify": ["torchvision", "torch._dynamo", "scipy", "numba", "matplotlib", "yaml"],
     "apnet": ["torchvision", "torch._dynamo", "sklearn", "matplotlib", "jinja2"],
-    "mla": ["torchvision", "torch._dynamo", "matplotlib", "jinja2"],
 }
 from importlib import import_module
 
