@@ -23,8 +23,9 @@ _STORED = (128, 64)  # of the files, as in Market-1501
 def ours(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
     """Build the pipelines' loading, in this process or by workers that stay; every training batch is drawn anew."""
     with _missing_is_named():
+        from reference_pipelines.config.sections import AugmentConfig
         from reference_pipelines.data.dataset import Draw, load_batches
-        from reference_pipelines.data.transforms import AugmentConfig, evaluation_transform, train_transform
+        from reference_pipelines.data.transforms import evaluation_transform, train_transform
 
         paths = _files(problem.batch)
     transform = train_transform(problem.size, AugmentConfig()) if train else evaluation_transform(problem.size)
@@ -44,7 +45,8 @@ def pillow(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
         from torch.utils.data import DataLoader
         from torchvision import transforms
 
-        from reference_pipelines.data.transforms import ERASE_ASPECT, IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
+        from reference_pipelines.config.sections import IMAGENET_MEAN, AugmentConfig
+        from reference_pipelines.data.transforms import ERASE_ASPECT, IMAGENET_STD
 
         paths = _files(problem.batch)
     augment, size = AugmentConfig(), problem.size

@@ -1,12 +1,8 @@
 """The exceptions that end a command with one sentence: a mistake of the user's, or a signal."""
 
-from collections.abc import Iterable
+from attnreid.command_line import UserError, closest
 
-from attnreid.text import nearest
-
-
-class UserError(Exception):
-    """Who complains, what must hold, what was found and what to do, in one sentence."""
+__all__ = ["Stopped", "UserError", "closest", "require"]
 
 
 class Stopped(BaseException):
@@ -30,9 +26,3 @@ def require(holds: bool, rule: str, got: object) -> None:
     """
     if not holds:
         raise UserError(f"config: {rule}, got {got}")
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" for the known names nearest to `name`, or nothing where none is near."""
-    near = nearest(name, known)
-    return f"; did you mean {' or '.join(near)}?" if near else ""

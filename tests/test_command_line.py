@@ -14,9 +14,10 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 
 import attnreid
-from attnreid import __main__ as program
-from attnreid.__main__ import main
+from attnreid import _answers as program
+from attnreid.__main__ import PROGRAM, main
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
+from attnreid.command_line import options_of
 
 ROOT = Path(__file__).parents[1]
 RESNET18 = "torchvision.models:resnet18"
@@ -384,10 +385,10 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "required: COMMAND; .*python -m attnreid --help"),
-        ("stes", "invalid choice: 'stes'"),
-        ("sites", "sites .*MODULE:CALLABLE, .*torchvision.models:resnet50"),
-        ("sites --input-size 64 32", "sites .*MODULE:CALLABLE"),
+        ("", "which command.* sites, cost; .*python -m attnreid --help"),
+        ("stes", "one of sites, cost, got 'stes'; .*sites.; .*python -m attnreid --help"),
+        ("sites", "sites: MODULE:CALLABLE .*missing, .*torchvision.models:resnet50; "),
+        ("sites --input-size 64 32", "sites: MODULE:CALLABLE .*missing"),
         ("sites resnet50", "module:callable, .*torchvision.models:resnet50, .*got 'resnet50'"),
         ("sites mine.py:build", "module:callable, .*got 'mine.py:build'"),
         ("sites ./mine:build", "module:callable, .*got './mine:build'"),
@@ -422,23 +423,23 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         (f"sites mine:build --input-size {'9' * 5000} 32", "--input-size .*height and width, .* got '999"),
         ("sites mine:build --input-size 2 2", "find_sites: .*model .*shape (2, 3, 2, 2);"),
         ("sites mine:build --input-size 4 64 64", "of shape (2, 4, 64, 64); .* got 4 channels"),
-        ("sites mine:build --depth 0", "--depth .*1, got 0; --all"),
-        ("sites mine:build --depth 2 --all", "--all: .*--depth"),
-        ("sites mine:build --depth two", "--depth: .*int .*'two'; .*python -m attnreid sites"),
-        ("sites mine:build --inputsize 64 32", "sites .*no option --inputsize: .*'--input-size'"),
-        ("sites mine:build --jsn=1", "sites .*no option --jsn: .*'--json'"),
-        ("sites -- mine:build --depth", "sites .*one MODULE:CALLABLE, got '--depth'"),
-        ("--jsn sites mine:build", "python -m attnreid .*no option --jsn"),
-        ("sites mine:build mine:needs", "sites .*one MODULE:CALLABLE, got 'mine:needs'.*; .*python -m"),
-        ("cost mine:build", "required: --preset"),
-        ("cost mine:build --preset apent", "invalid choice: 'apent' .*apnet.*mla.*se"),
+        ("sites mine:build --depth 0", "sites: --depth .*1, got 0"),
+        ("sites mine:build --depth 2 --all", "sites: --all .*--depth"),
+        ("sites mine:build --depth two", "sites: --depth .*whole number, got two"),
+        ("sites mine:build --inputsize 64 32", "sites: .*no option --inputsize; .*--input-size"),
+        ("sites mine:build --jsn=1", "sites: .*no option --jsn; .*--json"),
+        ("sites -- mine:build --depth", "sites: '--' .*no meaning"),
+        ("--jsn sites mine:build", "command .*first, got --jsn; .*python -m attnreid --help"),
+        ("sites mine:build mine:needs", "sites: 'mine:needs' .*one word too many.*; .*python -m"),
+        ("cost mine:build", "cost: --preset .*missing, .*apnet, mla, se"),
+        ("cost mine:build --preset apent", "cost: --preset .*apnet, mla, se, got apent"),
         ("cost mine:build --preset apnet", "attach_apnet: .*model .*ResNet .* got Sequential"),
         ("cost mine:build --preset mla", "attach_mla: .*model .*ResNet, .* got Sequential"),
         ("cost mine:attended --preset apnet", "'layer1' (Sequential) cannot take attention: .*already carries"),
         ("cost mine:attended --preset se --levels 2", "preset se .*no --levels; .*--reduction"),
         ("cost mine:resnet18 --preset mla --radix 2", "preset mla .*no --radix; .*--levels, --bl"),
         ("cost mine:resnet18 --preset apnet --heads 2", "preset apnet .*no --heads; .*--attention, --levels, --radix,"),
-        ("cost mine:resnet18 --preset apnet --levels 2 --attenton se", "cost .*no option --attenton: .*'--attention"),
+        ("cost mine:resnet18 --preset apnet --levels 2 --attenton se", "cost: .*no option --attenton; .*--attention"),
         ("cost mine:resnet18 --preset apnet --levels pixel", "--levels .*count, .*parts .* got 'pixel'"),
         ("cost mine:resnet18 --preset apnet --levels ,", "--levels of apnet .*count, .* got ','"),
         ("cost mine:resnet18 --preset apnet --levels 9", "128 parts .*level 8, .*multiple of 128"),
@@ -448,7 +449,7 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         ("cost mine:resnet18 --preset apnet --levels 1 --attention mine:Flattens", "Flattens .*map "),
         ("cost mine:resnet18 --preset mla --levels pixle", "got 'pixle': .*'pixel'"),
         ("cost mine:resnet18 --preset se --reduction 0", "reduction .*1, got 0"),
-        ("cost mine:resnet18 --preset apnet --last-stride 3", "--last-stride: .*3"),
+        ("cost mine:resnet18 --preset apnet --last-stride 3", "cost: --last-stride .*1, 2, got 3"),
         ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: .*model .*ResNet.* got Sequential"),
         (
             "cost mine:resnet18 --preset apnet --attention rga_s --levels 3 --input-size 250 128",
@@ -468,16 +469,16 @@ def test_a_mistake_is_answered_in_one_sentence(capsys, mine, arguments, message)
 
 @pytest.mark.parametrize("command", ["sites", "cost"])
 def test_no_option_may_be_abbreviated_or_given_twice(capsys, command):
-    _, parsers = program._build_parser("x")
-    names = [name for name in parsers[command]._option_string_actions if name.startswith("--") and name != "--help"]
+    options = [option for option in options_of(PROGRAM.commands[command].options) if option.name.startswith("--")]
+    names = [option.name for option in options]
     assert len(names) > 4
-    for name in names:
+    for option in options:
+        name, given = option.name, ["1"] if option.count != 0 else []
         for short in {name[:3], name[:-1]} - {*names, "--"}:
             message = refused(capsys, command, RESNET18, short, "1")
-            assert re.match(f"{command} .*no option {short}: .*'{short}", message)
+            assert re.match(f"{command}: .*no option {short}; .*{short}", message)
         if name != "--option":
-            assert re.search(f"{name} .*once", refused(capsys, command, RESNET18, name, "1", f"{name}=1"))
-    assert re.search("no option --vers: .*'--version'", refused(capsys, "--vers"))
+            assert re.search(f"{name} .*once", refused(capsys, command, RESNET18, name, *given, name, *given))
 
 
 # A way on that only Python has is said to be Python's.
@@ -641,6 +642,6 @@ def test_the_script_is_the_same_program(tmp_path, script):
 
 def test_the_usage_names_the_program_that_was_started(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/attnreid"])
-    assert printed(capsys, "--help").startswith("usage: attnreid [-h]")
+    assert printed(capsys, "--help").startswith("usage: attnreid COMMAND")
     assert "\n  attnreid cost torchvision" in printed(capsys, "cost", "--help")
     assert refused(capsys, "sites").endswith("see attnreid sites --help")

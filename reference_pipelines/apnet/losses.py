@@ -1,33 +1,11 @@
 """The supervised objective: batch-hard triplet and label-smoothed cross-entropy (APNet Eq. 6-9)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reference_pipelines.errors import require
+from reference_pipelines.apnet.config import LossConfig
 from reference_pipelines.models import Embedding
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """APNet Eq. 6-9; the defaults are the paper's, and the released code's where the paper is silent.
-
-    Args:
-        margin: m of Eq. 6.
-        smoothing: epsilon of Eq. 8.
-        triplet_weight: lambda of Eq. 9, which the paper leaves open.
-    """
-
-    margin: float = 0.3
-    smoothing: float = 0.1
-    triplet_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(self.margin >= 0, "loss.margin must be at least 0", self.margin)
-        require(0 <= self.smoothing <= 1, "loss.smoothing must be between 0 and 1", self.smoothing)
-        require(self.triplet_weight >= 0, "loss.triplet_weight must be at least 0", self.triplet_weight)
 
 
 def batch_hard_triplet(features: Tensor, labels: Tensor, *, margin: float) -> Tensor:

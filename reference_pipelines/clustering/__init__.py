@@ -4,20 +4,12 @@ from reference_pipelines.clustering.agglomerative import merge
 from reference_pipelines.clustering.dbscan import dbscan
 from reference_pipelines.clustering.jaccard import jaccard_graph
 from reference_pipelines.clustering.kmeans import kmeans
-from reference_pipelines.clustering.memory import ClusterMemory, MemoryConfig
-from reference_pipelines.clustering.pseudo_labels import (
-    ClusteringConfig,
-    MergingConfig,
-    cluster,
-    describe_clusters,
-)
+from reference_pipelines.clustering.memory import ClusterMemory
+from reference_pipelines.clustering.pseudo_labels import cluster, describe_clusters
 from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 
 __all__ = [
     "ClusterMemory",
-    "ClusteringConfig",
-    "MemoryConfig",
-    "MergingConfig",
     "cluster",
     "dbscan",
     "describe_clusters",

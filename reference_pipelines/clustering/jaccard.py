@@ -7,9 +7,10 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
+from reference_pipelines.config.clustering import Search
 from reference_pipelines.neighbours.compiled import shared_minima
 from reference_pipelines.neighbours.reciprocal import encode
-from reference_pipelines.neighbours.search import PROGRESS_ABOVE, Search, find_neighbours, unit_features
+from reference_pipelines.neighbours.search import PROGRESS_ABOVE, find_neighbours, unit_features
 
 
 def jaccard_graph(

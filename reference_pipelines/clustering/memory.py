@@ -1,35 +1,10 @@
 """One vector a cluster, and the loss that pulls features towards theirs (Dai et al., cluster contrast; MLA Eq. 1)."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reference_pipelines.errors import require
-
-
-@dataclass(frozen=True)
-class MemoryConfig:
-    """The cluster memory; the defaults are MLA's.
-
-    Args:
-        initial: a cluster's first vector: one of its members at random, or the mean of all.
-        update: "hard" moves a cluster once a batch, towards its member least similar to it; "every" towards every
-            member in turn.
-        momentum: how much of the old vector stays, 0 to 1.
-        temperature: tau of Eq. 1.
-    """
-
-    initial: Literal["random", "centroid"] = "random"
-    update: Literal["hard", "every"] = "hard"
-    momentum: float = 0.1
-    temperature: float = 0.05
-
-    def __post_init__(self) -> None:
-        require(0 <= self.momentum <= 1, "memory.momentum must be between 0 and 1", self.momentum)
-        require(self.temperature > 0, "memory.temperature must be above 0", self.temperature)
+from reference_pipelines.config.clustering import MemoryConfig
 
 
 class ClusterMemory(nn.Module):

@@ -1,20 +1,28 @@
 """A trained network on any data set, its own or another, without training: what `evaluate` does."""
 
 import json
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.config import Device, EvaluationConfig
+from reference_pipelines.commands.options import EvaluateOptions
+from reference_pipelines.config.sections import EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
 from reference_pipelines.distributed.device import describe_hardware, pick_device
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
-from reference_pipelines.reporting.table import chosen_on_the_test_set, name_data
+from reference_pipelines.reporting.table import (
+    chosen_on_the_test_set,
+    format_camera_pairs,
+    format_evaluations,
+    format_single_shot,
+    name_data,
+)
 from reference_pipelines.retrieval import rerank
 from reference_pipelines.runs.folder import EVALUATIONS, file_digest, provenance, write_text
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
@@ -22,57 +30,15 @@ from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
 _ROOM = 1 << 16  # bytes that a result may take
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What may differ from the run's own evaluation.
-
-    Args:
-        data: folder or CSV of the data set to test on; None for the one that the run was trained on, which must still
-            have the same images.
-        layout: name of its layout; found by content when None.
-        flip: add the features of each image and of its mirror; None for what the run's config says.
-        rerank: re-rank by k-reciprocal encoding.
-        single_shot: galleries of one image a person drawn for CUHK03's single-gallery-shot CMC; 0 leaves it out.
-        workers: processes that decode images; None for what the run's config says.
-        batch_size: images a batch; None for what the run's config says.
-        skip_corrupt: leave out images that do not decode, instead of stopping at the first.
-        device: where to compute.
-    """
-
-    data: str | None = None
-    layout: str | None = None
-    flip: bool | None = None
-    rerank: bool = False
-    single_shot: int = 0
-    workers: int | None = None
-    batch_size: int | None = None
-    skip_corrupt: bool = False
-    device: Device = "auto"
-
-
-def evaluate_run(
-    checkpoint: Path,
-    options: EvaluationOptions,
-    out: Path | None = None,
-    *,
-    show: Callable[[dict[str, Any]], None] = lambda numbers: None,
-) -> dict[str, Any]:
-    """Test a trained network and write the result; return what is written.
-
-    Args:
-        checkpoint: a run folder, or a weights file in it.
-        options: the data, and how to test.
-        out: the JSON file; None puts it among the run's evaluations, where `report` finds it.
-        show: is given the result before it is written, so that a full disk does not take it along.
+def run(options: EvaluateOptions) -> None:
+    """Test a trained network, print the scores, and write them where `report` finds them or where --out says.
 
     Raises:
         UserError: no finished run, no data to test on, or a file that cannot be written.
     """
-    if options.single_shot < 0:
-        raise UserError(f"evaluate: --single-shot must be at least 0, got {options.single_shot}")
     device = pick_device(options.device)
-    run = open_run(checkpoint)
-    _check_writable(out, run.folder / EVALUATIONS)
+    run = open_run(options.checkpoint)
+    _check_writable(options.out, run.folder / EVALUATIONS)
     loading = _data_config(run, options)
     testing = _evaluation_config(run, options)
     data, left_out = _read(run, options, loading.workers)
@@ -102,12 +68,21 @@ def evaluate_run(
         **provenance(),
     }
     numbers["remarks"] = _remarks(run, data, left_out, numbers)
-    show(numbers)
-    _write(out or run.folder / EVALUATIONS / _file_name(numbers), numbers)
-    return numbers
+    _print(numbers, options)  # before it is written, so that a full disk does not take it along
+    _write(options.out or run.folder / EVALUATIONS / _file_name(numbers), numbers)
 
 
-def _read(run: TrainedRun, options: EvaluationOptions, workers: int) -> tuple[ReidData, int]:
+def _print(numbers: dict[str, Any], options: EvaluateOptions) -> None:
+    print(format_evaluations([numbers]))
+    if options.single_shot:
+        print("\n" + format_single_shot(numbers))
+    if options.camera_pairs:
+        pairs = numbers["scores"]["camera_pairs"]
+        print("\n" + (format_camera_pairs(numbers) if pairs else "no camera pairs: the data set gives no cameras"))
+    sys.stdout.flush()
+
+
+def _read(run: TrainedRun, options: EvaluateOptions, workers: int) -> tuple[ReidData, int]:
     """Return the images to test on, and how many were left out because they do not decode.
 
     Raises:
@@ -142,12 +117,12 @@ def _remarks(run: TrainedRun, data: ReidData, left_out: int, numbers: Mapping[st
     return found
 
 
-def _data_config(run: TrainedRun, options: EvaluationOptions) -> Any:
+def _data_config(run: TrainedRun, options: EvaluateOptions) -> Any:
     own = run.config.data
     return own if options.workers is None else replace(own, workers=options.workers)
 
 
-def _evaluation_config(run: TrainedRun, options: EvaluationOptions) -> EvaluationConfig:
+def _evaluation_config(run: TrainedRun, options: EvaluateOptions) -> EvaluationConfig:
     own: EvaluationConfig = run.config.evaluation
     flip = own.flip if options.flip is None else options.flip
     size = own.batch_size if options.batch_size is None else options.batch_size

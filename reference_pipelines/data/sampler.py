@@ -4,35 +4,13 @@ A sampler is a pure function of the labels and a seed, so every process and ever
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from reference_pipelines.config.sampling import ClusterSamplerConfig, SamplerConfig
 from reference_pipelines.data.dataset import Draw
-from reference_pipelines.errors import UserError, require
 
 Batches = list[list[Draw]]
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """P x K batches for supervised training.
-
-    Args:
-        ids: P, people a batch.
-        images: K, images a person.
-        epoch: "chunks": each person's images are cut into chunks of K and the rest is dropped (APNet's released
-            code); "ids": each person comes once an epoch with K images (RGA).
-    """
-
-    ids: int = 20
-    images: int = 4
-    epoch: Literal["chunks", "ids"] = "chunks"
-
-    def __post_init__(self) -> None:
-        require(self.ids >= 1, "sampler.ids must be at least 1", self.ids)
-        require(self.images >= 1, "sampler.images must be at least 1", self.images)
 
 
 def in_order(count: int, batch_size: int) -> Batches:
@@ -55,7 +33,7 @@ def identity_batches(labels: np.ndarray, config: SamplerConfig, seed: tuple[int,
         UserError: there are fewer people than P.
     """
     people = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
-    check_people(len(people), config)
+    config.check_people(len(people))
     rng = np.random.default_rng(seed)
     chunks = [_chunks(indices, config, rng) for indices in people]
     batches: Batches = []
@@ -65,19 +43,6 @@ def identity_batches(labels: np.ndarray, config: SamplerConfig, seed: tuple[int,
             return batches
         chosen = rng.choice(waiting, size=config.ids, replace=False)
         batches.append(_draws(np.concatenate([chunks[label].pop() for label in chosen]), rng))
-
-
-def check_people(people: int, config: SamplerConfig) -> None:
-    """Refuse fewer people than a batch needs.
-
-    Raises:
-        UserError: they are.
-    """
-    if people < config.ids:
-        raise UserError(
-            f"sampler: a batch needs {config.ids} different people, the training set has {people}; "
-            f"set --sampler.ids to {people} or less"
-        )
 
 
 def _chunks(indices: np.ndarray, config: SamplerConfig, rng: np.random.Generator) -> list[np.ndarray]:
@@ -91,26 +56,6 @@ def _chunks(indices: np.ndarray, config: SamplerConfig, rng: np.random.Generator
 def _draws(indices: np.ndarray, rng: np.random.Generator) -> list[Draw]:
     seeds = rng.integers(2**63, size=len(indices))
     return [Draw(int(index), int(seed)) for index, seed in zip(indices, seeds, strict=True)]
-
-
-@dataclass(frozen=True)
-class ClusterSamplerConfig:
-    """P x K batches over pseudo-labels, for unsupervised training.
-
-    Args:
-        ids: P, clusters a batch.
-        images: K, images a cluster.
-        other_cameras: after a cluster's first image prefer images of *other* cameras. This uses the camera labels
-            of the training set, as the cluster-contrast authors' code does; false ignores cameras.
-    """
-
-    ids: int = 8
-    images: int = 8
-    other_cameras: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.ids >= 1, "sampler.ids must be at least 1", self.ids)
-        require(self.images >= 1, "sampler.images must be at least 1", self.images)
 
 
 def cluster_batches(

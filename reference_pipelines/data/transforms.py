@@ -10,16 +10,15 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reference_pipelines.errors import require
+from reference_pipelines.config.sections import IMAGENET_MEAN, AugmentConfig, Interpolation
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ENLARGEMENT = 1.125
@@ -27,42 +26,8 @@ ERASE_ASPECT = (0.3, 1 / 0.3)  # of height by width
 _ERASE_TRIES = 10  # a rectangle that does not fit is drawn again
 _TOGETHER = 16  # images of one size that are resized in one call: enough to share its set-up, few enough for the cache
 
-Interpolation = Literal["bilinear", "bicubic"]
 Chance = Callable[[], float]
 """Draws a number from 0 to 1, without 1."""
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of a training image; the defaults are APNet-C's (released code).
-
-    Args:
-        pad: pixels of black border from which a crop of the image size is cut; 0 is off.
-        enlarge: probability of enlarging by 1.125 and cropping back (APNet-S, after RGA).
-        flip: probability of mirroring.
-        erase: probability of erasing a rectangle, after normalisation.
-        erase_area: smallest and largest part of the image that is erased.
-        erase_fill: what is put in the erased place, a channel.
-    """
-
-    pad: int = 10
-    enlarge: float = 0.0
-    flip: float = 0.5
-    erase: float = 0.5
-    erase_area: tuple[float, float] = (0.02, 0.4)
-    erase_fill: tuple[float, float, float] = IMAGENET_MEAN
-
-    def __post_init__(self) -> None:
-        require(self.pad >= 0, "augment.pad must be at least 0", self.pad)
-        for name in ("enlarge", "flip", "erase"):
-            chance = getattr(self, name)
-            require(0 <= chance <= 1, f"augment.{name} must be a probability, between 0 and 1", chance)
-        low, high = self.erase_area
-        require(
-            0 < low <= high <= 1,
-            "augment.erase_area must keep 0 < smallest <= largest <= 1",
-            self.erase_area,
-        )
 
 
 class Box(NamedTuple):

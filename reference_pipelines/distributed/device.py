@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from reference_pipelines.config import Device
+from reference_pipelines.config.sections import Device
 from reference_pipelines.errors import UserError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reference_pipelines.config import DataConfig, EvaluationConfig
+from reference_pipelines.config.sections import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.evaluation.extraction import extract_features

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reference_pipelines.config import DataConfig
+from reference_pipelines.config.sections import DataConfig
 from reference_pipelines.data.dataset import load_batches
 from reference_pipelines.data.records import ImageList
 from reference_pipelines.data.sampler import in_order

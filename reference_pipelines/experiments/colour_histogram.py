@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from reference_pipelines.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from reference_pipelines.config.sections import IMAGENET_MEAN
+from reference_pipelines.data.transforms import IMAGENET_STD
 from reference_pipelines.models import Embedding
 
 STRIPES = 8

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.config import load_config, to_plain
+from reference_pipelines.config.loading import load_config, to_plain
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
 from reference_pipelines.experiments.catalogue import Entry, read_catalogue

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reference_pipelines.config import DataConfig, EvaluationConfig
+from reference_pipelines.config.sections import DataConfig, EvaluationConfig, ModelConfig
 from reference_pipelines.data import ReidData
 from reference_pipelines.distributed.device import pick_device
 from reference_pipelines.evaluation.evaluator import Evaluator
 from reference_pipelines.experiments.colour_histogram import ColourHistogram
-from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
+from reference_pipelines.models import ReidModel, build_backbone
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
 from reference_pipelines.reporting.table import name_data, name_weights, tell_apart
 from reference_pipelines.retrieval.scores import expected_average_precision

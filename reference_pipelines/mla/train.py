@@ -2,25 +2,23 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attnreid import attach_mla
-from reference_pipelines.clustering import ClusteringConfig, ClusterMemory, MemoryConfig, cluster, describe_clusters
-from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig
+from reference_pipelines.clustering import ClusterMemory, cluster, describe_clusters
 from reference_pipelines.data import ReidData
-from reference_pipelines.data.sampler import ClusterSamplerConfig, cluster_batches
-from reference_pipelines.data.transforms import AugmentConfig
+from reference_pipelines.data.sampler import cluster_batches
 from reference_pipelines.distributed.batch_statistics import set_batch_statistics
-from reference_pipelines.errors import require
+from reference_pipelines.mla.config import MlaConfig
 from reference_pipelines.mla.objective import ClusterObjective
-from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
+from reference_pipelines.models import ReidModel, build_backbone
 from reference_pipelines.runs.remarks import of_clusters, of_log
 from reference_pipelines.training.session import Session
 
@@ -28,74 +26,6 @@ _RANDOM_START = (
     "it starts from random weights, whose clusters follow the cameras; give it weights with --model.weights, imagenet "
     "or a file (the demo's are those of a run with labels on other people)"
 )
-
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """The multi-level attention in the last stage's bottlenecks.
-
-    Args:
-        levels: any of "pixel", "head" and "domain", in this order; none is the cluster-contrast baseline.
-        blocks: all blocks of the last stage, or its last one.
-        heads: of the head-level attention.
-        memory: slots of the domain-level attention.
-    """
-
-    levels: tuple[Literal["pixel", "head", "domain"], ...] = ("pixel", "head", "domain")
-    blocks: Literal["all", "last"] = "all"
-    heads: int = 4
-    memory: int = 64
-
-
-@dataclass(frozen=True)
-class MlaConfig:
-    """Unsupervised training of MLA.
-
-    Args:
-        title: the row's name in tables.
-        data: the images.
-        optimizer: Adam and its schedule.
-        iterations: batches an epoch.
-        model: the backbone.
-        attention: what is put into it.
-        clustering: how pseudo-labels are made.
-        memory: the cluster memory.
-        augment: random changes of a training image.
-        sampler: the batches.
-        evaluation: how the features are tested.
-        seed: of everything random.
-        device: where to compute.
-        amp: what the forward pass of training computes in.
-    """
-
-    title: str
-    data: DataConfig
-    optimizer: OptimizerConfig
-    iterations: int = 400
-    model: ModelConfig = ModelConfig()
-    attention: AttentionConfig = AttentionConfig()
-    clustering: ClusteringConfig = ClusteringConfig()
-    memory: MemoryConfig = MemoryConfig()
-    augment: AugmentConfig = AugmentConfig()
-    sampler: ClusterSamplerConfig = ClusterSamplerConfig()
-    evaluation: EvaluationConfig = EvaluationConfig(flip=False)
-    seed: int = 1
-    device: Device = "auto"
-    amp: Amp = "none"
-
-    def __post_init__(self) -> None:
-        require(self.title.strip() != "", "title must not be empty", repr(self.title))
-        require(self.iterations >= 1, "iterations must be at least 1", self.iterations)
-        self.model.check_batch(self.sampler.ids * self.sampler.images)
-        require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
-
-    def check_data(self, data: ReidData) -> None:
-        """Refuse fewer images than are to be clustered.
-
-        Raises:
-            UserError: there are.
-        """
-        self.clustering.check_images(len(data.train))
 
 
 def build_model(config: MlaConfig, *, say: Callable[[str], object] = print) -> ReidModel:

@@ -1,88 +1,30 @@
 """torchvision's ResNets with their weights, ready for attention: last stride set, classifier taken off."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from attnreid import set_last_stride
-from reference_pipelines.errors import UserError, closest, require
+from reference_pipelines.config.sections import ModelConfig
+from reference_pipelines.errors import UserError, closest
 from reference_pipelines.models.weights import StartingWeights, weights_file
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The backbone and where its weights come from.
+@cache
+def backbones() -> dict[str, Callable[..., Any]]:
+    """Return what builds each backbone, by name; only here is torchvision imported, which takes seconds."""
+    from torchvision.models import get_model, list_models
 
-    Args:
-        backbone: torchvision's name of a ResNet, or "resnet_demo", torchvision's ResNet class with one narrow
-            bottleneck a stage.
-        weights: "imagenet" (torchvision's), "none" (random), or where to start from: a run's folder, or a file of
-            safetensors or torch.save with this backbone in it, under any names; heads are left aside, and attention
-            too unless it is the same.
-        last_stride: stride of the last stage; both papers use 1.
-        bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
-            many devices; 1 takes them over the whole batch. Any other must divide the batch, and be divided by the
-            number of processes.
-    """
+    from reference_pipelines.models.narrow import resnet_demo
 
-    backbone: str = "resnet50"
-    weights: str = "imagenet"
-    last_stride: int = 1
-    bn_chunks: int = 1
-
-    def __post_init__(self) -> None:
-        require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
-        require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
-
-    def check_batch(self, images: int) -> None:
-        """Refuse batches of so many images if a chunk would have less than two, or not as many as every other.
-
-        One image has no variance, and unequal chunks would be cut otherwise by many processes than by one.
-
-        Raises:
-            UserError: they would.
-        """
-        require(
-            images >= 2 * self.bn_chunks,
-            f"sampler.ids x sampler.images must be at least 2 for each of the {self.bn_chunks} model.bn_chunks",
-            images,
-        )
-        require(
-            images % self.bn_chunks == 0,
-            f"sampler.ids x sampler.images must divide into the {self.bn_chunks} model.bn_chunks without a remainder",
-            images,
-        )
-
-
-class NarrowBottleneck(Bottleneck):
-    """torchvision's bottleneck that does not widen its output: the demo's block."""
-
-    expansion = 1
-
-
-def _resnet_demo(weights: str | None = None) -> ResNet:
-    return ResNet(NarrowBottleneck, [1, 1, 1, 1], width_per_group=32)
-
-
-def _torchvision_resnet(name: str) -> Callable[..., ResNet]:
-    return lambda weights=None: torchvision.models.get_model(name, weights=weights)
-
-
-BACKBONES: dict[str, Callable[..., ResNet]] = {
-    "resnet_demo": _resnet_demo,
-    **{
-        name: _torchvision_resnet(name)
-        for name in torchvision.models.list_models()
-        if name.startswith(("resnet", "resnext", "wide_resnet"))
-    },
-}
+    families = ("resnet", "resnext", "wide_resnet")
+    named = {name: partial(get_model, name) for name in list_models() if name.startswith(families)}
+    return {"resnet_demo": resnet_demo, **named}
 
 
 def build_backbone(
@@ -103,10 +45,11 @@ def build_backbone(
     Raises:
         UserError: an unknown backbone, weights that are missing or do not fit, or attention that does not.
     """
-    if config.backbone not in BACKBONES:
-        hint = closest(config.backbone, BACKBONES)
-        raise UserError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {config.backbone!r}{hint}")
-    build = BACKBONES[config.backbone]
+    known = backbones()
+    if config.backbone not in known:
+        hint = closest(config.backbone, known)
+        raise UserError(f"model: backbone must be one of {', '.join(known)}, got {config.backbone!r}{hint}")
+    build = known[config.backbone]
     backbone = _with_imagenet_weights(config.backbone, build) if config.weights == "imagenet" else build()
     width = backbone.fc.in_features
     backbone.fc = nn.Identity()
@@ -125,11 +68,13 @@ def build_backbone(
     return backbone, width
 
 
-def _with_imagenet_weights(name: str, build: Callable[..., ResNet]) -> ResNet:
+def _with_imagenet_weights(name: str, build: Callable[..., Any]) -> Any:
+    from torchvision.models import get_model_weights
+
     if name == "resnet_demo":
         raise UserError('model: resnet_demo has no ImageNet weights; set --model.weights to "none" or to a file')
     # The papers predate the second set of weights, which starts from another training recipe.
-    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    weights = get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return build(weights=weights)
     except (URLError, OSError, RuntimeError) as error:  # RuntimeError: a file that was cut off

@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor, nn
 
 from attnreid import Weights, attachments, read_weights
-from reference_pipelines.config import to_plain
+from reference_pipelines.config.loading import to_plain
 from reference_pipelines.errors import UserError
 
 _OF_A_RUN, _CONFIG = "model.safetensors", "config.yaml"

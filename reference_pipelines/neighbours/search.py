@@ -8,19 +8,17 @@ threads and the rounding of the products. Memory grows with N k.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from reference_pipelines.config.clustering import Search
 from reference_pipelines.errors import UserError
 from reference_pipelines.neighbours.compiled import compete, dot_products
 from reference_pipelines.progress import progress_bar
 from reference_pipelines.unit_vectors import unit_rows
-
-Search = Literal["exact", "approximate"]
 
 SEARCH_BLOCK = 2000
 """Rows of a block of the search."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reference_pipelines.config import load_config
+from reference_pipelines.config.loading import load_config
 from reference_pipelines.errors import UserError
 from reference_pipelines.models.weights import load_whole, read_file
 from reference_pipelines.pipelines import PIPELINES

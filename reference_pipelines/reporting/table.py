@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.recipes import list_changes
+from reference_pipelines.config.recipes import list_changes
 from reference_pipelines.text_table import format_table
 
 HEADINGS = (

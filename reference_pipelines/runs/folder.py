@@ -24,7 +24,7 @@ except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
 import attnreid
-from reference_pipelines.config import to_plain
+from reference_pipelines.config.loading import to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.runs.checkpoint import (
     MODEL,

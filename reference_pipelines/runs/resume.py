@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.config import to_plain
+from reference_pipelines.config.loading import defaults_of, flat, to_plain
 from reference_pipelines.errors import UserError
-from reference_pipelines.recipes import defaults_of, flat
 from reference_pipelines.runs.checkpoint import Checkpoint, read_newest
 from reference_pipelines.runs.folder import RESULT, code_digest, provenance
 
@@ -78,7 +77,7 @@ def changed_keys(folder: Path, checkpoint: Checkpoint, config: Any) -> dict[str,
     """
     now = flat(to_plain(config))
     # A key that the run's code did not have yet is a change of the user's only where it is not the default.
-    before = {**flat(defaults_of(type(config))), **flat(checkpoint.state["config"])}
+    before = {**defaults_of(type(config)), **flat(checkpoint.state["config"])}
     changed = {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
     refused = {key: values for key, values in changed.items() if key not in FREE_KEYS}
     if refused:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from reference_pipelines.config import Amp, OptimizerConfig
+from reference_pipelines.config.sections import Amp, OptimizerConfig
 from reference_pipelines.data.dataset import Batch, Draw
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.distributed.batch_statistics import share_running_statistics

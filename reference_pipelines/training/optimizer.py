@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from reference_pipelines.config import OptimizerConfig
+from reference_pipelines.config.sections import OptimizerConfig
 
 
 def rate_factor(config: OptimizerConfig, epoch: int) -> float:

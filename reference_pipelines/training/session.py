@@ -11,21 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reference_pipelines.config import Amp, DataConfig, Device, EvaluationConfig, OptimizerConfig, to_plain
+from reference_pipelines.config.loading import to_plain
+from reference_pipelines.config.recipes import nearest_recipe, title_of
+from reference_pipelines.config.sections import (
+    Amp,
+    AugmentConfig,
+    DataConfig,
+    Device,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.dataset import Batch, load_batches
 from reference_pipelines.data.decoding import find_corrupt, without_corrupt
 from reference_pipelines.data.records import PARTS
 from reference_pipelines.data.sampler import Batches
-from reference_pipelines.data.transforms import AugmentConfig, train_transform
+from reference_pipelines.data.transforms import train_transform
 from reference_pipelines.distributed.device import describe_hardware, pick_device
 from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.evaluation.extraction import extract_features
-from reference_pipelines.models import ModelConfig
 from reference_pipelines.models.weights import load_whole, weights_file
-from reference_pipelines.recipes import nearest_recipe, title_of
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.retrieval import RetrievalResult
 from reference_pipelines.runs import remarks

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from reference_pipelines.apnet.losses import LossConfig, SupervisedObjective, batch_hard_triplet
+from reference_pipelines.apnet.config import LossConfig
+from reference_pipelines.apnet.losses import SupervisedObjective, batch_hard_triplet
 from reference_pipelines.models import Embedding
 from tests.oracles import losses as oracle
 

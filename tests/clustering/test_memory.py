@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from reference_pipelines.clustering import ClusterMemory, MemoryConfig
+from reference_pipelines.clustering import ClusterMemory
+from reference_pipelines.config.clustering import MemoryConfig
 from reference_pipelines.errors import UserError
 from tests.oracles import clustering as oracle
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from reference_pipelines.commands.cli import main
-from reference_pipelines.config import load_config
+from reference_pipelines.config.loading import load_config
 from reference_pipelines.data import read
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.rendering import render_market

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from reference_pipelines.config.sections import AugmentConfig
 from reference_pipelines.data import dataset, read
 from reference_pipelines.data.dataset import Draw, load_batches
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.sampler import in_order
-from reference_pipelines.data.transforms import AugmentConfig, evaluation_transform, train_transform
+from reference_pipelines.data.transforms import evaluation_transform, train_transform
 from reference_pipelines.data.workers import AHEAD, Workers, map_in_order
 from reference_pipelines.errors import UserError
 from tests.conftest import says, write_image

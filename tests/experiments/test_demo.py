@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reference_pipelines.config import load_config, to_plain
+from reference_pipelines.config.loading import load_config, to_plain
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
 from reference_pipelines.experiments import jobs as jobs_module

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from reference_pipelines.commands.cli import main
-from reference_pipelines.config import load_config
+from reference_pipelines.config.loading import load_config
+from reference_pipelines.config.sections import IMAGENET_MEAN
 from reference_pipelines.data import read
-from reference_pipelines.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from reference_pipelines.data.transforms import IMAGENET_STD
 from reference_pipelines.errors import UserError
 from reference_pipelines.experiments import difficulty
 from reference_pipelines.experiments.colour_histogram import ColourHistogram, hue_saturation_value

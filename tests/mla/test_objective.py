@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from reference_pipelines.clustering import ClusterMemory, MemoryConfig
+from reference_pipelines.clustering import ClusterMemory
+from reference_pipelines.config.clustering import MemoryConfig
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import Embedding
 from tests.oracles import clustering as oracle

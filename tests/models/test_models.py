@@ -10,9 +10,10 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from reference_pipelines.config import load_config, to_plain
+from reference_pipelines.config.loading import load_config, to_plain
+from reference_pipelines.config.sections import ModelConfig
 from reference_pipelines.errors import UserError
-from reference_pipelines.models import ModelConfig, ReidModel, build_backbone
+from reference_pipelines.models import ReidModel, build_backbone
 from reference_pipelines.models.weights import load_whole, weights_file
 from reference_pipelines.pipelines import PIPELINES
 from tests.conftest import says

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from reference_pipelines.commands.cli import main
-from reference_pipelines.config import OptimizerConfig
+from reference_pipelines.config.sections import OptimizerConfig
 from reference_pipelines.rendering import render_market
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from reference_pipelines.config import load_config
+from reference_pipelines.config.loading import load_config
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.runs.checkpoint import read_newest
 

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reference_pipelines.clustering import ClusterMemory, MemoryConfig
-from reference_pipelines.config import OptimizerConfig
+from reference_pipelines.clustering import ClusterMemory
+from reference_pipelines.config.clustering import MemoryConfig
+from reference_pipelines.config.sections import OptimizerConfig
 from reference_pipelines.data.dataset import Batch
 from reference_pipelines.data.sampler import Draw
 from reference_pipelines.distributed.processes import Processes

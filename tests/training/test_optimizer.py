@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from reference_pipelines.config import OptimizerConfig
+from reference_pipelines.config.sections import OptimizerConfig
 from reference_pipelines.training.optimizer import build_optimizer, rate_factor
 
 APNET_C = OptimizerConfig(4e-4, 1e-3, 160, warmup_epochs=10, warmup_factor=0.01, milestones=(40, 80, 120))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from reference_pipelines.commands.cli import main
-from reference_pipelines.config import load_config
+from reference_pipelines.config.loading import load_config
 from reference_pipelines.data import read
 from reference_pipelines.data.verification import verify
 from reference_pipelines.errors import UserError

@@ -2,9 +2,9 @@
 
 import pytest
 
-from reference_pipelines.config import load_config
+from reference_pipelines.config.loading import load_config
+from reference_pipelines.config.recipes import list_changes, nearest_recipe, title_of
 from reference_pipelines.pipelines import PIPELINES
-from reference_pipelines.recipes import list_changes, nearest_recipe, title_of
 
 
 def named(pipeline, *arguments):

@@ -2,14 +2,13 @@
 
 import pytest
 
-from reference_pipelines.commands.arguments import is_option, refuse_unknown, separate
-from reference_pipelines.errors import UserError, closest
+from attnreid.command_line import UserError, closest, is_option, refuse_unknown, separate
 
-COUNTS = {"--one": 1, "--two": 2, "--any": None, "--flag": 0}
+COUNTS = {"--one": 1, "--two": 2, "--any": None, "--flag": 0, "--again": 1}
 
 
 def apart(line, **options):
-    words = separate("who", line.split(), COUNTS, **options)
+    words = separate("who", line.split(), COUNTS, repeatable=["--again"], **options)
     return words.bare, words.options
 
 
@@ -18,29 +17,30 @@ def apart(line, **options):
     [
         ("", [], {}),
         ("a b", ["a", "b"], {}),
-        ("--one 1 a", ["a"], {"--one": "1"}),
-        ("a --one=1", ["a"], {"--one": "1"}),
-        ("--one x=y", [], {"--one": "x=y"}),
-        ("--one=x=y", [], {"--one": "x=y"}),
-        ("--one x,y a", ["a"], {"--one": "x,y"}),
-        ("--one [x y]", ["y]"], {"--one": "[x"}),
-        ("--one -1", [], {"--one": "-1"}),
-        ("--one -.5", [], {"--one": "-.5"}),
-        ("--two 64 32 a", ["a"], {"--two": "[64, 32]"}),
-        ("--two 64,32 a", ["a"], {"--two": "[64,32]"}),
-        ("--two=64,32 a", ["a"], {"--two": "[64,32]"}),
-        ("--two [64,32] a", ["a"], {"--two": "[64,32]"}),
-        ("--two [64, 32] a", ["a"], {"--two": "[64, 32]"}),
-        ("--any x", [], {"--any": "[x]"}),
-        ("--any=x", [], {"--any": "[x]"}),
-        ("--any x y --one 1", [], {"--any": "[x, y]", "--one": "1"}),
-        ("--any [] a", ["a"], {"--any": "[]"}),
-        ("--any [x, y] a", ["a"], {"--any": "[x, y]"}),
-        ("--any x y end", ["end"], {"--any": "[x, y]"}),
-        ("--any end x", [], {"--any": "[end, x]"}),  # it takes one word at least
-        ("--flag a", ["a"], {"--flag": ""}),
-        ("--strange a b", ["b"], {"--strange": "a"}),
-        ("--strange --one 1", [], {"--strange": "", "--one": "1"}),
+        ("--one 1 a", ["a"], {"--one": ["1"]}),
+        ("a --one=1", ["a"], {"--one": ["1"]}),
+        ("--one x=y", [], {"--one": ["x=y"]}),
+        ("--one=x=y", [], {"--one": ["x=y"]}),
+        ("--one x,y a", ["a"], {"--one": ["x,y"]}),
+        ("--one [x y]", ["y]"], {"--one": ["[x"]}),
+        ("--one -1", [], {"--one": ["-1"]}),
+        ("--one -.5", [], {"--one": ["-.5"]}),
+        ("--two 64 32 a", ["a"], {"--two": ["64", "32"]}),
+        ("--two 64,32 a", ["a"], {"--two": ["64,32"]}),
+        ("--two=64,32 a", ["a"], {"--two": ["64,32"]}),
+        ("--two [64,32] a", ["a"], {"--two": ["[64,32]"]}),
+        ("--two [64, 32] a", ["a"], {"--two": ["[64,", "32]"]}),
+        ("--any x", [], {"--any": ["x"]}),
+        ("--any=x", [], {"--any": ["x"]}),
+        ("--any x y --one 1", [], {"--any": ["x", "y"], "--one": ["1"]}),
+        ("--any [] a", ["a"], {"--any": ["[]"]}),
+        ("--any [x, y] a", ["a"], {"--any": ["[x,", "y]"]}),
+        ("--any x y end", ["end"], {"--any": ["x", "y"]}),
+        ("--any end x", [], {"--any": ["end", "x"]}),  # it takes one word at least
+        ("--flag a", ["a"], {"--flag": []}),
+        ("--strange a b", ["b"], {"--strange": ["a"]}),
+        ("--strange --one 1", [], {"--strange": [], "--one": ["1"]}),
+        ("--again 1 a --again=2", ["a"], {"--again": ["1", "2"]}),
     ],
 )
 def test_every_word_has_its_place(line, bare, options):
@@ -65,6 +65,7 @@ def test_what_is_put_together_again_means_the_same(line):
         (["--one="], "--one has no value"),
         (["--one", ""], "--one has no value"),
         (["--any="], "--any has no value"),
+        (["--flag=1"], "who: --flag .*no value, got '1'"),
         (["a", "--", "b"], "who: '--' .*no meaning"),
     ],
 )
@@ -117,3 +118,10 @@ def test_where_none_is_near_the_sections_options_are_listed():
     with pytest.raises(UserError, match="no option --verbose; .*who --help"):
         refuse_unknown("who", ["--verbose"], KEYS)
     refuse_unknown("who", KEYS, KEYS)
+
+
+def test_an_option_of_another_command_is_named_as_its():
+    others = {"first": ["--x"], "second": ["--x", "--y"]}
+    with pytest.raises(UserError, match="^who: .*no option --x; .*first, second$"):
+        refuse_unknown("who", ["--out", "--x"], KEYS, elsewhere=others)
+    refuse_unknown("who", ["--out"], KEYS, elsewhere={"first": ["--out"]})

@@ -1,6 +1,6 @@
 """What a user names on the command line: a model as module:callable, its options, an input size, levels.
 
-Whatever is wrong with it is `Refused` in one sentence.
+Whatever is wrong with it is a `UserError`.
 """
 
 import ast
@@ -20,6 +20,7 @@ from torch import nn
 
 from attnreid.backbones._costs import count_multiply_adds
 from attnreid.backbones.sites import InputSize
+from attnreid.command_line import UserError
 from attnreid.text import nearest
 
 # What the library says in Python's words, and what is typed instead.
@@ -44,10 +45,6 @@ _VALUE = re.compile(
 _UNQUOTED = str.maketrans("", "", "'()[] ")
 
 
-class Refused(Exception):
-    """A mistake of the user's, in one sentence."""
-
-
 class _WantsDownload(BaseException):
     """A callable asks for a file from the net; no `Exception`, so that none takes it for a failure to try around."""
 
@@ -64,32 +61,32 @@ def build_model(target: str, options: dict[str, Any], size: InputSize) -> nn.Mod
         size: (height, width) or (channels, height, width) of an input to try the model on.
 
     Raises:
-        Refused: the target leads to no callable, or that fails, wants a download or returns no model.
+        UserError: the target leads to no callable, or that fails, wants a download or returns no model.
     """
     factory = load(target)
     if isinstance(factory, nn.Module) or not callable(factory):
-        raise Refused(
+        raise UserError(
             f"{target} must be a function or class that returns a model, got {_kind(factory)}; write one around it"
         )
     model = None
     try:
         model = _call(target, factory, options, "meta")
-    except Refused:
+    except UserError:
         raise
     except (Exception, SystemExit):
         pass  # Some callables look at the numbers in their tensors, and there are none on the meta device.
     if not isinstance(model, nn.Module) or count_multiply_adds(model, *with_channels(size)) is None:
         try:
             model = _call(target, factory, options, "cpu")
-        except Refused:
+        except UserError:
             raise
         except (Exception, SystemExit) as error:
-            raise Refused(
+            raise UserError(
                 f"{target} must return a model when it is called with {_arguments(options)}, and it failed with "
                 f"{_failure(error)}; --option NAME=VALUE passes an argument"
             ) from error
     if not isinstance(model, nn.Module):
-        raise Refused(f"{target} must return an nn.Module, got {_kind(model)}; return the model")
+        raise UserError(f"{target} must return an nn.Module, got {_kind(model)}; return the model")
     return model
 
 
@@ -97,7 +94,7 @@ def load(target: str) -> Any:
     """Import what `target`, module:name, stands for."""
     module, _, path = target.partition(":")
     if not path or module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
-        raise Refused(
+        raise UserError(
             "what is to be built must be module:callable, such as torchvision.models:resnet50, or models:build for "
             f"models.py in this folder, got {target!r}"
         )
@@ -109,9 +106,9 @@ def load(target: str) -> Any:
         except AttributeError:
             inside = getattr(found, "__dict__", {}).items()  # and not dir(), which makes lazy packages import it all
             names = [each for each, value in inside if callable(value) and not each.startswith("_")]
-            raise Refused(f"{module} has no {path!r}{_hint(name, names) or _some(names)}") from None
+            raise UserError(f"{module} has no {path!r}{_hint(name, names) or _some(names)}") from None
         except Exception as error:
-            raise Refused(f"{target} must be importable, and it failed with {_failure(error)}") from error
+            raise UserError(f"{target} must be importable, and it failed with {_failure(error)}") from error
     return found
 
 
@@ -122,17 +119,17 @@ def _import(module: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or module
         if missing == "torchvision":
-            raise Refused("torchvision is not installed: pip install torchvision") from error
+            raise UserError("torchvision is not installed: pip install torchvision") from error
         if module != missing and not module.startswith(f"{missing}."):
-            raise Refused(f"the module {module} imports {missing}, which is not installed: install it") from error
+            raise UserError(f"the module {module} imports {missing}, which is not installed: install it") from error
         package, _, name = missing.rpartition(".")
         folders = getattr(sys.modules.get(package), "__path__", []) if package else None
         siblings = [each.name for each in pkgutil.iter_modules(folders)]
         hint = _hint(name, siblings, f"{package}." if package else "")
         where = "" if package else ", neither installed nor in this folder"
-        raise Refused(f"there is no module {missing!r}{where}{hint}") from error
+        raise UserError(f"there is no module {missing!r}{where}{hint}") from error
     except (Exception, SystemExit) as error:
-        raise Refused(f"the module {module} must be importable, and it failed with {_failure(error)}") from error
+        raise UserError(f"the module {module} must be importable, and it failed with {_failure(error)}") from error
 
 
 def _call(target: str, factory: Callable[..., Any], options: dict[str, Any], device: str) -> Any:
@@ -145,7 +142,7 @@ def _call(target: str, factory: Callable[..., Any], options: dict[str, Any], dev
         with quiet(), torch.device(device):
             return factory(**options)
     except _WantsDownload as wish:
-        raise Refused(
+        raise UserError(
             f"{target} must build its model without a download, since weights make no difference here, and it wants "
             f"{wish}; turn its weights off, with --option weights=None or as it calls them"
         ) from wish
@@ -162,9 +159,9 @@ def call_options(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name.isidentifier() and equals):
-            raise Refused(f"--option must be NAME=VALUE, such as aux_logits=False, got {text!r}")
+            raise UserError(f"--option must be NAME=VALUE, such as aux_logits=False, got {text!r}")
         if name in options:
-            raise Refused(f"--option must give an argument once, got {name} twice")
+            raise UserError(f"--option must give an argument once, got {name} twice")
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError):
@@ -176,7 +173,7 @@ def input_size(texts: Sequence[str]) -> InputSize:
     """Read two or three whole numbers, with spaces or commas between them."""
     numbers = words(",".join(texts))
     if len(numbers) not in (2, 3) or not all(text.isdecimal() and len(text) < 7 and int(text) for text in numbers):
-        raise Refused(
+        raise UserError(
             "--input-size must be height and width, such as 256 128, or channels, height and width, got "
             f"{' '.join(texts)!r}"
         )
@@ -196,7 +193,7 @@ def apnet_levels(text: str) -> int | tuple[int, ...]:
     except ValueError:
         numbers = ()
     if not numbers:
-        raise Refused(
+        raise UserError(
             f"--levels of apnet must be a count, such as 2, or the parts of each level, such as 1,2,4, got {text!r}"
         )
     return numbers if "," in text else numbers[0]

@@ -1,6 +1,5 @@
 """The recipes that are shipped, and what of a run is otherwise than in the one that is nearest to it."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -9,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from reference_pipelines.config import to_plain
+from reference_pipelines.config.loading import defaults_of, flat, to_plain
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # None of these changes what is trained or how it is tested, or it is not the recipe's to say; a seed is another try.
 _FREE = (
     *("title", "device", "seed", "data.root", "data.layout", "data.workers", "data.skip_corrupt"),
@@ -32,7 +31,7 @@ def nearest_recipe(pipeline: str, config: Any) -> dict[str, Any]:
         `name`, `title`, and `changed`: the dotted key -> [the recipe's value, the config's], attention first.
     """
     now = flat(to_plain(config))
-    defaults = flat(defaults_of(type(config)))
+    defaults = defaults_of(type(config))
     found = []
     for path in sorted((_PACKAGE / pipeline / "recipes").glob("*.yaml")):
         recipe = {**defaults, **_read(path)}
@@ -58,27 +57,6 @@ def list_changes(changed: Mapping[str, list[Any]], most: int = _SHOWN) -> str:
     shown = [f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, (_, value) in changed.items()]
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + more
-
-
-def defaults_of(schema: type) -> dict[str, Any]:
-    """Return the defaults of a config's keys, those of its sections too."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(field.default):
-            found[field.name] = to_plain(field.default)
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = list(field.default) if isinstance(field.default, tuple) else field.default
-        elif isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            found[field.name] = defaults_of(field.type)
-    return found
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested keys as dotted ones."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 @functools.cache

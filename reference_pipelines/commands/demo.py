@@ -1,0 +1,9 @@
+"""`demo`: both papers, small."""
+
+from reference_pipelines.commands.options import DemoOptions
+from reference_pipelines.experiments.demo import run_demo
+
+
+def run(options: DemoOptions) -> None:
+    """Run the demo."""
+    run_demo(options.out)

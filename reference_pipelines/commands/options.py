@@ -1,0 +1,126 @@
+"""What each command takes; imports nothing that takes time, so that help and a mistyped word are answered at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnreid.command_line import typed
+from reference_pipelines.config.sections import Device
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Both papers, small.
+
+    Args:
+        out: folder of the runs and the report.
+    """
+
+    out: Path = Path("runs/demo")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """A trained network, and what may differ from its own evaluation.
+
+    Args:
+        checkpoint: run folder, or a weights file in it.
+        data: folder or CSV file of the data set to test on; the run's own when left out, which must still have the
+            same images.
+        layout: name of its layout; found by content when left out.
+        flip: add the features of each image's mirror, or --no-flip; as trained if left out.
+        rerank: re-rank by k-reciprocal encoding.
+        camera_pairs: print mAP by the query's and the match's camera too.
+        single_shot: add CUHK03's CMC with one gallery image a person, drawn so often; published code draws 10 or 100.
+        workers: processes that decode images; 0 decodes in the main one; as trained if left out.
+        batch_size: images a batch; as trained if left out.
+        skip_corrupt: leave out images that do not decode, instead of stopping at the first.
+        device: where to compute.
+        out: JSON file; among the run's evaluations, where `report` finds it, when left out.
+    """
+
+    checkpoint: Path = typed(word="RUN_DIR")
+    data: str | None = typed(None, metavar="DIR")
+    layout: str | None = None
+    flip: bool | None = None
+    rerank: bool = False
+    camera_pairs: bool = False
+    single_shot: int = typed(0, metavar="DRAWS", least=0)
+    workers: int | None = typed(None, least=0)
+    batch_size: int | None = typed(None, least=1)
+    skip_corrupt: bool = False
+    device: Device = "auto"
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Runs to report on.
+
+    Args:
+        runs: run folders.
+        out: the HTML file.
+    """
+
+    runs: tuple[Path, ...] = typed(word="RUN_DIR")
+    out: Path = Path("report.html")
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """A set of rendered pedestrians.
+
+    Args:
+        root: folder to write.
+        size: tiny, small or market.
+        domain: plaza or mall.
+        occluded: hide part of the person in every query.
+        image_size: height and width.
+        seed: another one gives other people and cameras.
+        workers: processes that draw; 0 draws in the main one; chosen by cores and images when left out.
+    """
+
+    root: Path = typed(word="DIR")
+    size: str = "tiny"
+    domain: str = "plaza"
+    occluded: bool = False
+    image_size: tuple[int, int] = typed((128, 64), least=1)
+    seed: int = typed(0, least=0)
+    workers: int | None = typed(None, least=0)
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """A data set to look through.
+
+    Args:
+        root: the data set's folder, or a CSV file.
+        layout: name of its layout; found by content when left out.
+        json: print everything as JSON instead of tables.
+        workers: processes that decode images; 0 decodes in the main one; all cores when left out.
+    """
+
+    root: Path = typed(word="DIR")
+    layout: str | None = None
+    json: bool = False
+    workers: int | None = typed(None, least=0)
+
+
+@dataclass(frozen=True)
+class DifficultyOptions:
+    """A data set to score baselines on.
+
+    Args:
+        root: the data set's folder, or a CSV file.
+        layout: name of its layout; found by content when left out.
+        run: a run folder; repeatable.
+        json: print the rows as JSON instead of a table.
+        workers: processes that decode images; 0 decodes in the main one.
+        device: where to compute.
+    """
+
+    root: Path = typed(word="DIR")
+    layout: str | None = None
+    run: tuple[Path, ...] = typed((), repeatable=True)
+    json: bool = False
+    workers: int = typed(0, least=0)
+    device: Device = "auto"

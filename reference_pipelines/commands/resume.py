@@ -1,0 +1,33 @@
+"""`resume`: a run from its last checkpoint; the words are its folder and the config's keys, in any order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from attnreid.command_line import refuse_unknown, separate
+from reference_pipelines.commands.train import all_word_counts
+from reference_pipelines.errors import UserError
+
+_HELP = """\
+usage: resume RUN_DIR [--any.key VALUE]
+
+Go on with a run; keys that do not change results may be given anew, e.g. --data.workers 8.
+
+  RUN_DIR  folder of a run that was interrupted"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Go on with a run."""
+    if {"-h", "--help"} & {*arguments}:
+        print(_HELP)
+        return
+    counts = all_word_counts()
+    words = separate("resume", arguments, counts, ends=lambda word: Path(word).is_dir())
+    if not words.bare:
+        refuse_unknown("resume", words.options, counts)
+        raise UserError("resume: which run? name its folder")
+    if "--config" in words.options:
+        raise UserError("resume: a run goes on with its own config; leave --config out, and give the keys that change")
+    # Only here is it worth the time that torch takes to import.
+    from reference_pipelines.commands.running import resume
+
+    resume(words.bare[0], arguments)

@@ -1,0 +1,77 @@
+"""`train`: one recipe of a paper; the words are the paper, --out and the config's keys, in any order."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from attnreid.command_line import Option, help_text, refuse_unknown, separate
+from reference_pipelines.config.loading import CONFIG_OPTION, keys_of, load_config, shown_config, word_counts
+from reference_pipelines.errors import UserError, closest
+from reference_pipelines.pipelines import PIPELINES
+
+_OUT = Option("--out", "out", Path, help="a new folder for the run", metavar="RUN_DIR")
+_PRINT = Option("--print_config", "print_config", bool, False, "print what the run would take and end", constant=True)
+_OWN: dict[str, int | None] = {_OUT.name: _OUT.count, _PRINT.name: _PRINT.count}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train, or print what would be trained."""
+    if {"-h", "--help"} & {*arguments}:
+        _print_help(next((word for word in arguments if word in PIPELINES), None))
+        return
+    name = _find_paper(arguments)
+    pipeline = PIPELINES[name]
+    counts = {**_OWN, **word_counts(pipeline.config)}
+    words = separate("train", arguments, counts, ends=lambda word: word == name)
+    others = {other: word_counts(each.config) for other, each in PIPELINES.items() if other != name}
+    refuse_unknown("train", words.options, counts, elsewhere=others)
+    words.bare.remove(name)
+    out, shown = words.options.pop(_OUT.name, None), words.options.pop(_PRINT.name, None)
+    keys = [*words.bare, *words.arguments()]
+    if shown is not None:
+        print(shown_config(pipeline.config, keys, prog="train", recipes=pipeline.recipes), end="")
+        return
+    if out is None:
+        raise UserError("train: --out is missing; name a new folder for the run")
+    load = partial(load_config, pipeline.config, keys, recipes=pipeline.recipes)
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        load()  # A wrong value is answered at once; several processes must find it together.
+    # Only here is it worth the time that torch takes to import.
+    from reference_pipelines.commands.running import train
+
+    train(name, load, Path(out[0]))
+
+
+def all_word_counts() -> dict[str, int | None]:
+    """Return how many words the options of every paper take: any number where papers differ."""
+    counts: dict[str, int | None] = {}
+    for pipeline in PIPELINES.values():
+        for name, count in word_counts(pipeline.config).items():
+            counts[name] = count if counts.get(name, count) == count else None
+    return counts
+
+
+def _find_paper(arguments: Sequence[str]) -> str:
+    """Return the one word that belongs to no option, which must be a paper."""
+    counts = {**_OWN, **all_word_counts()}
+    words = separate("train", arguments, counts, ends=PIPELINES.__contains__)
+    if not words.bare:
+        refuse_unknown("train", words.options, counts)
+        raise UserError(f"train: which paper? name one of {', '.join(PIPELINES)}")
+    if words.bare[0] not in PIPELINES:
+        hint = closest(words.bare[0], PIPELINES)
+        raise UserError(f"train: the paper must be one of {', '.join(PIPELINES)}, got {words.bare[0]!r}{hint}")
+    return words.bare[0]
+
+
+def _print_help(name: str | None) -> None:
+    if name is not None:
+        schema = PIPELINES[name].config
+        about = (schema.__doc__ or "").partition("\n")[0]
+        print(help_text(f"train {name}", about, [_OUT, CONFIG_OPTION, _PRINT, *keys_of(schema).values()]))
+        return
+    for paper, each in PIPELINES.items():
+        recipes = ", ".join(sorted(path.stem for path in each.recipes.glob("*.yaml")))
+        print(f"train {paper} --config RECIPE --out RUN_DIR [--any.key VALUE]   recipes: {recipes}, or a YAML file")
+    print(f"train {'|'.join(PIPELINES)} --help lists the keys.")

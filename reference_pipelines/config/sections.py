@@ -1,0 +1,173 @@
+"""The sections that both papers' configs have."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reference_pipelines.errors import require
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+Interpolation = Literal["bilinear", "bicubic"]
+Device = Literal["auto", "cpu", "cuda"]
+
+# What the forward pass of training computes in; "none" is single precision. (YAML reads a bare "off" as false.)
+Amp = Literal["none", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images.
+
+    Args:
+        root: folder of the data set, or a CSV file.
+        layout: name of its layout; found by content when left out.
+        image_size: height and width that images are resized to.
+        interpolation: how they are resized.
+        workers: processes that decode images; 0 decodes in the main process.
+        skip_corrupt: decode every image before the run and leave out those that do not decode, instead of stopping
+            at the first.
+    """
+
+    root: str
+    layout: str | None = None
+    image_size: tuple[int, int] = (256, 128)
+    interpolation: Interpolation = "bilinear"
+    workers: int = 4
+    skip_corrupt: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.root.strip() != "", "data.root must not be empty", repr(self.root))
+        require(
+            min(self.image_size) >= 1,
+            "data.image_size must be a height and a width above 0",
+            self.image_size,
+        )
+        require(self.workers >= 0, "data.workers must be at least 0", self.workers)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone and where its weights come from.
+
+    Args:
+        backbone: torchvision's name of a ResNet, or "resnet_demo", torchvision's ResNet class with one narrow
+            bottleneck a stage.
+        weights: "imagenet" (torchvision's), "none" (random), or where to start from: a run's folder, or a file of
+            safetensors or torch.save with this backbone in it, under any names; heads are left aside, and attention
+            too unless it is the same.
+        last_stride: stride of the last stage; both papers use 1.
+        bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
+            many devices; 1 takes them over the whole batch. Any other must divide the batch, and be divided by the
+            number of processes.
+    """
+
+    backbone: str = "resnet50"
+    weights: str = "imagenet"
+    last_stride: int = 1
+    bn_chunks: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
+        require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
+
+    def check_batch(self, images: int) -> None:
+        """Refuse batches of so many images if a chunk would have less than two, or not as many as every other.
+
+        One image has no variance, and unequal chunks would be cut otherwise by many processes than by one.
+
+        Raises:
+            UserError: they would.
+        """
+        require(
+            images >= 2 * self.bn_chunks,
+            f"sampler.ids x sampler.images must be at least 2 for each of the {self.bn_chunks} model.bn_chunks",
+            images,
+        )
+        require(
+            images % self.bn_chunks == 0,
+            f"sampler.ids x sampler.images must divide into the {self.bn_chunks} model.bn_chunks without a remainder",
+            images,
+        )
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of a training image; the defaults are APNet-C's (released code).
+
+    Args:
+        pad: pixels of black border from which a crop of the image size is cut; 0 is off.
+        enlarge: probability of enlarging by 1.125 and cropping back (APNet-S, after RGA).
+        flip: probability of mirroring.
+        erase: probability of erasing a rectangle, after normalisation.
+        erase_area: smallest and largest part of the image that is erased.
+        erase_fill: what is put in the erased place, a channel.
+    """
+
+    pad: int = 10
+    enlarge: float = 0.0
+    flip: float = 0.5
+    erase: float = 0.5
+    erase_area: tuple[float, float] = (0.02, 0.4)
+    erase_fill: tuple[float, float, float] = IMAGENET_MEAN
+
+    def __post_init__(self) -> None:
+        require(self.pad >= 0, "augment.pad must be at least 0", self.pad)
+        for name in ("enlarge", "flip", "erase"):
+            chance = getattr(self, name)
+            require(0 <= chance <= 1, f"augment.{name} must be a probability, between 0 and 1", chance)
+        low, high = self.erase_area
+        require(
+            0 < low <= high <= 1,
+            "augment.erase_area must keep 0 < smallest <= largest <= 1",
+            self.erase_area,
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam and its schedule.
+
+    Args:
+        learning_rate: after the warm-up.
+        weight_decay: L2 penalty.
+        epochs: how long to train.
+        warmup_epochs: epochs over which the rate rises linearly; 0 is none.
+        warmup_factor: part of the rate that the first epoch starts from.
+        milestones: epochs from which on the rate is multiplied by gamma once more.
+        gamma: the factor.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    warmup_epochs: int = 0
+    warmup_factor: float = 0.01
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "optimizer.learning_rate must be above 0", self.learning_rate)
+        require(self.weight_decay >= 0, "optimizer.weight_decay must be at least 0", self.weight_decay)
+        require(self.epochs >= 1, "optimizer.epochs must be at least 1", self.epochs)
+        require(self.warmup_epochs >= 0, "optimizer.warmup_epochs must be at least 0", self.warmup_epochs)
+        require(0 < self.warmup_factor <= 1, "optimizer.warmup_factor must be in (0, 1]", self.warmup_factor)
+        require(self.gamma > 0, "optimizer.gamma must be above 0", self.gamma)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the features are tested.
+
+    Args:
+        every: evaluate after every so many epochs; the last epoch is always evaluated.
+        flip: add the features of each image and of its mirror.
+        batch_size: images a batch in extraction.
+    """
+
+    every: int = 10
+    flip: bool = True
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "evaluation.every must be at least 1", self.every)
+        require(self.batch_size >= 1, "evaluation.batch_size must be at least 1", self.batch_size)
