@@ -1,6 +1,8 @@
 """The exceptions that end a command with one sentence: a mistake of the user's, or a signal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from attnreid.text import nearest
 
@@ -30,6 +32,20 @@ def require(holds: bool, rule: str, got: object) -> None:
     """
     if not holds:
         raise UserError(f"config: {rule}, got {got}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into a sentence.
+
+    Raises:
+        UserError: an OSError came.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or error
+        raise UserError(f"run: cannot write {path} ({said}); make room or give the right to write") from None
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attnreid.backbones._building import Attention, IdentityBlend, build_layer
-from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones._calls import Call, describe_call
+from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones._site import Site
 from attnreid.backbones._surgery import (
     CHILD,

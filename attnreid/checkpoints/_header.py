@@ -55,7 +55,7 @@ def describe_model(model: nn.Module) -> tuple[Described, ...]:
 
 
 def attention_difference(file: tuple[Described, ...], model: tuple[Described, ...]) -> str | None:
-    """Name the first difference of what a file and a model carry; a call that is not written down is known by its maps."""
+    """Name the first difference of what a file and a model carry; an unknown call goes by its maps."""
     if len(file) != len(model):
         return f"attachments: {len(file)} in the file and {len(model)} on the model"
     for number, (saved, carried) in enumerate(zip(file, model, strict=True), start=1):
@@ -94,9 +94,7 @@ def to_json(who: str, header: Header) -> str:
     try:
         return json.dumps(content, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{who}: the description must be what JSON holds, got: {error}; make it plain data."
-        ) from error
+        raise ValueError(f"{who}: the description must be what JSON holds, got: {error}; pass plain data.") from error
 
 
 def from_json(who: str, text: str) -> Header:

@@ -152,8 +152,8 @@ def _attach_all(path: Path, model: nn.Module, header: Header, attached: list[Att
         elif strict:
             raise ValueError(
                 f"{_LOAD}: the model must carry attention at {', '.join(map(repr, described.sites))} before {path} is "
-                "loaded, since the file does not hold the call that attached it; attach it as it was for saving, or give "
-                "its class a name by register_attention and save again."
+                "loaded, since the file does not hold the call that attached it; attach it as it was for saving, or "
+                "give its class a name by register_attention and save again."
             )
 
 

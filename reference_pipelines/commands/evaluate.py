@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from attnreid.files import write_text
 from reference_pipelines.config import Device, EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
@@ -16,7 +17,8 @@ from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
 from reference_pipelines.reporting.table import chosen_on_the_test_set, name_data
 from reference_pipelines.retrieval import rerank
-from reference_pipelines.runs.folder import EVALUATIONS, file_digest, provenance, write_text
+from reference_pipelines.runs.folder import EVALUATIONS
+from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
 
 _ROOM = 1 << 16  # bytes that a result may take

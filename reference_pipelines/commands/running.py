@@ -108,8 +108,7 @@ def resume(arguments: Sequence[str]) -> None:
     folder = Path(words.bare[0])
     with join_processes(lambda: how_to_go_on(folder)) as processes:
         found = processes.once(lambda: find_checkpoint(folder, processes.count))
-        state = found.checkpoint.state
-        pipeline = PIPELINES[state["pipeline"]]
+        pipeline = PIPELINES[found.checkpoint.state.description.pipeline]
         config: Any = processes.once(
             lambda: load_config(
                 pipeline.config, _with_own_config(words.bare[0], arguments, pipeline.config), prog="resume"

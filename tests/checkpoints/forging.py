@@ -1,4 +1,4 @@
-"""Checkpoints as somebody might have made them: other tensors or another header, with the digest of that, or without."""
+"""Checkpoints as somebody might have made them: with other tensors or another header."""
 
 import hashlib
 import json

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from reference_pipelines.runs.checkpoint import state_digest
 from safetensors.torch import load_file, save_file
 
 from reference_pipelines.commands.cli import main
@@ -15,7 +16,6 @@ from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.rendering import render_market
 from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import table_rows
-from reference_pipelines.runs.checkpoint import state_digest
 from reference_pipelines.runs.result import last_weights, read_result
 from tests.conftest import says
 

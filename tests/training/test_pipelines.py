@@ -17,8 +17,8 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.mla import train as mla
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.table import format_results
-from reference_pipelines.runs.checkpoint import place_of
-from reference_pipelines.runs.folder import file_digest
+from reference_pipelines.runs.checkpoints import place_of
+from reference_pipelines.runs.provenance import file_digest
 from reference_pipelines.runs.resume import find_checkpoint
 from reference_pipelines.training import loop, session
 from reference_pipelines.training.optimizer import rate_factor
@@ -127,7 +127,7 @@ def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch)
         data.train.ids[:] = np.arange(len(data.train)) + 1
         return data
 
-    monkeypatch.setattr("reference_pipelines.training.session.read", relabelled)
+    monkeypatch.setattr("reference_pipelines.training.images.read", relabelled)
     changed = trained("mla", images, tmp_path / "changed")
     assert changed["final"]["mAP"] == plain["final"]["mAP"]
     assert changed["clustering"]["id_purity"] != plain["clustering"]["id_purity"]
@@ -300,7 +300,7 @@ def test_the_images_are_the_same_ones_wherever_the_config_is_read_again(images, 
     root = str(tmp_path / "here" / "data")
     assert result["config"]["data"]["root"] == root
     assert f"root: {root}\n" in (tmp_path / "run" / "config.yaml").read_text()
-    assert find_checkpoint(tmp_path / "run").checkpoint.state["config"]["data"]["root"] == root
+    assert find_checkpoint(tmp_path / "run").checkpoint.state.description.config["data"]["root"] == root
 
 
 def test_a_run_from_random_weights_is_warned_of_and_one_that_stays_says_so(images, tmp_path, capsys):
