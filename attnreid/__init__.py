@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from attnreid.backbones.strides import set_last_stride
     from attnreid.checkpoints import (
         Difference,
-        ReleasedCheckpoint,
+        ReleasedNetwork,
         Weights,
         attach_released,
         load_checkpoint,
@@ -50,7 +50,7 @@ __all__ = [
     "PixelLevelAttention",
     "RelationAwareChannelAttention",
     "RelationAwareSpatialAttention",
-    "ReleasedCheckpoint",
+    "ReleasedNetwork",
     "Site",
     "SplitAttention",
     "SqueezeExcitation",
@@ -89,7 +89,7 @@ _HOME_OF = {
     "find_sites": "attnreid.backbones",
     "set_last_stride": "attnreid.backbones",
     "Difference": "attnreid.checkpoints",
-    "ReleasedCheckpoint": "attnreid.checkpoints",
+    "ReleasedNetwork": "attnreid.checkpoints",
     "Weights": "attnreid.checkpoints",
     "attach_released": "attnreid.checkpoints",
     "load_checkpoint": "attnreid.checkpoints",

@@ -87,7 +87,7 @@ def load_checkpoint(
     on_meta = [key for key, value in model.state_dict().items() if isinstance(value, Tensor) and value.is_meta]
     if on_meta:
         raise ValueError(
-            f"{_LOAD}: the model's weights must have memory, got {on_meta[0]!r} on the meta device; call "
+            f"{_LOAD}: the model's weights must hold numbers, got {on_meta[0]!r} on the meta device; call "
             "model.to_empty(device=...) first."
         )
     attached: list[Attachment] = []

@@ -52,7 +52,7 @@ class OptimizerState:
         for parameter, values in optimizer.state.items():
             for key, value in values.items():
                 if value.shape == parameter.shape:
-                    # In the parameter's order of memory, as the optimiser makes them: another order rounds otherwise.
+                    # With the parameter's strides, as the optimiser makes them: other strides round otherwise.
                     values[key] = torch.empty_like(parameter).copy_(value)
 
 

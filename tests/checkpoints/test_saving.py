@@ -439,7 +439,7 @@ def test_weights_on_meta_are_refused(path):
     saved(path)
     with torch.device("meta"):
         model = Backbone()
-    with pytest.raises(ValueError, match=r"memory, got '0.weight' .*meta device; .*model.to_empty"):
+    with pytest.raises(ValueError, match=r"numbers, got '0.weight' .*meta device; .*model.to_empty"):
         load_checkpoint(model, path)
 
 

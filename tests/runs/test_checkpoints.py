@@ -61,6 +61,7 @@ def made(epoch, values=1000):
     generator = torch.Generator().manual_seed(epoch)
     model = nn.Linear(values, 1)
     model.load_state_dict({"weight": torch.randn(1, values, generator=generator), "bias": torch.tensor([float(epoch)])})
+    torch.manual_seed(0)
     state = TrainingState(
         description=described(epoch),
         log=[{"epoch": epoch, "rate": 0.1 + 0.2}],
