@@ -17,7 +17,7 @@ from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.runs.description import Damaged, RunDescription, describe_file
 from reference_pipelines.runs.folder import CONFIG, RESULT
 from reference_pipelines.runs.former import has_former_weights, load_former_weights
-from reference_pipelines.runs.result import last_weights, read_result, unfinished_result
+from reference_pipelines.runs.result import last_weights, read_result, told_by_itself
 from reference_pipelines.runs.resume import FREE_KEYS, differing_keys, list_differences
 
 # What may be otherwise in a run's folder than in its checkpoints: nothing of the network, nor of its images.
@@ -63,7 +63,7 @@ def open_run(checkpoint: Path) -> TrainedRun:
     if (folder / CONFIG).is_file():
         result = _result_of(folder, weights)
     elif description is not None:
-        result = unfinished_result(description)
+        result = told_by_itself(description)
     else:
         raise _lacking(folder, CONFIG)
     pipeline = PIPELINES[result["pipeline"]]

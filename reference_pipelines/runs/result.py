@@ -45,6 +45,14 @@ def last_weights(folder: Path) -> Path:
     return folder / WEIGHTS
 
 
+def told_by_itself(run: RunDescription) -> dict[str, Any]:
+    """Return as much of a result as a checkpoint knows that lies in no run folder: its last epoch may be the run's."""
+    result = unfinished_result(run)
+    if run.epoch < run.epochs:
+        return result
+    return {**result, "title": run.title, "unfinished": None, "remarks": run.remarks}
+
+
 def unfinished_result(run: RunDescription) -> dict[str, Any]:
     """Return as much of a result as a checkpoint knows."""
     root = Path(run.config["data"]["root"])

@@ -28,7 +28,7 @@ from reference_pipelines.runs.checkpoints import (
     write_checkpoint,
 )
 from reference_pipelines.runs.description import Damaged, RunDescription
-from reference_pipelines.runs.state import GeneratorState, OptimizerState, TrainingState
+from reference_pipelines.runs.state import GeneratorState, OptimizerState, TrainingState, seed_generators
 from tests.training.runs import assert_equal_tensors, in_child
 
 
@@ -61,7 +61,7 @@ def made(epoch, values=1000):
     generator = torch.Generator().manual_seed(epoch)
     model = nn.Linear(values, 1)
     model.load_state_dict({"weight": torch.randn(1, values, generator=generator), "bias": torch.tensor([float(epoch)])})
-    torch.manual_seed(0)
+    seed_generators(0)
     state = TrainingState(
         description=described(epoch),
         log=[{"epoch": epoch, "rate": 0.1 + 0.2}],

@@ -1,8 +1,10 @@
 """Both programs from files to result.json, small: everything written, reproducible, nothing lost when they stop."""
 
+import ast
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +117,51 @@ def test_the_attention_of_the_examples_is_kept(runs, pipeline, expected):
     gates = np.load(runs[pipeline][0] / "attention.npz")
     assert set(gates.files) == {f"backbone.{name}" for name in expected}
     assert all(((gates[name] >= 0) & (gates[name] <= 1)).all() for name in gates.files)
+
+
+def test_a_session_does_nothing_before_it_is_entered(images, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    monkeypatch.setattr(
+        "reference_pipelines.training.session.pick_device", lambda *_: pytest.fail("something was done")
+    )
+    opened = session.Session("apnet", configured("apnet", tmp_path / "nowhere"), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == ""
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="nowhere"), opened:
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_begins_in_an_entered_session_is_undone_where_entering_fails(images, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(session, "seed_generators", fail)
+    opened = session.Session("apnet", configured("apnet", images), tmp_path / "run")
+    with pytest.raises(RuntimeError, match="out of luck"), opened:
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def imported_by(folder):
+    found = set()
+    for path in Path(loop.__file__).parents[1].joinpath(folder).glob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        found |= {
+            node.module.split(".")[1]
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.startswith("reference_pipelines.")
+        }
+    return found
+
+
+def test_what_trains_does_not_know_what_reports_and_a_runs_files_know_neither():
+    assert "runs" in imported_by("training")
+    assert imported_by("training").isdisjoint({"reporting", "apnet", "mla", "pipelines", "commands"})
+    assert imported_by("runs").isdisjoint({"training", "reporting", "models", "evaluation", "pipelines", "commands"})
 
 
 def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch):
