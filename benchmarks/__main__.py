@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from attnreid.files import write_text
 from benchmarks.agreement import TOLERANCES
 from benchmarks.cases import Case, Job, Problem, Shape, Skipped
 from benchmarks.catalogue import CASES
@@ -190,12 +191,9 @@ def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
 
 def _write(path: Path, content: dict[str, object]) -> None:
     """Write the JSON file, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.partial")
     try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_text(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"benchmarks: {path} must be writable, got '{error.strerror}': choose another file") from error
 
 

@@ -1,5 +1,9 @@
 """The exceptions that end a command with one sentence: a mistake of the user's, or a signal."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from attnreid.command_line import UserError, closest
 
 __all__ = ["Stopped", "UserError", "closest", "require"]
@@ -26,3 +30,17 @@ def require(holds: bool, rule: str, got: object) -> None:
     """
     if not holds:
         raise UserError(f"config: {rule}, got {got}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into a sentence.
+
+    Raises:
+        UserError: an OSError came.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or error
+        raise UserError(f"run: cannot write {path} ({said}); make room or give the right to write") from None

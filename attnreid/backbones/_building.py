@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnreid._recording import record
 from attnreid.backbones._loading import guard_loading
-from attnreid.backbones._measuring import stand_in, watch
+from attnreid.backbones._measuring import observe, stand_in
 from attnreid.backbones._site import Site
 from attnreid.layers._gate import GateLayer
 from attnreid.registry import find_attention, option_names
@@ -89,9 +89,9 @@ def _check_shape(who: str, layer: nn.Module, site: Site) -> None:
     assert site.size is not None
     like = next(itertools.chain(layer.parameters(), layer.buffers()), torch.empty(0))
     x = torch.zeros((2, site.channels, *site.size), dtype=like.dtype if like.is_floating_point() else torch.float32)
-    seen = watch(stand_in(layer, meta=True, bypass=False), [x.to("meta")])
+    seen = observe(stand_in(layer, meta=True, bypass=False), [x.to("meta")])
     if seen.error is not None:
-        seen = watch(stand_in(layer, meta=False, bypass=False), [x.to(like.device)])
+        seen = observe(stand_in(layer, meta=False, bypass=False), [x.to(like.device)])
     if seen.error is not None:
         raise ValueError(
             f"{who}: {type(layer).__name__} must run on the map of {_describe(site)}; it failed with: {seen.error}"

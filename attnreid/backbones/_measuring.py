@@ -35,7 +35,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Observation:
     """One forward pass: what each module did, by name (`""` is the model), and the error that ended it."""
 
     seen: dict[str, Seen]
@@ -80,7 +80,7 @@ def _empty_or_copied(tensor: Tensor, meta: bool) -> Tensor:
     return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data.detach()
 
 
-def watch(model: nn.Module, inputs: Sequence[Tensor]) -> Watch:
+def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observation:
     """Run a stand-in on `inputs` and note what every module did; an error ends the pass, it is not raised."""
     seen: dict[int, Seen] = {}
     hooks = [module.register_forward_hook(_note(seen)) for module in model.modules()]
@@ -95,7 +95,7 @@ def watch(model: nn.Module, inputs: Sequence[Tensor]) -> Watch:
         for hook in hooks:
             hook.remove()
     names = model.named_modules(remove_duplicate=False)
-    return Watch({name: seen.get(id(module), Seen()) for name, module in names}, failure)
+    return Observation({name: seen.get(id(module), Seen()) for name, module in names}, failure)
 
 
 def _note(seen: dict[int, Seen]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:

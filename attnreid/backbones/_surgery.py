@@ -59,11 +59,11 @@ class Group:
     """What the sites of one `attach` call share; compared by identity, so a copied model has its own.
 
     Args:
-        recipe: the call as plain data (`_recipes.py`); None where it cannot be written down.
+        call: as plain data (`_calls.py`); None where it cannot be written down.
         order: counts the calls.
     """
 
-    recipe: dict[str, Any] | None = None
+    call: dict[str, Any] | None = None
     order: int = field(default_factory=lambda: next(_order))
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attnreid.backbones._building import Attention, IdentityBlend, build_layer
+from attnreid.backbones._calls import Call, describe_call
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
-from attnreid.backbones._recipes import Recipe, describe_call
 from attnreid.backbones._site import Site
 from attnreid.backbones._surgery import (
     CHILD,
@@ -109,7 +109,7 @@ def attach(
         for site in sites:
             _check_replaceable(who, site, survey)
     places = [Place(site, where) for site in sites]
-    recipe = describe_call(
+    call = describe_call(
         "attach",
         attention=attention,
         at=[site.name for site in sites],
@@ -119,8 +119,8 @@ def attach(
         layout=layout,
     )
     if example_inputs is not None:
-        recipe = None  # tensors are no plain data
-    return put_in(who, model, attention, places, survey, recipe, identity_init=identity_init)
+        call = None  # tensors are no plain data
+    return put_in(who, model, attention, places, survey, call, identity_init=identity_init)
 
 
 def _check_options(who: str, attention: Attention, unknown: Mapping[str, object]) -> None:
@@ -254,16 +254,16 @@ class Attachment:
         return tuple(one.site for one in self._inserted)
 
     @property
-    def recipe(self) -> Recipe | None:
-        """The call that put this in, as plain data `{"on", "call", "options"}`: what a checkpoint holds.
+    def call(self) -> Call | None:
+        """The call that put this in, as plain data `{"on", "name", "options"}`: what a checkpoint holds.
 
         "on" names the module that the call was made for, "" for the model itself. None where the call cannot
         be written down: its attention is no registered one (give your class a name by `register_attention`),
         an option is no plain data, or it was made for a larger model around this one.
         """
-        recipe = self._inserted[0].mark.group.recipe
+        call = self._inserted[0].mark.group.call
         roots = {one.root for one in self._inserted}
-        return None if recipe is None or len(roots) > 1 or None in roots else {"on": roots.pop(), **recipe}
+        return None if call is None or len(roots) > 1 or None in roots else {"on": roots.pop(), **call}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the attention's parameters, for an optimiser."""
@@ -368,7 +368,7 @@ def put_in(
     attention: Attention,
     places: Sequence[Place],
     survey: Survey,
-    recipe: Recipe | None,
+    call: Call | None,
     *,
     identity_init: bool = False,
 ) -> Attachment:
@@ -389,7 +389,7 @@ def put_in(
         layers.append(layer.train(model.get_submodule(place.site.name).training))
     attachment = Attachment((), model)
     try:
-        group = Group(recipe)
+        group = Group(call)
         for place, layer in zip(places, layers, strict=True):
             inserted = _insert(model, layer, place, Mark(group, place.site))
             attachment = Attachment((*attachment._inserted, inserted), model)

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 
 from attnreid.backbones._building import Attention
-from attnreid.backbones._recipes import Recipe, describe_call
+from attnreid.backbones._calls import Call, describe_call
 from attnreid.backbones._wrapping import check_plain
 from attnreid.backbones.attach import Attachment, Place, put_in
 from attnreid.backbones.families import RESNET, Family, blocks_of, check_family, check_resnet
@@ -70,7 +70,7 @@ def attach_apnet(
         ['layer1', 'layer2', 'layer3', 'layer4']
     """
     who = "attach_apnet"
-    recipe = describe_call(
+    call = describe_call(
         who,
         attention=attention,
         levels=levels,
@@ -81,7 +81,7 @@ def attach_apnet(
     )
     check_plain(who, model)
     if variant == "released":
-        return _attach_released(who, model, attention, levels, radix, input_size, identity_init, recipe)
+        return _attach_released(who, model, attention, levels, radix, input_size, identity_init, call)
     if variant != "paper":
         raise ValueError(f"{who}: variant must be 'paper' or 'released', got {variant!r}; choose one.")
     family = check_family(who, model)
@@ -90,7 +90,7 @@ def attach_apnet(
     sites = select(who, model, survey, family.stages)
     try:
         places = [Place(site, "after") for site in sites]
-        return put_in(who, model, pyramid, places, survey, recipe, identity_init=identity_init)
+        return put_in(who, model, pyramid, places, survey, call, identity_init=identity_init)
     except ValueError as error:
         heights = _heights_that_work(survey, family, attention, levels, radix)
         if heights is None:
@@ -149,8 +149,8 @@ def attach_mla(
         before = dataclasses.replace(site, size=(taken[2], taken[3]))
         places.append(Place(before, "instead", stride))
     attention = partial(MultiLevelAttention, levels=levels, heads=heads, memory=memory)
-    recipe = describe_call(who, levels=levels, input_size=input_size, blocks=blocks, heads=heads, memory=memory)
-    return put_in(who, model, attention, places, survey, recipe)
+    call = describe_call(who, levels=levels, input_size=input_size, blocks=blocks, heads=heads, memory=memory)
+    return put_in(who, model, attention, places, survey, call)
 
 
 def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: InputSize = (64, 64)) -> Attachment:
@@ -187,8 +187,8 @@ def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: Input
             norm = "bn3" if isinstance(block._modules.get("bn3"), nn.Module) else "bn2"
             names.append(f"{stage}.{name}.{norm}")
     places = [Place(site, "after") for site in select(who, model, survey, names)]
-    recipe = describe_call(who, reduction=reduction, input_size=input_size)
-    return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey, recipe)
+    call = describe_call(who, reduction=reduction, input_size=input_size)
+    return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey, call)
 
 
 def _attach_released(
@@ -199,7 +199,7 @@ def _attach_released(
     radix: int,
     input_size: InputSize,
     identity_init: bool,
-    recipe: Recipe | None,
+    call: Call | None,
 ) -> Attachment:
     if attention != "se" or radix != RADIX or levels not in (0, 1, 2) or isinstance(levels, bool):
         raise ValueError(
@@ -226,7 +226,7 @@ def _attach_released(
         places += [Place(site, "after") for site in select(who, model, survey, ("maxpool", *RESNET.stages))]
     agents = (partial(SqueezeExcitation, hidden=8), "split")[: int(levels)]
     pyramid = partial(AttentionPyramid, attention=agents, levels=levels, order="fine_to_coarse")
-    return put_in(who, model, pyramid, places, survey, recipe)
+    return put_in(who, model, pyramid, places, survey, call)
 
 
 def _stride_of_3x3(who: str, name: str, conv: nn.Module) -> int:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnreid.backbones._measuring import Seen, Watch, stand_in, watch
+from attnreid.backbones._measuring import Observation, Seen, observe, stand_in
 from attnreid.backbones._site import Site as Site  # part of this module's interface
 from attnreid.backbones._surgery import CHILD, mark_of
 from attnreid.backbones._wrapping import check_plain
@@ -107,12 +107,12 @@ def look(
     return Survey(sites, first.seen, inputs, double, meta)
 
 
-def check_runs(model: nn.Module, survey: Survey) -> Watch:
+def check_runs(model: nn.Module, survey: Survey) -> Observation:
     """Run a copy of `model`, with the attention that it now carries, on what the survey ran it on."""
     if survey.meta:
-        watched = _run(stand_in(model, meta=True, bypass=False), survey.inputs, meta=True)
-        if watched.error is None:
-            return watched
+        observed = _run(stand_in(model, meta=True, bypass=False), survey.inputs, meta=True)
+        if observed.error is None:
+            return observed
     return _run(stand_in(model, meta=False, bypass=False), survey.inputs, meta=False)
 
 
@@ -120,9 +120,9 @@ def measure_heights(survey: Survey, height: int, names: Sequence[str]) -> list[i
     """Return the heights of these sites' maps for an input of another height; None where it does not run."""
     _, channels, _, width = survey.inputs[0].shape
     image = torch.zeros((2, channels, height, width), dtype=survey.inputs[0].dtype)
-    watched = _run(survey.double, (image,), meta=survey.meta)
-    given = [watched.seen[name].given for name in names]
-    return None if watched.error else [shape[2] if shape is not None else 0 for shape in given]
+    observed = _run(survey.double, (image,), meta=survey.meta)
+    given = [observed.seen[name].given for name in names]
+    return None if observed.error else [shape[2] if shape is not None else 0 for shape in given]
 
 
 def select(who: str, model: nn.Module, survey: Survey, at: str | Sequence[str]) -> list[Site]:
@@ -197,8 +197,8 @@ def _is_size(value: object) -> bool:
     )
 
 
-def _run(double: nn.Module, inputs: Sequence[Tensor], *, meta: bool) -> Watch:
-    return watch(double, [tensor.to("meta") if meta else tensor.clone() for tensor in inputs])
+def _run(double: nn.Module, inputs: Sequence[Tensor], *, meta: bool) -> Observation:
+    return observe(double, [tensor.to("meta") if meta else tensor.clone() for tensor in inputs])
 
 
 def _taller(tensor: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ def _taller(tensor: Tensor) -> Tensor:
     return tensor.repeat(1, 1, 2 + 64 // tensor.shape[2], 1)
 
 
-def _sites(model: nn.Module, first: Watch, taller: Watch, layout: Layout | None) -> dict[str, Site]:
+def _sites(model: nn.Module, first: Observation, taller: Observation, layout: Layout | None) -> dict[str, Site]:
     homes: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         homes.setdefault(id(module), []).append(name)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.backbones._measuring import Watch, stand_in, watch
+from attnreid.backbones._measuring import Observation, observe, stand_in
 from attnreid.backbones._wrapping import check_python
 from attnreid.backbones.attach import attachments
 from attnreid.backbones.families import DENSENET, INCEPTION_V3, RESNET, Family, blocks_of, check_family
@@ -59,14 +59,14 @@ def set_last_stride(model: nn.Module, stride: int = 1) -> None:
     family = check_family(who, model)
     stage = _STAGE[family]
     double = _stand_in(who, model)
-    before = _watch(double, model)
+    before = _observe(double, model)
     now = _stride_of(who, before, stage)
     if now == stride:
         return
     region = f"layer4.{blocks_of(model, 'layer4')[0][0]}" if family is RESNET else stage
     edits = _edits(who, family, model.get_submodule(region), stride)
     _edit(double.get_submodule(region), edits)
-    after = _watch(double, model)
+    after = _observe(double, model)
     if after.error is not None and before.error is None:
         raise ValueError(
             f"{who}: the model must run with a last stride of {stride}; it failed with: {after.error}. Set the stride "
@@ -156,29 +156,29 @@ def _edit(part: nn.Module, edits: Iterable[Edit]) -> None:
 def _stand_in(who: str, model: nn.Module) -> nn.Module:
     try:
         double = stand_in(model, meta=True, bypass=True)
-        return double if _watch(double, model).error is None else stand_in(model, meta=False, bypass=True)
+        return double if _observe(double, model).error is None else stand_in(model, meta=False, bypass=True)
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from error
 
 
-def _watch(double: nn.Module, model: nn.Module) -> Watch:
+def _observe(double: nn.Module, model: nn.Module) -> Observation:
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     like = next(double.parameters())
-    return watch(double, [torch.zeros((2, channels, _HEIGHT, _WIDTH), dtype=like.dtype, device=like.device)])
+    return observe(double, [torch.zeros((2, channels, _HEIGHT, _WIDTH), dtype=like.dtype, device=like.device)])
 
 
-def _stride_of(who: str, watched: Watch, stage: str) -> int:
-    taken, given = watched.seen[stage].taken, watched.seen[stage].given
+def _stride_of(who: str, observed: Observation, stage: str) -> int:
+    taken, given = observed.seen[stage].taken, observed.seen[stage].given
     if taken is None or given is None or len(taken) != 4 or len(given) != 4:
         raise ValueError(
             f"{who}: {stage!r} must map one map to another when the model runs on {_HEIGHT}x{_WIDTH} images, and does "
-            f"not{f'; it failed with: {watched.error}' if watched.error else ''}. Set the stride where the model is "
+            f"not{f'; it failed with: {observed.error}' if observed.error else ''}. Set the stride where the model is "
             "built."
         )
     return round(taken[2] / given[2])
 
 
-def _check_no_attention(who: str, model: nn.Module, stage: str, before: Watch, after: Watch) -> None:
+def _check_no_attention(who: str, model: nn.Module, stage: str, before: Observation, after: Observation) -> None:
     sites = [site.name for one in attachments(model) for site in one.sites]
     carriers = [
         name

@@ -1,42 +1,70 @@
-"""The file itself: safetensors, whose header carries one string of ours. Nothing in it can run."""
+"""The file itself: safetensors, whose header carries a string of ours and a digest. Nothing in it can run.
 
+The digest is the SHA-256 of the whole file, in hexadecimal, with zeros in its own place; so it covers names, shapes,
+header and tensors alike, and a bit that flips anywhere is noticed.
+"""
+
+import hashlib
 import importlib
 import os
-import secrets
+import re
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-_KEY = "attnreid"
+from attnreid.files import replacing, system_error
+
+_KEY, _DIGEST = "attnreid_header", "attnreid_sha256"
+_FIRST_KEY = "attnreid"  # of the first format, which had no digest
+_NO_DIGEST = "0" * hashlib.sha256().digest_size * 2
+# Inside a JSON string the quotes would be escaped, so that this stands in the header once, whatever else does.
+_PLACE = re.compile(rb'"' + _DIGEST.encode() + rb'"\s*:\s*"([0-9a-f]{64})"')
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save's zip, and bare ones
 _AFTER_LENGTH = 8  # a safetensors file has its header's length first, then the header: a JSON object
+_BLOCK = 1 << 20
 
 
 def write_file(who: str, path: Path, tensors: dict[str, Tensor], header: str) -> None:
-    """Write beside `path`, then rename: a failure leaves no half file, and the old one as it was."""
+    """Write a file that is whole or not there: a failure leaves the old one as it was."""
     safetensors = _safetensors(who)
-    path = Path(os.path.realpath(path))  # through a link, as writing goes
-    if not path.parent.is_dir():
+    if not Path(os.path.realpath(path)).parent.is_dir():
         raise FileNotFoundError(f"{who}: the folder of {path} must exist, and it does not: make it first.")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # as the user's umask has it; safetensors writes private files
+    with replacing(path) as draft:
         try:
-            safetensors.torch.save_file(tensors, draft, {"format": "pt", _KEY: header})
+            safetensors.torch.save_file(tensors, draft, {"format": "pt", _KEY: header, _DIGEST: _NO_DIGEST})
         except safetensors.SafetensorError as error:
-            raise OSError(f"{who}: {path} must be writable; writing it failed with: {error}") from error
-        draft.chmod(mode)
+            raise system_error(error, path) from error
+        place, digest = _digest_of(draft)
         with draft.open("rb+") as file:
-            os.fsync(file.fileno())  # what is renamed is on the disk
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+            file.seek(place)
+            file.write(digest.encode())
 
 
 def read_file(who: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     """Return our string from the header, and all tensors; refuse whatever `write_file` did not write."""
+    header, tensors = _open(who, path, "of save_checkpoint")
+    if header is None:
+        raise ValueError(
+            f"{who}: {path} must be a file of save_checkpoint, got safetensors without its header; load such weights "
+            "with model.load_state_dict(read_weights(path).tensors)."
+        )
+    return header, tensors
+
+
+def read_tensors(who: str, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of any safetensors file; one of `write_file` must be whole."""
+    return _open(who, path, "of torch.save or safetensors")[1]
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file is meant as one of safetensors, whole or not."""
+    start = _start_of(path)
+    return start[_AFTER_LENGTH:] == b"{" or (path.suffix == ".safetensors" and not start.startswith(_PICKLES))
+
+
+def _open(who: str, path: Path, kind: str) -> tuple[str | None, dict[str, Tensor]]:
+    """Return our string, if there is one, and the tensors, which stay in the file until they are used."""
     safetensors = _safetensors(who)
     start = _start_of(path)
     if start.startswith(_PICKLES) and start[_AFTER_LENGTH:] != b"{":
@@ -47,38 +75,41 @@ def read_file(who: str, path: Path) -> tuple[str, dict[str, Tensor]]:
         )
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            header = (file.metadata() or {}).get(_KEY)
+            metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except safetensors.SafetensorError as error:
         found = "an empty file" if not start else f"one that safetensors cannot read ({error})"
+        raise ValueError(f"{who}: {path} must be a whole file {kind}, got {found}; copy or save it again.") from error
+    written = _find_digest(path)
+    if (written is None and _KEY in metadata) or (written is not None and written != _digest_of(path)):
         raise ValueError(
-            f"{who}: {path} must be a whole file of save_checkpoint, got {found}; copy or save it again."
-        ) from error
-    if header is None:
-        raise ValueError(
-            f"{who}: {path} must be a file of save_checkpoint, got safetensors without its header; load such weights "
-            "with model.load_state_dict(read_weights(path).tensors)."
+            f"{who}: {path} must be a whole file {kind}, got one that has not the content that was written (its digest "
+            "differs); copy or save it again."
         )
-    return header, tensors
+    return metadata.get(_KEY, metadata.get(_FIRST_KEY)), tensors
 
 
-def is_safetensors(path: Path) -> bool:
-    """Return whether a file is meant as one of safetensors, whole or not."""
-    start = _start_of(path)
-    return start[_AFTER_LENGTH:] == b"{" or (path.suffix == ".safetensors" and not start.startswith(_PICKLES))
+def _find_digest(path: Path) -> tuple[int, str] | None:
+    """Return where the digest stands in a file, in bytes from its start, and the digest."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_AFTER_LENGTH), "little")
+        found = _PLACE.search(file.read(length))
+    return None if found is None else (_AFTER_LENGTH + found.start(1), found[1].decode())
 
 
-def read_tensors(who: str, path: Path) -> dict[str, Tensor]:
-    """Return the tensors of any safetensors file."""
-    safetensors = _safetensors(who)
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{who}: {path} must be a whole file of torch.save or safetensors, got one that does not read ({error}); "
-            "copy it again."
-        ) from error
-    return tensors
+def _digest_of(path: Path) -> tuple[int, str]:
+    """Return where the digest stands in a file that has one, and what it must be."""
+    found = _find_digest(path)
+    assert found is not None
+    place = found[0]
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(place))
+        file.seek(len(_NO_DIGEST), os.SEEK_CUR)
+        digest.update(_NO_DIGEST.encode())
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return place, digest.hexdigest()
 
 
 def _start_of(path: Path) -> bytes:

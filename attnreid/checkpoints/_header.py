@@ -1,15 +1,19 @@
-"""The header: what was attached to the saved model, as JSON; whatever else stands in a file is refused."""
+"""The header: what was attached to the saved model, and the caller's description, as JSON; all else is refused."""
 
 import json
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from torch import nn
 
 from attnreid.backbones import attachments
-from attnreid.backbones._recipes import Recipe
+from attnreid.backbones._calls import Call
 
-FORMAT = 1
+Value = TypeVar("Value")
+
+FORMAT = 2
+_FIRST_FORMAT = 1  # without description, and with other names for a call
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,11 @@ class Described:
     """One attachment: how to make it again, and the maps that it was made for.
 
     Args:
-        recipe: `Attachment.recipe`; None where the call could not be written down.
+        call: `Attachment.call`; None where it could not be written down.
         sites: the map's (channels, height, width) at every site.
     """
 
-    recipe: Recipe | None
+    call: Call | None
     sites: dict[str, tuple[int, ...]]
 
 
@@ -33,31 +37,33 @@ class Header:
         written_by: the version of attnreid.
         attachments: in the order of attaching.
         versions: torch's `_version` of every module, for those that migrate their weights.
+        description: the caller's; None for none.
     """
 
     written_by: str
     attachments: tuple[Described, ...] = ()
     versions: dict[str, int] = field(default_factory=dict)
+    description: dict[str, Any] | None = None
 
 
 def describe_model(model: nn.Module) -> tuple[Described, ...]:
     """Describe all that is attached to `model`."""
     return tuple(
-        Described(one.recipe, {site.name: (site.channels or 0, *(site.size or ())) for site in one.sites})
+        Described(one.call, {site.name: (site.channels or 0, *(site.size or ())) for site in one.sites})
         for one in attachments(model)
     )
 
 
 def attention_difference(file: tuple[Described, ...], model: tuple[Described, ...]) -> str | None:
-    """Name the first difference of what a file and a model carry; a call without a recipe is known by its maps."""
+    """Name the first difference of what a file and a model carry; an unknown call goes by its maps."""
     if len(file) != len(model):
         return f"attachments: {len(file)} in the file and {len(model)} on the model"
     for number, (saved, carried) in enumerate(zip(file, model, strict=True), start=1):
         found = None
-        if saved.recipe is not None and carried.recipe is not None:
-            calls = [{key: recipe[key] for key in ("on", "call")} for recipe in (saved.recipe, carried.recipe)]
+        if saved.call is not None and carried.call is not None:
+            calls = [{"on": call["on"], "call": call["name"]} for call in (saved.call, carried.call)]
             found = _first_difference("", *calls)
-            found = found or _first_difference("option ", saved.recipe["options"], carried.recipe["options"])
+            found = found or _first_difference("option ", saved.call["options"], carried.call["options"])
         found = found or _first_difference("map (channels, height, width) at ", saved.sites, carried.sites)
         if found:
             return f"for attachment {number} the {found}"
@@ -72,16 +78,23 @@ def _first_difference(kind: str, saved: dict[str, Any], carried: dict[str, Any])
     return None
 
 
-def to_json(header: Header) -> str:
-    """Return the header as it stands in the file."""
-    listed = [{"recipe": one.recipe, "sites": one.sites} for one in header.attachments]
+def to_json(who: str, header: Header) -> str:
+    """Return the header as it stands in the file; `who` complains.
+
+    Raises:
+        ValueError: the description is no plain data.
+    """
     content = {
         "format": FORMAT,
         "attnreid": header.written_by,
-        "attachments": listed,
+        "attachments": [{"call": one.call, "sites": one.sites} for one in header.attachments],
         "versions": header.versions,
+        "description": header.description,
     }
-    return json.dumps(content, allow_nan=False)
+    try:
+        return json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{who}: the description must be what JSON holds, got: {error}; pass plain data.") from error
 
 
 def from_json(who: str, text: str) -> Header:
@@ -93,11 +106,13 @@ def from_json(who: str, text: str) -> Header:
     try:
         content: Any = json.loads(text)
         form = content["format"]
-        if form == FORMAT:
+        if form in (_FIRST_FORMAT, FORMAT):
+            described = _described if form == FORMAT else _described_first
             return Header(
                 _typed(content["attnreid"], str),
-                tuple(map(_described, _typed(content["attachments"], list))),
+                tuple(map(described, _typed(content["attachments"], list))),
                 {name: _typed(version, int) for name, version in _typed(content["versions"], dict).items()},
+                None if content.get("description") is None else _typed(content["description"], dict),
             )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
@@ -109,14 +124,43 @@ def from_json(who: str, text: str) -> Header:
     )
 
 
+def header_of_part(header: Header, prefix: str) -> Header:
+    """Return the header of what stands under a prefix, such as "backbone."; attention elsewhere is left out."""
+    parts = []
+    for one in header.attachments:
+        sites = _under(prefix, one.sites)
+        on = None if one.call is None else _relative(prefix, one.call["on"])
+        if sites:
+            parts.append(Described(None if one.call is None or on is None else {**one.call, "on": on}, sites))
+    return replace(header, attachments=tuple(parts), versions=_under(prefix, header.versions))
+
+
+def _under(prefix: str, named: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what stands under a prefix, by the names that it has there."""
+    inside = {_relative(prefix, name): value for name, value in named.items()}
+    return {name: value for name, value in inside.items() if name is not None}
+
+
+def _relative(prefix: str, name: str) -> str | None:
+    """Return a module's name as it is under a prefix, "" for the module itself; None for one that is elsewhere."""
+    dotted = f"{name}." if name else ""
+    return dotted.removeprefix(prefix).removesuffix(".") if dotted.startswith(prefix) else None
+
+
 def _described(content: Any) -> Described:
-    recipe, sites = content["recipe"], _typed(content["sites"], dict)
-    if recipe is not None:
-        recipe = {key: _typed(recipe[key], kind) for key, kind in (("on", str), ("call", str), ("options", dict))}
+    call, sites = content["call"], _typed(content["sites"], dict)
+    if call is not None:
+        call = {key: _typed(call[key], kind) for key, kind in (("on", str), ("name", str), ("options", dict))}
     return Described(
-        recipe,
+        call,
         {name: tuple(_typed(side, int) for side in _typed(shape, list)) for name, shape in sites.items()},
     )
+
+
+def _described_first(content: Any) -> Described:
+    """Read an attachment of the first format, where the call was a "recipe" and its name the "call"."""
+    call = content["recipe"]
+    return _described({**content, "call": call if call is None else {**call, "name": call["call"]}})
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -1,4 +1,4 @@
-"""From a recipe back to an attachment. A recipe comes from a file: names are looked up, nothing is run or imported."""
+"""From a call as a file describes it to an attachment: names are looked up, nothing is run or imported."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from attnreid.backbones import Attachment, attach, attach_apnet, attach_mla, attach_se
+from attnreid.backbones._calls import Call
 from attnreid.pyramid import AttentionPyramid
 from attnreid.registry import find_attention, option_names
 from attnreid.text import closest
@@ -20,28 +21,28 @@ _CALLS: dict[str, Callable[..., Attachment]] = {
 _NOT_FROM_A_FILE = {"model", "example_inputs", "channels"}
 
 
-def rebuild(model: nn.Module, recipe: dict[str, Any]) -> Attachment:
-    """Make the call that `recipe` (see `Attachment.recipe`) describes.
+def rebuild(model: nn.Module, call: Call) -> Attachment:
+    """Make a call that a file describes (see `Attachment.call`).
 
     Raises:
-        ValueError: the recipe names what is not known here, or the call refuses it. The model is then as it
-            was. The message says what is wrong with the recipe; the caller, where it stands.
+        ValueError: the call names what is not known here, or it refuses. The model is then as it was. The
+            message says what is wrong with the call; the caller, where it stands.
     """
-    call, options = recipe["call"], recipe["options"]
-    if call not in _CALLS:
-        raise ValueError(f"the call must be one of {', '.join(_CALLS)}, got {call!r}")
-    _check_options(call, options, _CALLS[call])
+    name, options = call["name"], call["options"]
+    if name not in _CALLS:
+        raise ValueError(f"the call must be one of {', '.join(_CALLS)}, got {name!r}")
+    _check_options(name, options, _CALLS[name])
     arguments = _arguments(options)
     try:
-        part = model.get_submodule(recipe["on"])
+        part = model.get_submodule(call["on"])
     except AttributeError:
         raise ValueError(
-            f"it stands in {recipe['on']!r}, which {type(model).__name__} does not have; pass the model as it was saved"
+            f"it stands in {call['on']!r}, which {type(model).__name__} does not have; pass the model as it was saved"
         ) from None
     try:
-        return _CALLS[call](part, **arguments)
+        return _CALLS[name](part, **arguments)
     except Exception as error:  # whatever a layer makes of options that no one checked
-        raise ValueError(f"{call} failed with: {error}") from error
+        raise ValueError(f"{name} failed with: {error}") from error
 
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _POSITIONS = (2048, 512, 128, 128)  # RGA's, at the 256x128 of its released netw
 
 
 @dataclass(frozen=True, eq=False)
-class ReleasedCheckpoint:
+class ReleasedNetwork:
     """A released network, read and checked, under the names that it has in a ResNet-50 with attention.
 
     The tensors are those of the file, in its dtype.
@@ -63,7 +63,7 @@ class ReleasedCheckpoint:
     prefix: str = ""
 
 
-def read_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> ReleasedCheckpoint:
+def read_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> ReleasedNetwork:
     """Read the state dict of a network released by APNet's or RGA's authors.
 
     `{"model": ...}` or `{"state_dict": ...}` around it is opened, and the names in front that all keys share, such as
@@ -95,9 +95,9 @@ def read_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> Release
     prefix = shared_prefix(weights.tensors)
     given = {key.removeprefix(prefix): value for key, value in weights.tensors.items()}
     if any(key.startswith("backbone.") for key in given):
-        checkpoint = _read_rga(what, given)
+        network = _read_rga(what, given)
     elif any(key.startswith(("base_", "base.")) for key in given):
-        checkpoint = _read_apnet(what, given)
+        network = _read_apnet(what, given)
     else:
         found = ", ".join(map(repr, list(weights.tensors)[:3])) or "none"
         raise ValueError(
@@ -105,10 +105,10 @@ def read_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> Release
             f"(backbone.*, feat_bn.*, cls.weight), got {found} in {what}; load other networks with "
             "model.load_state_dict(read_weights(...).tensors)."
         )
-    return replace(checkpoint, opened=weights.opened, prefix=weights.prefix + prefix)
+    return replace(network, opened=weights.opened, prefix=weights.prefix + prefix)
 
 
-def _read_apnet(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
+def _read_apnet(what: str, given: dict[str, Tensor]) -> ReleasedNetwork:
     for key in resnet50_shapes():
         alias = given.pop(f"base.{key}", None)
         if alias is not None and not torch.equal(given.setdefault(apnet_key(key), alias), alias):
@@ -127,7 +127,7 @@ def _read_apnet(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
                 f"{_READ}: {key!r} must be all zeros, as APNet's code keeps it, got up to {value.abs().max():g} in "
                 f"{what}; the norm after split attention has no shift here."
             )
-    return ReleasedCheckpoint(
+    return ReleasedNetwork(
         "apnet",
         classes,
         convert_apnet(given, levels),
@@ -137,7 +137,7 @@ def _read_apnet(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
     )
 
 
-def _read_rga(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
+def _read_rga(what: str, given: dict[str, Tensor]) -> ReleasedNetwork:
     kinds = tuple(kind for kind in ("spatial", "channel") if any(f"_{kind}." in key for key in given))
     if not kinds:
         raise ValueError(
@@ -155,7 +155,7 @@ def _read_rga(what: str, given: dict[str, Tensor]) -> ReleasedCheckpoint:
     )
     name = f"RGA's model with {' and '.join(kinds)} attention"
     _check(what, name, given, rga_shapes(kinds, positions, classes))
-    return ReleasedCheckpoint(
+    return ReleasedNetwork(
         "rga",
         classes,
         convert_rga(given, kinds),

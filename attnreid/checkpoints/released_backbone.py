@@ -11,14 +11,14 @@ from attnreid.backbones.families import check_resnet
 from attnreid.backbones.sites import InputSize
 from attnreid.checkpoints._layouts import RGA_SITES, layout_difference, resnet50_shapes
 from attnreid.checkpoints._tensors import flat, load_whole
-from attnreid.checkpoints.released import ReleasedCheckpoint
+from attnreid.checkpoints.released import ReleasedNetwork
 from attnreid.pyramid import AttentionPyramid
 
 _ATTACH = "attach_released"
 _HEAD = "fc."  # a ResNet's own classifier, which the released backbones do not have
 
 
-def attach_released(model: nn.Module, checkpoint: ReleasedCheckpoint, *, input_size: InputSize) -> Attachment:
+def attach_released(model: nn.Module, released: ReleasedNetwork, *, input_size: InputSize) -> Attachment:
     """Turn a plain ResNet-50 into the backbone of a released network: its attention and all its weights.
 
     The last stride becomes 1, as in these networks, and in APNet's the stem's ReLU is taken out. The model's own
@@ -28,7 +28,7 @@ def attach_released(model: nn.Module, checkpoint: ReleasedCheckpoint, *, input_s
 
     Args:
         model: a ResNet-50 with torchvision's names and without attention; changed in place.
-        checkpoint: what `read_released` returned; it stays as it is.
+        released: what `read_released` returned; it stays as it is.
         input_size: (height, width) of an input with 3 channels, or (channels, height, width). RGA's needs the
             one that it was trained for, (256, 128) in the released files.
 
@@ -43,11 +43,11 @@ def attach_released(model: nn.Module, checkpoint: ReleasedCheckpoint, *, input_s
         >>> from torch import nn
         >>> from torchvision.models import resnet50
         >>> def load_backbone(path):
-        ...     checkpoint = read_released(path)
+        ...     released = read_released(path)
         ...     model, neck = resnet50(), nn.BatchNorm1d(2048)
-        ...     attach_released(model, checkpoint, input_size=(256, 128))
+        ...     attach_released(model, released, input_size=(256, 128))
         ...     model.fc = nn.Identity()
-        ...     neck.load_state_dict(checkpoint.neck)
+        ...     neck.load_state_dict(released.neck)
         ...     return nn.Sequential(model, neck).eval()
     """
     check_resnet(_ATTACH, model)
@@ -70,8 +70,8 @@ def attach_released(model: nn.Module, checkpoint: ReleasedCheckpoint, *, input_s
     attachment: Attachment | None = None
     try:
         set_last_stride(model, 1)
-        attachment = _put_attention(model, checkpoint, input_size)
-        load_whole(model, {**head, **checkpoint.backbone}, versions={}, strict=True)
+        attachment = _put_attention(model, released, input_size)
+        load_whole(model, {**head, **released.backbone}, versions={}, strict=True)
     except BaseException as error:
         if attachment is not None:
             attachment.remove()
@@ -79,7 +79,7 @@ def attach_released(model: nn.Module, checkpoint: ReleasedCheckpoint, *, input_s
             set_last_stride(model, 2)
         if isinstance(error, RuntimeError):  # of load_state_dict
             raise ValueError(
-                f"{_ATTACH}: the checkpoint must be one of read_released; loading it failed: {flat(error)}"
+                f"{_ATTACH}: released must be one of read_released; loading it failed: {flat(error)}"
             ) from error
         raise
     return attachment
@@ -89,17 +89,17 @@ def _strides(model: nn.Module) -> list[Any]:
     return [getattr(module, "stride", None) for module in model.get_submodule("layer4").modules()]
 
 
-def _put_attention(model: nn.Module, checkpoint: ReleasedCheckpoint, input_size: InputSize) -> Attachment:
-    if checkpoint.layout == "apnet":
-        return attach_apnet(model, levels=checkpoint.levels, variant="released", input_size=input_size)
+def _put_attention(model: nn.Module, released: ReleasedNetwork, input_size: InputSize) -> Attachment:
+    if released.layout == "apnet":
+        return attach_apnet(model, levels=released.levels, variant="released", input_size=input_size)
     sizes = {site.name: site.size or () for site in find_sites(model, input_size) if site.name in RGA_SITES}
     positions = tuple(prod(sizes[name]) for name in RGA_SITES)
-    if positions != checkpoint.positions:
+    if positions != released.positions:
         raise ValueError(
-            f"{_ATTACH}: the maps must have {', '.join(map(str, checkpoint.positions))} positions after the four "
+            f"{_ATTACH}: the maps must have {', '.join(map(str, released.positions))} positions after the four "
             f"stages, for which this network's attention was made, got {', '.join(map(str, positions))} at input_size="
             f"{tuple(input_size)}; pass the size that it was trained with, (256, 128) in the released files."
         )
-    kinds = [name for name, has in (("rga_s", checkpoint.spatial), ("rga_c", checkpoint.channel)) if has]
+    kinds = [name for name, has in (("rga_s", released.spatial), ("rga_c", released.channel)) if has]
     pyramid = partial(AttentionPyramid, attention=tuple(kinds), levels=(1,) * len(kinds))  # the spatial one first
     return attach(model, pyramid, RGA_SITES, input_size=input_size)

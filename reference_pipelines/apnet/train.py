@@ -1,7 +1,6 @@
 """APNet's experiment: P x K batches, triplet and cross-entropy, BN neck, step schedule, flip-averaged test."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from attnreid import attach_apnet
 from reference_pipelines.apnet.config import ApnetConfig
 from reference_pipelines.apnet.losses import SupervisedObjective
 from reference_pipelines.data.sampler import identity_batches
-from reference_pipelines.distributed.batch_statistics import set_batch_statistics
 from reference_pipelines.models import ReidModel, build_backbone
+from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.training.session import Session
 
 
@@ -39,7 +38,7 @@ def build_model(config: ApnetConfig, classes: int | None = None, *, say: Callabl
     backbone, width = build_backbone(
         config.model, None if attention.kind == "none" else attach, attention=attention, say=say
     )
-    return set_batch_statistics(ReidModel(backbone, width, classes=classes), config.model.bn_chunks)
+    return ReidModel(backbone, width, classes=classes)
 
 
 def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:
@@ -52,9 +51,10 @@ def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:
     """
     with Session("apnet", config, out, **options) as session:
         labels = session.data.train.labels()
-        start = replace(config, model=session.model_config)
-        session.place(build_model(start, classes=int(labels.max()) + 1, say=session.say))
+        session.place(build_model(session.network_config, classes=int(labels.max()) + 1, say=session.record.say))
         objective = SupervisedObjective(torch.as_tensor(labels, device=session.device), config.loss)
-        for epoch in session.epochs():
-            session.train_epoch(identity_batches(labels, config.sampler, (config.seed, epoch)), objective)
+        for epoch in range(session.epoch + 1, config.optimizer.epochs + 1):
+            batches = identity_batches(labels, config.sampler, (config.seed, epoch))
+            session.train_epoch(batches, objective)
+        session.processes.once(partial(save_examples, out, session.model, session.evaluator, *session.test()))
         return session.finish()

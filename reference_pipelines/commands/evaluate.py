@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from attnreid.files import write_text
 from reference_pipelines.commands.options import EvaluateOptions
 from reference_pipelines.config.sections import EvaluationConfig
 from reference_pipelines.data import ReidData, read
@@ -24,7 +25,8 @@ from reference_pipelines.reporting.table import (
     name_data,
 )
 from reference_pipelines.retrieval import rerank
-from reference_pipelines.runs.folder import EVALUATIONS, file_digest, provenance, write_text
+from reference_pipelines.runs.folder import EVALUATIONS
+from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
 
 _ROOM = 1 << 16  # bytes that a result may take

@@ -28,7 +28,7 @@ def resume(run: str, arguments: Sequence[str]) -> None:
     folder = Path(run)
     with join_processes(lambda: how_to_go_on(folder)) as processes:
         found = processes.once(lambda: find_checkpoint(folder, processes.count))
-        pipeline = PIPELINES[found.checkpoint.state["pipeline"]]
+        pipeline = PIPELINES[found.checkpoint.state.description.pipeline]
         config: Any = processes.once(
             lambda: load_config(pipeline.config, _with_own_config(run, arguments, pipeline.config), prog="resume")
         )

@@ -17,9 +17,10 @@ from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.rendering import render_market
 from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import HEADINGS, learning_lines, table_notes, table_rows, tell_apart
-from reference_pipelines.runs.folder import RESULT, code_digest, file_digest
+from reference_pipelines.runs.folder import RESULT
+from reference_pipelines.runs.provenance import code_digest, file_digest
 from reference_pipelines.text_table import format_table
-from reference_pipelines.training.session import with_absolute_paths
+from reference_pipelines.training.pipeline_config import with_absolute_paths
 
 _MARK = ".attnreid-demo"
 CATALOGUE = Path(__file__).with_name("demo.yaml")

@@ -1,8 +1,6 @@
 """MLA's experiment: cluster the features, train against the clusters, again each epoch."""
 
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,10 @@ from attnreid import attach_mla
 from reference_pipelines.clustering import ClusterMemory, cluster, describe_clusters
 from reference_pipelines.data import ReidData
 from reference_pipelines.data.sampler import cluster_batches
-from reference_pipelines.distributed.batch_statistics import set_batch_statistics
 from reference_pipelines.mla.config import MlaConfig
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ReidModel, build_backbone
+from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.runs.remarks import of_clusters, of_log
 from reference_pipelines.training.session import Session
 
@@ -48,7 +46,7 @@ def build_model(config: MlaConfig, *, say: Callable[[str], object] = print) -> R
         memory=attention.memory,
     )
     backbone, width = build_backbone(config.model, attach if attention.levels else None, attention=attention, say=say)
-    return set_batch_statistics(ReidModel(backbone, width), config.model.bn_chunks)
+    return ReidModel(backbone, width)
 
 
 def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
@@ -61,26 +59,26 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
     """
     with Session("mla", config, out, **options) as session:
         images = session.data.train
-        if config.model.weights == "none" and session.checkpoint is None and session.processes.first:
-            print(f"warning: {session.title}: {_RANDOM_START}", file=sys.stderr, flush=True)
-        session.place(build_model(replace(config, model=session.model_config), say=session.say))
+        if config.model.weights == "none" and session.checkpoint is None:
+            session.record.warn(_RANDOM_START)
+        session.place(build_model(session.network_config, say=session.record.say))
         # Merging goes on from the clusters before; the other methods begin anew each epoch.
         clusters = session.last_labels() if config.clustering.method == "agglomerative" else None
-        for epoch in session.epochs():
+        for epoch in range(session.epoch + 1, config.optimizer.epochs + 1):
             features = session.training_features()
             clusters, memory, measured = session.processes.once(
                 partial(make_pseudo_labels, features, session.data, config, epoch, clusters, session.device)
             )
             memory.to(session.device)
+            objective = ClusterObjective(torch.as_tensor(clusters, device=session.device), memory)
+            batches = cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch))
             session.train_epoch(
-                cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch)),
-                ClusterObjective(torch.as_tensor(clusters, device=session.device), memory),
-                labels=clusters,
-                tensors={"memory": memory.centers},
-                **measured,
+                batches, objective, labels=clusters, learnt={"memory": memory.centers}, measured=measured
             )
-        said = [*of_clusters(session.measured), *of_log(session.run.entries, config.clustering.eps)]
-        return session.finish(said, clustering=session.measured)
+        session.processes.once(partial(save_examples, out, session.model, session.evaluator, *session.test()))
+        clustering = session.record.description.measured
+        said = [*of_clusters(clustering), *of_log(session.record.log, config.clustering.eps)]
+        return session.finish(said, clustering=clustering)
 
 
 def make_pseudo_labels(

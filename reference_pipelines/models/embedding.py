@@ -33,7 +33,17 @@ class ReidModel(nn.Module):
         self.backbone = backbone
         self.neck = nn.BatchNorm1d(width)
         self.neck.bias.requires_grad_(False)
-        self.classifier = None if classes is None else nn.Linear(width, classes, bias=False)
+        self.classifier: nn.Linear | None
+        self.set_classifier(classes)
+
+    @property
+    def classes(self) -> int | None:
+        """How many identities the classifier tells apart; None without one."""
+        return None if self.classifier is None else self.classifier.out_features
+
+    def set_classifier(self, classes: int | None) -> None:
+        """Put a new classifier in, or take it out."""
+        self.classifier = None if classes is None else nn.Linear(self.neck.num_features, classes, bias=False)
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
 

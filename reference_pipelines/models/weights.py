@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from attnreid import Weights, attachments, read_weights
+from attnreid import Weights, attachments, load_checkpoint, read_description, read_weights
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.errors import UserError
 
@@ -142,31 +142,33 @@ class StartingWeights:
         )
 
     def _config(self) -> dict[str, Any]:
-        """Return the attention's section of the run's config beside the file, if there is one."""
+        """Return the attention's section of the config in the file, or of the one beside it, if there is one."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            section = (read_description(self.path) or {})["config"]["attention"]
+            return section if isinstance(section, dict) else {}
         with suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             section = yaml.safe_load((self.path.parent / _CONFIG).read_text(encoding="utf-8"))["attention"]
             return section if isinstance(section, dict) else {}
         return {}
 
 
-def load_whole(model: nn.Module, tensors: Mapping[str, Tensor], rule: str, way_on: str) -> None:
-    """Load all keys of a model, attention's too: a run's own weights have every one.
+def load_whole(model: nn.Module, checkpoint: Path, rule: str, way_on: str) -> None:
+    """Load a checkpoint into the network that it is of: every key, with the same attention.
 
     Args:
-        model: takes them over.
-        tensors: the weights.
-        rule: who complains and what must hold, if a key differs.
+        model: takes the weights over.
+        checkpoint: its file, or the folder.
+        rule: who complains and what must hold, if something differs.
         way_on: what to do then.
 
     Raises:
-        UserError: a key is missing or too many, or a shape differs; nothing is loaded then.
+        UserError: it is not whole or cannot be read, or does not fit; nothing is loaded then.
     """
-    own = model.state_dict()
-    missing = [key for key in own if key not in tensors]
-    difference = _difference(missing, [key for key in tensors if key not in own], _unlike(tensors, own))
-    if difference:
-        raise UserError(f"{rule}, got {difference}; {way_on}")
-    model.load_state_dict(tensors)
+    try:
+        load_checkpoint(model, checkpoint)
+    except (OSError, ValueError) as error:
+        said = str(error).removeprefix("load_checkpoint: ")
+        raise UserError(f"{rule}, and {said.rpartition('; ')[0] or said}; {way_on}") from None
 
 
 def _find_prefix(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -1,18 +1,27 @@
-"""A trained network back from its run folder: what it was trained on, its config and its weights."""
+"""A trained network back from its checkpoint: what it was trained on, its config and its weights."""
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import yaml
 
 from reference_pipelines.config.loading import load_config
 from reference_pipelines.errors import UserError
-from reference_pipelines.models.weights import load_whole, read_file
+from reference_pipelines.models import ReidModel
+from reference_pipelines.models.weights import load_whole
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.runs.description import Damaged, RunDescription, describe_file
 from reference_pipelines.runs.folder import CONFIG, RESULT
-from reference_pipelines.runs.result import last_weights, read_result
+from reference_pipelines.runs.former import has_former_weights, load_former_weights
+from reference_pipelines.runs.result import last_weights, read_result, told_by_itself
+from reference_pipelines.runs.resume import FREE_KEYS, differing_keys, list_differences
+
+# What may be otherwise in a run's folder than in its checkpoints: nothing of the network, nor of its images.
+_FREE = (*FREE_KEYS, "model.weights")
 
 
 @dataclass(frozen=True)
@@ -33,47 +42,108 @@ class TrainedRun:
     pipeline: str
     config: Any
     result: dict[str, Any]
-    model: nn.Module
+    model: ReidModel
 
 
 def open_run(checkpoint: Path) -> TrainedRun:
     """Return the trained network of a run.
 
     Args:
-        checkpoint: a run folder, or a weights file in it.
+        checkpoint: a run folder, a weights file in it, or such a file anywhere else.
 
     Raises:
-        UserError: it is no run, has saved nothing yet, or its files do not fit one another.
+        UserError: it is none, has saved nothing yet, or its files do not fit one another.
     """
-    folder, weights = (checkpoint, last_weights(checkpoint)) if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
     if not checkpoint.exists():
-        raise UserError(f"evaluate: there is no {checkpoint}; name a run folder or the weights file in it")
-    for needed in (folder / CONFIG, weights):
-        if not needed.is_file():
-            raise UserError(
-                f"evaluate: {folder} must be a run, with its {CONFIG} and weights, and it has no {needed.name}; "
-                "name another"
-            )
-    try:
-        result = read_result(folder, weights.name)
-        if result is None:
-            raise UserError(
-                f"evaluate: {folder} must hold a run that has saved something, and it has no {RESULT} and no whole "
-                "checkpoint; name another"
-            )
-        pipeline = PIPELINES[result["pipeline"]]
-        _ = result["title"], result["data"]["name"]  # what tables say of it
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"evaluate: {folder / RESULT} was not written by `train`; name a run folder") from None
-    config: Any = load_config(pipeline.config, [f"--config={folder / CONFIG}"], prog="evaluate")
+        raise UserError(f"evaluate: there is no {checkpoint}; name a run folder or a checkpoint")
+    folder, weights = (checkpoint, last_weights(checkpoint)) if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
+    if not weights.is_file():
+        raise _lacking(folder, weights.name)
+    description = _description_of(weights)
+    if (folder / CONFIG).is_file():
+        result = _result_of(folder, weights)
+    elif description is not None:
+        result = told_by_itself(description)
+    else:
+        raise _lacking(folder, CONFIG)
+    pipeline = PIPELINES[result["pipeline"]]
+    config = _config_of(folder, weights, description, pipeline.config)
     # The weights of the run replace whatever it started from, which need not be there any more.
     model = pipeline.build(replace(config, model=replace(config.model, weights="none")))
-    tensors = read_file(weights).tensors
-    load_whole(
-        model,
-        {key: value for key, value in tensors.items() if not key.startswith("classifier.")},
-        f"evaluate: the weights {weights} must be those of the network in {folder / CONFIG}, attention and all",
-        "name the run that they come from, or start a training from them with --model.weights",
-    )
+    assert isinstance(model, ReidModel)
+    _load(model, folder, weights, description)
     model = model.to(memory_format=torch.channels_last).eval()  # as in training: the same features, bit for bit
     return TrainedRun(folder, weights, result["pipeline"], config, result, model)
+
+
+def _lacking(folder: Path, name: str) -> UserError:
+    return UserError(
+        f"evaluate: {folder} must be a run, with its {CONFIG} and weights, and it has no {name}; name another"
+    )
+
+
+def _description_of(weights: Path) -> RunDescription | None:
+    """Return what a checkpoint says of its run; None for the weights of a run of before."""
+    try:
+        description = describe_file(weights)[0]
+        if description.pipeline not in PIPELINES:
+            raise Damaged(f"it is of the pipeline {description.pipeline!r}")
+        return description
+    except Damaged as damage:
+        if has_former_weights(weights):
+            return None
+        raise UserError(f"model: {weights} must be a checkpoint of a run ({damage}); name a run folder") from None
+
+
+def _result_of(folder: Path, weights: Path) -> dict[str, Any]:
+    try:
+        result = read_result(folder, weights.name)
+        if result is not None:
+            _ = PIPELINES[result["pipeline"]], result["title"], result["data"]["name"]  # what tables say of it
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"evaluate: {folder / RESULT} was not written by `train`; name a run folder") from None
+    if result is None:
+        raise UserError(
+            f"evaluate: {folder} must hold a run that has saved something, and it has no {RESULT} and no whole "
+            "checkpoint; name another"
+        )
+    return result
+
+
+def _config_of(folder: Path, weights: Path, description: RunDescription | None, schema: type) -> Any:
+    """Return the config of the run's folder, which must be the checkpoint's; without a folder, the checkpoint's."""
+    if not (folder / CONFIG).is_file():
+        assert description is not None
+        return _build_config(schema, description.config)
+    config: Any = load_config(schema, [f"--config={folder / CONFIG}"], prog="evaluate")
+    if description is not None:
+        differing = differing_keys(description.config, config)
+        refused = {key: values for key, values in differing.items() if key not in _FREE}
+        if refused:
+            raise UserError(
+                f"evaluate: the weights {weights} must be those of the network in {folder / CONFIG}, which differs in "
+                f"{list_differences(refused)}; name the run that they come from, or start a training from them with "
+                "--model.weights"
+            )
+    return config
+
+
+def _build_config(schema: type, content: Mapping[str, Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CONFIG
+        path.write_text(yaml.safe_dump(dict(content)), encoding="utf-8")
+        return load_config(schema, [f"--config={path}"], prog="evaluate")
+
+
+def _load(model: ReidModel, folder: Path, weights: Path, description: RunDescription | None) -> None:
+    rule = f"evaluate: the weights {weights} must be those of the network in {folder / CONFIG}, attention and all"
+    way_on = "name the run that they come from, or start a training from them with --model.weights"
+    if description is not None:
+        model.set_classifier(description.classes)
+        load_whole(model, weights, rule, way_on)
+        model.set_classifier(None)
+        return
+    try:
+        load_former_weights(model, weights)
+    except ValueError as error:
+        raise UserError(f"{rule}, got {error}; {way_on}") from None

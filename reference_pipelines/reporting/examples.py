@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from attnreid import record_attention
+from attnreid.files import write_bytes, write_text
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import evaluation_transform
+from reference_pipelines.errors import writing
 from reference_pipelines.evaluation.evaluator import Evaluator
 from reference_pipelines.retrieval import RetrievalResult, ranked_matches
-from reference_pipelines.runs.checkpoint import replace_file, writing
-from reference_pipelines.runs.folder import file_digest
+from reference_pipelines.runs.provenance import file_digest
 
 LISTS = 6
 LIST_LENGTH = 10
@@ -69,8 +70,8 @@ def save_examples(
     }
     gates = _gates(model, evaluator, images)
     with writing(folder):
-        replace_file(folder / "examples.json", json.dumps(document, indent=1).encode())
-        replace_file(folder / "attention.npz", gates)
+        write_text(folder / "examples.json", json.dumps(document, indent=1))
+        write_bytes(folder / "attention.npz", gates)
 
 
 @torch.no_grad()

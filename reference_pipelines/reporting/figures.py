@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from reference_pipelines.runs.folder import file_digest
+from reference_pipelines.runs.provenance import file_digest
 
 THUMBNAIL = (64, 128)  # width and height that a shown image fits in
 TILE = (88, 176)

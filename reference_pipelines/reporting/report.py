@@ -1,6 +1,5 @@
 """Runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from attnreid.files import write_text
 from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.errors import UserError
 from reference_pipelines.reporting.figures import (
@@ -34,7 +34,7 @@ from reference_pipelines.reporting.table import (
     table_rows,
     tell_apart,
 )
-from reference_pipelines.runs.folder import EVALUATIONS, RESULT, write_text
+from reference_pipelines.runs.folder import EVALUATIONS, RESULT
 from reference_pipelines.runs.result import read_result
 
 PEOPLE = 8
@@ -130,8 +130,6 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "attnreid repo
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, page)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            out.with_name(out.name + ".partial").unlink()
         raise UserError(f"report: cannot write {out} ({error.strerror}); choose another --out") from None
     return out
 

@@ -1,43 +1,38 @@
 """A run folder: config.yaml, log.jsonl, checkpoints, the weights (last and best), examples, and result.json, last."""
 
 import contextlib
-import functools
-import hashlib
 import io
 import json
 import os
 import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
+from torch import nn
 
 try:
     import fcntl
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
-import attnreid
+from attnreid.files import link_file, remove_drafts, write_bytes, write_text
 from reference_pipelines.config.loading import to_plain
-from reference_pipelines.errors import UserError
-from reference_pipelines.runs.checkpoint import (
+from reference_pipelines.errors import UserError, writing
+from reference_pipelines.runs.checkpoints import (
     MODEL,
     Checkpoint,
     clear,
     clear_after,
     place_of,
-    replace_by_link,
-    replace_file,
     saved_epochs,
     write_checkpoint,
-    writing,
 )
+from reference_pipelines.runs.provenance import provenance
+from reference_pipelines.runs.state import TrainingState
 
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
@@ -59,7 +54,6 @@ class Run:
     def __init__(self, folder: Path, config: Any) -> None:
         self.folder = folder
         self.config = to_plain(config)
-        self.entries: list[dict[str, Any]] = []
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self._opened_new = False
@@ -91,18 +85,19 @@ class Run:
         Raises:
             UserError: the folder cannot be written, or another process trains in it.
         """
-        epoch, state = checkpoint.epoch, checkpoint.state
-        self.entries = [dict(entry) for entry in state["log"]]
-        self._seconds_before = state["seconds"]
+        epoch, run = checkpoint.epoch, checkpoint.state.description
+        self._seconds_before = run.seconds
         with writing(self.folder):
             self._take_lock()
             clear_after(self.folder, epoch)
+            for folder in (self.folder, self.folder / LABELS):
+                remove_drafts(folder)
             (self.folder / RESULT).unlink(missing_ok=True)
             for path in (self.folder / LABELS).glob("epoch-*"):
                 if path.name > _labels_name(epoch):
                     path.unlink()
             self._write_config()
-            self._write_log_and_weights(epoch, best=state["best"].get("epoch") == epoch)
+            self._write_log_and_weights(epoch, checkpoint.state.log, best=run.best.get("epoch") == epoch)
 
     def _take_lock(self) -> None:
         """Keep every other process from training in the folder, where the platform and the file system can."""
@@ -133,41 +128,23 @@ class Run:
         """Return the seconds that the run has taken, those before an interruption included."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def end_epoch(self, entry: Mapping[str, Any], checkpoint: Checkpoint, *, best: bool) -> None:
-        """Save an epoch and show its line of the log; the checkpoint is given the log so far.
+    def save(self, model: nn.Module, state: TrainingState, *, best: bool) -> None:
+        """Save an epoch: its checkpoint, the weights under their name, and the log.
 
         Args:
-            entry: the line.
-            checkpoint: what the next epoch depends on.
+            model: the network.
+            state: what the next epoch depends on besides; an epoch that is saved already is replaced.
             best: whether these are the best weights so far.
         """
-        entry = {**entry, "seconds": round(self.seconds(), 2)}
-        self.entries.append(entry)
-        self._save(checkpoint, best=best)
-        print("  ".join(f"{name} {_short(value)}" for name, value in entry.items() if value is not None), flush=True)
-
-    def complete_epoch(self, scores: Mapping[str, Any], checkpoint: Checkpoint, *, best: bool) -> None:
-        """Add scores to the last epoch, which was not meant to be the last and so was not evaluated.
-
-        Args:
-            scores: for its line of the log.
-            checkpoint: replaces the epoch's.
-            best: whether these are the best weights so far.
-        """
-        self.entries[-1] |= scores
-        self._save(checkpoint, best=best)
-
-    def _save(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        checkpoint.state["log"] = self.entries
-        write_checkpoint(self.folder, checkpoint)
+        write_checkpoint(self.folder, model, state)
         with writing(self.folder):
-            self._write_log_and_weights(checkpoint.epoch, best=best)
+            self._write_log_and_weights(state.description.epoch, state.log, best=best)
 
-    def _write_log_and_weights(self, epoch: int, *, best: bool) -> None:
+    def _write_log_and_weights(self, epoch: int, log: Sequence[Mapping[str, Any]], *, best: bool) -> None:
         weights = place_of(self.folder, epoch) / MODEL
         for name in (WEIGHTS, BEST) if best else (WEIGHTS,):
-            replace_by_link(self.folder / name, weights)
-        write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+            link_file(self.folder / name, weights)
+        write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in log))
 
     def save_labels(self, epoch: int, labels: np.ndarray) -> None:
         """Write the pseudo-labels (N,) of the training images that an epoch is trained on, for others to read."""
@@ -176,7 +153,7 @@ class Run:
         np.save(content, labels.astype(np.int32), allow_pickle=False)
         with writing(folder):
             folder.mkdir(exist_ok=True)
-            replace_file(folder / _labels_name(epoch), content.getvalue())
+            write_bytes(folder / _labels_name(epoch), content.getvalue())
 
     def discard(self, *, untrained: bool) -> bool:
         """Remove what a new run that stopped early has written, and return whether the folder is gone.
@@ -189,7 +166,8 @@ class Run:
             return False
         with contextlib.suppress(OSError):
             clear(self.folder)
-            for path in (*self.folder.glob("*.partial"), *(self.folder / LABELS).glob("*")):
+            remove_drafts(self.folder)
+            for path in (self.folder / LABELS).glob("*"):
                 path.unlink()
             for name in (CONFIG, LOG, WEIGHTS, BEST):
                 (self.folder / name).unlink(missing_ok=True)
@@ -236,51 +214,3 @@ def _what_to_do_with(folder: Path) -> str:
 
 def _labels_name(epoch: int) -> str:
     return f"epoch-{epoch:04d}.npy"
-
-
-def provenance() -> dict[str, Any]:
-    """Return the versions, the commit and the command behind a number."""
-    return {
-        "command": shlex.join(["python", "-m", "reference_pipelines", *sys.argv[1:]]),
-        "commit": _commit(),
-        "code": code_digest(),
-        "versions": {"attnreid": attnreid.__version__, "torch": torch.__version__},
-    }
-
-
-def file_digest(path: Path) -> str | None:
-    """Return a digest of a file's content, or None where there is no such file."""
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-@functools.cache
-def code_digest() -> str:
-    """Return a digest of torch's version and of the sources of both packages."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    for package in (Path(attnreid.__file__).parent, Path(__file__).parents[1]):
-        for source in sorted(package.rglob("*.py")):
-            digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader finds all of it or the one before."""
-    replace_file(path, text.encode())
-
-
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

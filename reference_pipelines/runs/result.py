@@ -1,16 +1,18 @@
 """What a run folder says of its run: its result.json, or, of a run that has none, its newest checkpoint."""
 
-import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.runs.checkpoint import MODEL, place_of, read_states
+from reference_pipelines.runs.checkpoints import newest_model
+from reference_pipelines.runs.description import Damaged, RunDescription, describe_file
 from reference_pipelines.runs.folder import BEST, RESULT, WEIGHTS
+from reference_pipelines.runs.former import describe_former
 
 
 def read_result(folder: Path, weights: str = WEIGHTS) -> dict[str, Any] | None:
-    """Return what stands in a run's result.json, or as much of it as an unfinished run's checkpoint knows.
+    """Return what stands in a run's result.json, or as much of it as an unfinished run's checkpoints know.
 
     The title of an unfinished run says so, and `unfinished` says the epoch of the weights, the epochs of the recipe and
     the epoch of the scores; `final` has no interval.
@@ -29,47 +31,46 @@ def read_result(folder: Path, weights: str = WEIGHTS) -> dict[str, Any] | None:
     if (folder / RESULT).is_file():
         result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         return result
-    states = read_states(folder)
-    if not states:
-        return None
-    if weights == WEIGHTS and (folder / WEIGHTS).is_file():
-        # A run that was stopped between the two may have weights that are an epoch older than its newest checkpoint.
-        with open(folder / WEIGHTS, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        states = [state for state in states if state["digests"][MODEL] == digest] or states
-    state = states[0]
-    epoch = state["best"].get("epoch", state["epoch"]) if weights == BEST else state["epoch"]
-    return _so_far(state, epoch)
+    with suppress(Damaged):
+        return unfinished_result(describe_file(folder / weights)[0])
+    newest = newest_model(folder)
+    description = newest[1] if newest else describe_former(folder, folder / weights, folder / BEST)
+    return None if description is None else unfinished_result(description)
 
 
 def last_weights(folder: Path) -> Path:
     """Return the weights file of a run folder; of one that was stopped before it got its name, the checkpoint's."""
-    states = [] if (folder / WEIGHTS).is_file() else read_states(folder)
-    return place_of(folder, states[0]["epoch"]) / MODEL if states else folder / WEIGHTS
+    if not (folder / WEIGHTS).is_file() and (newest := newest_model(folder)):
+        return newest[0]
+    return folder / WEIGHTS
 
 
-def _so_far(state: dict[str, Any], epoch: int) -> dict[str, Any]:
-    config, clustering = state["config"], state["measured"]
-    root = Path(config["data"]["root"])
-    # Runs of before kept less of what they are.
-    unknown = {"name": root.name, "summary": f"the images at {root}", "fingerprint": state["fingerprint"]}
-    about = {"title": config["title"], "data": unknown, "chance": None, "hardware": "unknown hardware"}
-    about |= {"weights": config["model"]["weights"], "command": None, "commit": None, "remarks": [], "recipe": None}
-    about |= state.get("about", {})
-    scored = [entry for entry in state["log"] if entry.get("mAP") is not None and entry["epoch"] <= epoch][-1]
-    epochs = config["optimizer"]["epochs"]
-    kept = ("pipeline", "weights_digest", "start", "best", "config", "code", "versions", "resumed", "processes")
+def told_by_itself(run: RunDescription) -> dict[str, Any]:
+    """Return as much of a result as a checkpoint knows that lies in no run folder: its last epoch may be the run's."""
+    result = unfinished_result(run)
+    if run.epoch < run.epochs:
+        return result
+    return {**result, "title": run.title, "unfinished": None, "remarks": run.remarks}
+
+
+def unfinished_result(run: RunDescription) -> dict[str, Any]:
+    """Return as much of a result as a checkpoint knows."""
+    root = Path(run.config["data"]["root"])
+    unknown = {"name": root.name, "summary": f"the images at {root}", "fingerprint": run.fingerprint}
+    kept = (
+        *("pipeline", "config", "recipe", "weights", "weights_digest", "chance", "hardware", "command", "commit"),
+        *("code", "versions", "start", "best", "resumed", "processes", "seconds", "train_seconds"),
+    )
+    scored = run.scored
     return {
-        **{name: state[name] for name in kept},
-        **about,
-        "title": f"{about['title']}, unfinished: epoch {epoch} of {epochs}",
+        **{name: getattr(run, name) for name in kept},
+        "data": run.data or unknown,
+        "title": f"{run.title}, unfinished: epoch {run.epoch} of {run.epochs}",
         "final": {"mAP": scored["mAP"], "rank1": scored["rank1"], "interval": None},
-        "seconds": state["seconds"],
-        "train_seconds": state["train_seconds"],
-        "unfinished": {"epoch": epoch, "epochs": epochs, "scored": scored["epoch"]},
+        "unfinished": {"epoch": run.epoch, "epochs": run.epochs, "scored": scored["epoch"]},
         "remarks": [
-            *about["remarks"],
-            f"unfinished: stopped after epoch {state['epoch']} of {epochs}, its scores are of epoch {scored['epoch']}",
+            *run.remarks,
+            f"unfinished: stopped after epoch {run.epoch} of {run.epochs}, its scores are of epoch {scored['epoch']}",
         ],
-        **({"clustering": clustering} if "clusters" in clustering else {}),
+        **({"clustering": run.measured} if "clusters" in run.measured else {}),
     }

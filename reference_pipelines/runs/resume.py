@@ -1,14 +1,16 @@
 """Going on with a run: its newest whole checkpoint, and the config that it may go on with."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reference_pipelines.config.loading import defaults_of, flat, to_plain
 from reference_pipelines.errors import UserError
-from reference_pipelines.runs.checkpoint import Checkpoint, read_newest
-from reference_pipelines.runs.folder import RESULT, code_digest, provenance
+from reference_pipelines.runs.checkpoints import Checkpoint, read_newest
+from reference_pipelines.runs.folder import RESULT
+from reference_pipelines.runs.provenance import code_digest, provenance
 
 # What may differ from the run's config: none of it changes what an epoch computes. (The images themselves must be the
 # same wherever they lie now, which their fingerprint tells; a rate depends on the epoch's number and not on how many
@@ -41,15 +43,15 @@ def find_checkpoint(folder: Path, processes: int = 1) -> Resumption:
     """
     checkpoint, wrong = read_newest(folder)
     notes = [f"warning: {sentence}; going on from epoch {checkpoint.epoch}" for sentence in wrong]
-    state, versions = checkpoint.state, provenance()["versions"]
-    if state["versions"] != versions:
-        was, now = (", ".join(map(" ".join, each.items())) for each in (state["versions"], versions))
+    run, versions = checkpoint.state.description, provenance()["versions"]
+    if run.versions != versions:
+        was, now = (", ".join(map(" ".join, each.items())) for each in (run.versions, versions))
         notes.append(f"warning: the run was made with {was}, this is {now}; the results may differ")
-    elif state["code"] != code_digest():
+    elif run.code != code_digest():
         notes.append("warning: the code is not what the run was made with; the results may differ")
-    if state["processes"] != processes:
+    if run.processes != processes:
         notes.append(
-            f"warning: the run was made with another number of processes ({state['processes']}) than it goes on with "
+            f"warning: the run was made with another number of processes ({run.processes}) than it goes on with "
             f"({processes}); the results may differ by rounding"
         )
     return Resumption(checkpoint, notes)
@@ -75,13 +77,10 @@ def changed_keys(folder: Path, checkpoint: Checkpoint, config: Any) -> dict[str,
     Raises:
         UserError: a key differs that changes results, or more epochs are done than asked for.
     """
-    now = flat(to_plain(config))
-    # A key that the run's code did not have yet is a change of the user's only where it is not the default.
-    before = {**defaults_of(type(config)), **flat(checkpoint.state["config"])}
-    changed = {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
+    changed = differing_keys(checkpoint.state.description.config, config)
     refused = {key: values for key, values in changed.items() if key not in FREE_KEYS}
     if refused:
-        shown = ", ".join(f"{key}: {_said(old)} -> {_said(new)}" for key, (old, new) in refused.items())
+        shown = list_differences(refused)
         raise UserError(
             f"resume: {folder} must go on with its own config, this one differs in {shown}; leave that as it was, "
             f"or train into another folder (what may differ: {', '.join(FREE_KEYS)})"
@@ -93,6 +92,21 @@ def changed_keys(folder: Path, checkpoint: Checkpoint, config: Any) -> dict[str,
             f"got {epochs}; raise --optimizer.epochs"
         )
     return changed
+
+
+def differing_keys(saved: Mapping[str, Any], config: Any) -> dict[str, list[Any]]:
+    """Return the dotted keys in which a config differs from one that a checkpoint holds, with that one's value first.
+
+    A key that the checkpoint's code did not have yet differs only where it is not the default.
+    """
+    now = flat(to_plain(config))
+    before = {**flat(defaults_of(type(config))), **flat(saved)}
+    return {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
+
+
+def list_differences(differing: Mapping[str, list[Any]]) -> str:
+    """Return keys with the old value and the new, to read."""
+    return ", ".join(f"{key}: {_said(old)} -> {_said(new)}" for key, (old, new) in differing.items())
 
 
 def _said(value: Any) -> str:

@@ -340,10 +340,10 @@ def test_a_released_network_is_saved_and_loaded_like_any_other(tmp_path):
     assert torch.equal(fresh(images), model(images))
 
 
-def test_rgas_attention_has_a_recipe():
+def test_rgas_attention_has_a_call():
     model = plain(torch.float32)
     attachment = attach_released(model, read_released(blank("rga_sc")), input_size=FULL)
-    assert attachment.recipe["options"]["attention"] == {"pyramid": {"attention": ["rga_s", "rga_c"], "levels": [1, 1]}}
+    assert attachment.call["options"]["attention"] == {"pyramid": {"attention": ["rga_s", "rga_c"], "levels": [1, 1]}}
 
 
 def test_an_input_size_that_does_not_fit_leaves_the_model_as_it_was(observe):

@@ -2,10 +2,12 @@
 
 import copy
 import doctest
+import hashlib
 import importlib
 import json
 import os
 import pickle
+import random
 import sys
 from functools import partial
 
@@ -30,12 +32,15 @@ from attnreid import (
     attachments,
     fold,
     load_checkpoint,
+    read_description,
+    read_weights,
     register_attention,
     registry,
     save_checkpoint,
     set_last_stride,
 )
-from attnreid.backbones._recipes import describe_call
+from attnreid.backbones._calls import describe_call
+from tests.checkpoints.forging import as_first_format, forge_file
 
 SIZE = (64, 32)
 
@@ -69,15 +74,12 @@ def images(channels: int = 3) -> torch.Tensor:
 
 def header_of(path) -> dict:
     with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["attnreid"])
+        return json.loads(file.metadata()["attnreid_header"])
 
 
 def forge(path, header) -> None:
     """Write the file anew with another header."""
-    with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    text = header if isinstance(header, str) else json.dumps(header)
-    save_file(tensors, path, {"attnreid": text})
+    forge_file(path, header=lambda _: header)
 
 
 @pytest.fixture
@@ -123,8 +125,8 @@ def test_a_fresh_backbone_becomes_the_saved_model(name, path):
     assert load_checkpoint(fresh, path) == Difference()
     assert torch.equal(fresh.eval()(images()), model(images()))
     assert [str(one) for one in attachments(fresh)] == [str(one) for one in attachments(model)]
-    assert [one.recipe for one in attachments(fresh)] == [one.recipe for one in attachments(model)]
-    assert None not in [one.recipe for one in attachments(model)]
+    assert [one.call for one in attachments(fresh)] == [one.call for one in attachments(model)]
+    assert None not in [one.call for one in attachments(model)]
     state = fresh.state_dict()
     assert list(state) == list(model.state_dict())
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
@@ -139,13 +141,14 @@ def test_the_header_describes_the_attachments(path):
     attach(model, partial(SqueezeExcitation, reduction=2), "?", input_size=SIZE)
     save_checkpoint(model, path)
     header = header_of(path)
-    assert header["format"] == 1
+    assert header["format"] == 2
+    assert header["description"] is None
     assert header["attnreid"] == attnreid.__version__
     assert header["attachments"] == [
         {
-            "recipe": {
+            "call": {
                 "on": "",
-                "call": "attach",
+                "name": "attach",
                 "options": {
                     "attention": {"name": "se", "options": {"reduction": 2}},
                     "at": ["0", "1", "2", "3"],
@@ -180,7 +183,7 @@ class Wrapper(nn.Module):
 def test_attention_inside_a_larger_model_comes_back_there(path):
     model, fresh = Wrapper(), Wrapper(seed=1)
     attach(model.backbone, "pixel", "2", input_size=SIZE)
-    assert attachments(model)[0].recipe["on"] == "backbone"
+    assert attachments(model)[0].call["on"] == "backbone"
     save_checkpoint(randomise(model), path)
     load_checkpoint(fresh, path)
     assert torch.equal(fresh.eval()(images()), model(images()))
@@ -188,22 +191,22 @@ def test_attention_inside_a_larger_model_comes_back_there(path):
         load_checkpoint(Backbone(), path)
 
 
-def test_a_part_of_the_model_that_was_attached_to_has_no_recipe(path):
+def test_a_part_of_the_model_that_was_attached_to_has_no_call(path):
     model, fresh = Wrapper(), Backbone(seed=1)
     attach(model, "se", "backbone.2", input_size=SIZE)
-    assert attachments(model.backbone)[0].recipe is None
+    assert attachments(model.backbone)[0].call is None
     save_checkpoint(randomise(model).backbone, path)
     attach(fresh, "se", "2", input_size=SIZE)
     load_checkpoint(fresh, path)
     assert torch.equal(fresh.eval()(images()), model.backbone(images()))
 
 
-def test_copies_have_the_recipe():
+def test_copies_have_the_call():
     model = Backbone()
-    recipe = attach(model, "se", "2", input_size=SIZE).recipe
+    call = attach(model, "se", "2", input_size=SIZE).call
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert attachments(twin)[0].recipe == recipe
-        assert attachments(twin)[0].recipe is not recipe
+        assert attachments(twin)[0].call == call
+        assert attachments(twin)[0].call is not call
 
 
 def test_modes_gradients_and_the_saved_model_stay(path):
@@ -287,14 +290,14 @@ def test_registered_names_are_described(path, monkeypatch):
         partial(SqueezeExcitation, dtype=torch.float32),
     ],
 )
-def test_attention_without_a_recipe_must_be_there(attention, path, observe):
+def test_attention_without_a_call_must_be_there(attention, path, observe):
     model, fresh = Backbone(), Backbone(seed=1)
-    assert attach(model, attention, "2", input_size=SIZE).recipe is None
+    assert attach(model, attention, "2", input_size=SIZE).call is None
     save_checkpoint(randomise(model), path)
     before = observe(fresh)
     match = (
         r"load_checkpoint: .*model .*attention at '2' before .*model.safetensors .*"
-        r"no recipe .*; attach .*register_attention"
+        r"not hold the call .*; attach .*register_attention"
     )
     with pytest.raises(ValueError, match=match):
         load_checkpoint(fresh, path)
@@ -305,7 +308,7 @@ def test_attention_without_a_recipe_must_be_there(attention, path, observe):
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), {1: 2}, {"a": {2}}, torch.zeros(1), b"a", 1j])
-def test_what_json_cannot_hold_has_no_recipe(value):
+def test_what_json_cannot_hold_has_no_call(value):
     assert describe_call("attach", option=(value,)) is None
     assert describe_call("attach", attention=partial(SqueezeExcitation, reduction=value)) is None
     assert describe_call("attach", attention=partial(SqueezeExcitation, 8)) is None
@@ -314,14 +317,14 @@ def test_what_json_cannot_hold_has_no_recipe(value):
 def test_plain_data_is_copied_as_json_gives_it_back():
     options = {"a": (1, [2.5, None]), "b": {"c": True}}
     assert describe_call("attach", **options) == {
-        "call": "attach",
+        "name": "attach",
         "options": {"a": [1, [2.5, None]], "b": {"c": True}},
     }
 
 
 def test_example_inputs_are_no_plain_data():
     model = Backbone()
-    assert attach(model, "se", "2", example_inputs=(torch.zeros(2, 3, *SIZE),)).recipe is None
+    assert attach(model, "se", "2", example_inputs=(torch.zeros(2, 3, *SIZE),)).call is None
 
 
 # What differs is named, and nothing changes --------------------------------------------------------------------------
@@ -436,7 +439,7 @@ def test_weights_on_meta_are_refused(path):
     saved(path)
     with torch.device("meta"):
         model = Backbone()
-    with pytest.raises(ValueError, match=r"memory, got '0.weight' .*meta device; .*model.to_empty"):
+    with pytest.raises(ValueError, match=r"numbers, got '0.weight' .*meta device; .*model.to_empty"):
         load_checkpoint(model, path)
 
 
@@ -501,7 +504,7 @@ def test_not_strict_lets_keys_and_dtypes_and_attention_differ(path):
         load_checkpoint(nn.Sequential(nn.Conv2d(3, 8, 1), *list(Backbone())[1:]), path, strict=False)
 
 
-def test_not_strict_leaves_attention_without_a_recipe_out(path):
+def test_not_strict_leaves_attention_without_a_call_out(path):
     model, fresh = Backbone(), Backbone(seed=1)
     attach(model, lambda channels: nn.Conv2d(channels, channels, 1), "2", input_size=SIZE)
     save_checkpoint(model, path)
@@ -521,7 +524,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(path, monkeypatch):
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(path), "replace", fail)
+        patch.setattr("os.replace", lambda source, target: fail(None, None))
         with pytest.raises(OSError, match="the disk is gone"):
             save_checkpoint(Backbone(), path)
     with monkeypatch.context() as patch:
@@ -643,18 +646,18 @@ def edit(**changes):
     return lambda header: header | changes
 
 
-def recipe(**changes):
+def call(**changes):
     def change(header):
         [described] = header["attachments"]
-        return header | {"attachments": [described | {"recipe": described["recipe"] | changes}]}
+        return header | {"attachments": [described | {"call": described["call"] | changes}]}
 
     return change
 
 
 def option(name, value):
     def change(header):
-        options = header["attachments"][0]["recipe"]["options"]
-        return recipe(options=options | {name: value})(header)
+        options = header["attachments"][0]["call"]["options"]
+        return call(options=options | {name: value})(header)
 
     return change
 
@@ -662,25 +665,25 @@ def option(name, value):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (edit(format=2), r"header of format 1, got format 2; .*attnreid"),
-        (lambda header: "{", r"header of format 1, got .*not read \(JSONDecodeError"),
-        (lambda header: "[" * 100_000, r"header of format 1, got .*not read \(RecursionError"),
+        (edit(format=3), r"header of format 2, got format 3; .*attnreid"),
+        (lambda header: "{", r"header of format 2, got .*not read \(JSONDecodeError"),
+        (lambda header: "[" * 100_000, r"header of format 2, got .*not read \(RecursionError"),
         (lambda header: "[1]", r"got .*not read \(TypeError"),
-        (lambda header: {"format": 1}, r"got .*not read \(KeyError: 'attnreid'\); save "),
+        (lambda header: {"format": 2}, r"got .*not read \(KeyError: 'attnreid'\); save "),
         (edit(attachments={}), r"got .*not read \(TypeError: \{\} is no list\)"),
         (edit(attachments=[3]), r"got .*not read \(TypeError"),
-        (edit(attachments=[{"recipe": {"on": ""}, "sites": {}}]), r"got .*not read \(KeyError: 'call'\)"),
+        (edit(attachments=[{"call": {"on": ""}, "sites": {}}]), r"got .*not read \(KeyError: 'name'\)"),
         (edit(versions={"": "x"}), r"TypeError: 'x' .*int"),
-        (recipe(options=[]), r"TypeError: \[\] .*dict"),
+        (call(options=[]), r"TypeError: \[\] .*dict"),
         (
-            recipe(call="os.system"),
+            call(name="os.system"),
             r"load_checkpoint: .*model.safetensors describes attention \(number 1\), .*call .*"
             r"attach, attach_apnet, attach_mla, attach_se, got 'os.system'",
         ),
-        (recipe(call="__import__"), "got '__import__'"),
-        (recipe(on="nowhere"), r"'nowhere', .*Backbone "),
+        (call(name="__import__"), "got '__import__'"),
+        (call(on="nowhere"), r"'nowhere', .*Backbone "),
         (
-            recipe(call="attach_apnet", options={"input_size": [64, 32]}),
+            call(name="attach_apnet", options={"input_size": [64, 32]}),
             r"attach_apnet failed with: attach_apnet: ",
         ),
         (option("example_inputs", [1]), r"attach has no option 'example_inputs': "),
@@ -729,7 +732,7 @@ def test_the_second_attachments_failure_takes_the_first_out(path, observe):
     attach(model, "se", "3", input_size=SIZE)
     save_checkpoint(model, path)
     header = header_of(path)
-    header["attachments"][1]["recipe"]["options"]["at"] = ["7"]
+    header["attachments"][1]["call"]["options"]["at"] = ["7"]
     forge(path, header)
     fresh = Backbone(seed=1)
     before = observe(fresh)
@@ -738,10 +741,135 @@ def test_the_second_attachments_failure_takes_the_first_out(path, observe):
     assert observe(fresh) == before
 
 
+# The digest ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bit_that_flips_anywhere_is_noticed(path):
+    """In the header, in a name, in the digest itself, in a tensor: everywhere."""
+    saved(path)
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    places = {*range(8), *generator.sample(range(len(whole)), 60), len(whole) - 1}
+    for name in (b"attnreid_sha256", b"attnreid_header", b'"2.attention', b"__metadata__"):
+        places |= set(range(whole.index(name), whole.index(name) + len(name)))
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(flipped)
+        for read in (lambda: load_checkpoint(Backbone(), path), lambda: read_description(path)):
+            with pytest.raises(ValueError, match=str(path)):
+                read()
+
+
+def test_a_damaged_file_is_named_and_nothing_changes(path, observe):
+    saved(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 16
+    path.write_bytes(content)
+    model = Backbone(seed=1)
+    before = observe(model)
+    match = r": .*model.safetensors .*whole file .*not the content that was written .*digest.*; copy"
+    with pytest.raises(ValueError, match=f"load_checkpoint{match}"):
+        load_checkpoint(model, path)
+    with pytest.raises(ValueError, match=f"read_weights{match}"):
+        read_weights(path)
+    assert observe(model) == before
+
+
+def test_the_digest_is_of_the_whole_file_with_zeros_in_its_place(path):
+    saved(path)
+    with safe_open(path, "pt") as file:
+        digest = file.metadata()["attnreid_sha256"]
+    content = path.read_bytes()
+    assert content.count(digest.encode()) == 1
+    assert hashlib.sha256(content.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_files_of_the_first_format_still_load(name, path):
+    model, fresh = resnet(), resnet(seed=1)
+    PRESETS[name](model)
+    save_checkpoint(randomise(model), path)
+    as_first_format(path)
+    assert load_checkpoint(fresh, path) == Difference()
+    assert read_description(path) is None
+    assert torch.equal(fresh.eval()(images()), model(images()))
+    assert read_weights(path).tensors.keys() == model.state_dict().keys()
+
+
+# The description -----------------------------------------------------------------------------------------------------
+
+
+def test_what_the_caller_says_comes_back(path):
+    save_checkpoint(Backbone(), path)
+    assert read_description(path) is None
+    told = {"epoch": 3, "title": "APNet-C2 \u884c", "scores": {"mAP": 0.1 + 0.2, "interval": None}, "size": (256, 128)}
+    save_checkpoint(Backbone(), path, description=told)
+    assert read_description(path) == {**told, "size": [256, 128]}
+    assert load_checkpoint(Backbone(), path) == Difference()
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"a": torch.zeros(1)}, b"a"])
+def test_a_description_that_json_cannot_hold_is_refused(value, path):
+    with pytest.raises(ValueError, match=r"save_checkpoint: .*description .*JSON"):
+        save_checkpoint(Backbone(), path, description={"value": value})
+    assert not path.exists()
+
+
+def test_a_name_in_the_description_is_no_digest(path):
+    """Whatever the description says, the digest is found where it stands."""
+    save_checkpoint(Backbone(), path, description={"attnreid_sha256": "0" * 64, 'a"attnreid_sha256":"b': "0" * 64})
+    assert load_checkpoint(Backbone(), path) == Difference()
+
+
+# A folder, and a part of the model -----------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_by_the_file_in_it(path):
+    saved(path)
+    assert load_checkpoint(Backbone(), path.parent) == Difference()
+    assert read_description(path.parent) is None
+
+
+def test_a_part_is_loaded_with_its_attention(path):
+    model = Wrapper()
+    attach(model.backbone, "pixel", "2", input_size=SIZE)
+    attach(model, lambda channels: nn.Conv2d(channels, channels, 1), "backbone.0", input_size=SIZE)
+    save_checkpoint(randomise(model), path)
+    fresh = Backbone(seed=1)
+    with pytest.raises(ValueError, match=r"must carry attention at '0' before"):
+        load_checkpoint(fresh, path, prefix="backbone.")
+    assert list(fresh.state_dict()) == list(Backbone().state_dict())
+
+    model = Wrapper()
+    attach(model.backbone, "pixel", "2", input_size=SIZE)
+    save_checkpoint(randomise(model), path)
+    assert load_checkpoint(fresh, path, prefix="backbone.") == Difference()
+    assert torch.equal(fresh.eval()(images()), model.backbone(images()))
+    assert attachments(fresh)[0].call["on"] == ""
+    head = nn.Linear(8, 2)
+    assert load_checkpoint(head, path, prefix="head.") == Difference()
+    assert torch.equal(head.weight, model.head.weight)
+    assert not attachments(head)
+    with pytest.raises(ValueError, match=r"weights under 'body.', got them under 'backbone.', 'head.'; "):
+        load_checkpoint(head, path, prefix="body.")
+
+
+def test_a_call_for_a_larger_model_does_not_hold_for_a_part(path):
+    model, fresh = Wrapper(), Backbone(seed=1)
+    attach(model, "se", "backbone.2", input_size=SIZE)
+    save_checkpoint(randomise(model), path)
+    with pytest.raises(ValueError, match=r"must carry attention at '2' before"):
+        load_checkpoint(fresh, path, prefix="backbone.")
+    attach(fresh, "se", "2", input_size=SIZE)
+    load_checkpoint(fresh, path, prefix="backbone.")
+    assert torch.equal(fresh.eval()(images()), model.backbone(images()))
+
+
 # The library ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["saving", "released", "released_backbone"])
+@pytest.mark.parametrize("name", ["saving", "loading", "released", "released_backbone"])
 def test_examples_run(name):
     result = doctest.testmod(importlib.import_module(f"attnreid.checkpoints.{name}"), optionflags=doctest.ELLIPSIS)
     assert result.attempted >= 1

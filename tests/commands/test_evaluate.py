@@ -1,22 +1,29 @@
 """`evaluate`: a trained network on its own data and on other data; nothing is trained, source and target are named."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from attnreid import Difference, attachments, load_checkpoint, read_description, save_checkpoint
 from reference_pipelines.commands.cli import main
 from reference_pipelines.config.loading import load_config
 from reference_pipelines.data import read
+from reference_pipelines.errors import UserError
+from reference_pipelines.models import build_backbone
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.rendering import render_market
 from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import table_rows
-from reference_pipelines.runs.checkpoint import state_digest
+from reference_pipelines.runs.checkpoints import newest_model, read_checkpoint
 from reference_pipelines.runs.result import last_weights, read_result
+from tests.checkpoints.forging import forge_file
 from tests.conftest import says
 
 COUNTS = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
@@ -199,8 +206,10 @@ def test_without_any_whole_checkpoint_there_is_nothing_to_test(runs, capsys):
     run = runs / "apnet"
     stopped(run, 1)
     shutil.rmtree(run / "checkpoints")
+    assert main(["evaluate", str(run)]) == 0  # the weights say by themselves what they are
+    (run / "model.safetensors").write_bytes(b"half of it")
     assert main(["evaluate", str(run)]) == 2
-    assert says(capsys.readouterr().err, str(run), "result.json", "checkpoint")
+    assert says(capsys.readouterr().err, "model: ", str(run / "model.safetensors"), "whole file")
     assert main(["report", str(run), "--out", str(run / "r.html")]) == 2
     assert says(capsys.readouterr().err, str(run), "result.json", "checkpoint")
 
@@ -216,20 +225,104 @@ def test_weights_that_are_an_epoch_older_than_the_newest_checkpoint_say_their_ep
     assert main(["evaluate", str(run)]) == 0
 
 
-def test_what_older_checkpoints_do_not_know_is_left_open(runs):
+def as_before(run):
+    """Write a run of one epoch anew as versions before did: plain weights, and a state.json in each checkpoint."""
+    for place in sorted((run / "checkpoints").iterdir()):
+        checkpoint = read_checkpoint(place)
+        about, rest = checkpoint.state.description, checkpoint.state.to_json()
+        (place / "training.safetensors").unlink()
+        weights = place / "model.safetensors"
+        save_file(load_file(weights), weights)
+        kept = ("pipeline", "config", "fingerprint", "weights_digest", "processes", "code", "versions", "start", "best")
+        kept += ("measured", "resumed", "seconds", "train_seconds", "epoch")
+        shown = ("title", "recipe", "data", "weights", "chance", "hardware", "remarks")
+        state = {"format": 2, **{name: getattr(about, name) for name in kept}, "log": rest["log"]}
+        state["about"] = {name: getattr(about, name) for name in shown}
+        state["digests"] = {"model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}
+        (place / "state.json").write_text(json.dumps(state))
+    for name in ("model.safetensors", "best.safetensors"):
+        save_file(load_file(run / name), run / name)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_finished_run_of_before_is_tested_and_reported(runs, pipeline):
+    run = runs / pipeline
+    as_before(run)
+    result = json.loads((run / "result.json").read_text())
+    assert main(["evaluate", str(run)]) == 0
+    assert evaluations(run)[0]["scores"] == result["final"]
+    assert result["title"] in write_report([run], run.parent / "report.html").read_text()
+    weights = run / "model.safetensors"
+    save_file({key: value for key, value in load_file(weights).items() if "layer3" not in key}, weights)
+    with pytest.raises(UserError, match=r"evaluate: .*must be those of the network in .*config.yaml.*, got .*layer3"):
+        open_run(run)
+
+
+@pytest.mark.parametrize("known", ["all", "less"])
+def test_an_unfinished_run_of_before_is_tested_and_reported_but_not_gone_on_with(runs, known, capsys):
     run = runs / "mla"
+    finished = json.loads((run / "result.json").read_text())
+    as_before(run)
     stopped(run, 1)
     path = run / "checkpoints" / "epoch-0001" / "state.json"
-    state = json.loads(path.read_text())
-    del state["about"]
-    state["digests"]["state.json"] = state_digest(state)
-    path.write_text(json.dumps(state))
+    if known == "less":  # the first of them kept less of what they are
+        state = json.loads(path.read_text())
+        del state["about"]
+        path.write_text(json.dumps(state))
     result = read_result(run)
-    assert result["data"]["fingerprint"] == state["fingerprint"]
-    assert table_rows([result])[0][5] == "-"
+    assert result["data"]["fingerprint"] == finished["data"]["fingerprint"]
+    assert result["final"]["mAP"] == finished["final"]["mAP"]
+    assert (table_rows([result])[0][5] == "-") == (known == "less")
     page = write_report([run], run.parent / "report.html").read_text()
-    assert "MLA, unfinished: epoch 1 of 1" in page
+    assert f"{finished['title'] if known == 'all' else 'MLA'}, unfinished: epoch 1 of 1" in page
     assert main(["evaluate", str(run)]) == 0
+    shutil.copy(run / "checkpoints" / "epoch-0000" / "model.safetensors", run / "model.safetensors")
+    assert read_result(run)["unfinished"]["epoch"] == 0
+    capsys.readouterr()
+    assert main(["resume", str(run)]) == 2
+    assert says(capsys.readouterr().err, "resume: ", str(run), "of an earlier one; ", f"--model.weights {run}")
+
+
+def test_a_checkpoint_is_tested_wherever_it_lies(runs, tmp_path, capsys):
+    run, alone = runs / "mla", tmp_path / "elsewhere" / "mine.safetensors"
+    alone.parent.mkdir()
+    shutil.copy(run / "model.safetensors", alone)
+    finished = json.loads((run / "result.json").read_text())
+    assert main(["evaluate", str(alone)]) == 0
+    assert capsys.readouterr().out.startswith(f"{finished['title']}, trained on rendered plaza, ")
+    (numbers,) = evaluations(alone.parent)
+    assert (numbers["scores"], numbers["unfinished"]) == (finished["final"], None)
+    shutil.copy(run / "checkpoints" / "epoch-0000" / "model.safetensors", alone)
+    assert main(["evaluate", str(alone)]) == 0
+    assert f"{finished['title']}, unfinished: epoch 0 of 1" in capsys.readouterr().out
+    assert main(["evaluate", str(newest_model(run)[0].parent), "--out", str(tmp_path / "of_epoch.json")]) == 0
+    save_checkpoint(open_run(run).model, alone, description={"mine": 1})
+    assert main(["evaluate", str(alone)]) == 2
+    assert says(capsys.readouterr().err, "model: ", str(alone), "no description of format")
+
+
+def test_anothers_weights_in_a_runs_folder_are_noticed(runs, capsys):
+    """Even where the network is the same."""
+    run = runs / "apnet"
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("margin: 0.3", "margin: 0.4"))
+    assert main(["evaluate", str(run)]) == 2
+    assert says(capsys.readouterr().err, "model.safetensors", "config.yaml", "loss.margin: 0.3 -> 0.4; ")
+
+
+def test_a_runs_weights_are_the_librarys_checkpoint(runs):
+    for name, pipeline in PIPELINES.items():
+        opened = open_run(runs / name)
+        fresh = pipeline.build(opened.config)
+        fresh.set_classifier(read_description(runs / name)["classes"])
+        assert load_checkpoint(fresh, runs / name) == Difference()
+        backbone = build_backbone(opened.config.model)[0]
+        assert load_checkpoint(backbone, runs / name, prefix="backbone.") == Difference()
+        assert attachments(backbone)
+        images = torch.rand(2, 3, 32, 16)
+        fresh, backbone = (each.to(memory_format=torch.channels_last).eval() for each in (fresh, backbone))
+        with torch.no_grad():
+            assert torch.equal(fresh(images).features, opened.model(images).features)
+            assert torch.equal(backbone(images), opened.model(images).pooled)
 
 
 def test_a_corrupt_image_stops_it_or_is_left_out(runs, domains, tmp_path, capsys):
@@ -263,6 +356,7 @@ def test_what_the_run_started_from_need_not_be_there_any_more(runs, domains):
 
 @pytest.mark.parametrize("missing", ["config.yaml", "model.safetensors"])
 def test_a_folder_that_is_no_run_is_refused_by_what_it_lacks(runs, capsys, missing):
+    as_before(runs / "apnet")  # a checkpoint of today has its config in it
     (runs / "apnet" / missing).unlink()
     shutil.rmtree(runs / "apnet" / "checkpoints")
     assert main(["evaluate", str(runs / "apnet")]) == 2
@@ -277,7 +371,7 @@ def test_a_folder_that_is_no_run_is_refused_by_what_it_lacks(runs, capsys, missi
 def test_weights_without_all_of_the_attention_are_never_evaluated(runs, capsys, pipeline, lacking):
     weights = runs / pipeline / "model.safetensors"
     whole = load_file(weights)
-    save_file({key: value for key, value in whole.items() if lacking not in key}, weights)
+    forge_file(weights, tensors=lambda held: {key: value for key, value in held.items() if lacking not in key})
     assert main(["evaluate", str(runs / pipeline)]) == 2
     error = capsys.readouterr().err
     missing = sum(lacking in key for key in whole)

@@ -5,13 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reference_pipelines.data.sampler import (
-    ClusterSamplerConfig,
-    SamplerConfig,
-    cluster_batches,
-    identity_batches,
-    in_order,
-)
+from reference_pipelines.config.sampling import ClusterSamplerConfig, SamplerConfig
+from reference_pipelines.data.sampler import cluster_batches, identity_batches, in_order
 from reference_pipelines.errors import UserError
 
 LABELS = np.repeat(np.arange(7), [9, 4, 1, 5, 8, 4, 12])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from reference_pipelines.config.sections import AugmentConfig
 from reference_pipelines.data.transforms import (
-    AugmentConfig,
     Box,
     Change,
     Transform,

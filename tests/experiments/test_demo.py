@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from reference_pipelines.runs.provenance import code_digest
 
 from reference_pipelines.config.loading import load_config, to_plain
 from reference_pipelines.data import read
@@ -16,7 +17,6 @@ from reference_pipelines.experiments.catalogue import read_catalogue
 from reference_pipelines.experiments.demo import CATALOGUE, _is_done, run_demo
 from reference_pipelines.experiments.jobs import Job, run_jobs
 from reference_pipelines.pipelines import PIPELINES
-from reference_pipelines.runs.folder import code_digest
 
 FEW = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
 QUICK = {"data.image_size": [32, 16], "optimizer.epochs": 1, "optimizer.milestones": []}

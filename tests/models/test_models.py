@@ -1,21 +1,25 @@
 """Backbones, their weights, and the head."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from attnreid import save_checkpoint
 from reference_pipelines.config.loading import load_config, to_plain
 from reference_pipelines.config.sections import ModelConfig
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import ReidModel, build_backbone
 from reference_pipelines.models.weights import load_whole, weights_file
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.runs.former import load_former_weights
+from tests.checkpoints.forging import forge_file
 from tests.conftest import says
 
 
@@ -151,8 +155,8 @@ def run(tmp_path):
         model.classifier = nn.Linear(WIDTH, 8, bias=False)
         folder = tmp_path / "run"
         folder.mkdir()
-        save_file(model.state_dict(), folder / "model.safetensors")
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(configured(pipeline, **changes))))
+        config = to_plain(configured(pipeline, **changes))
+        save_checkpoint(model, folder / "model.safetensors", description={"config": config})
         return folder, model.state_dict()
 
     return make
@@ -199,9 +203,19 @@ def test_into_other_attention_the_backbone_alone_is_taken_over(run, pipeline, ch
         assert torch.equal(value, expected), key
 
 
+def test_a_run_of_before_has_its_config_beside_its_weights(run):
+    folder, _ = run("mla")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(configured("mla"))))
+    _, lines = built("mla", folder)
+    assert says(lines[0], "weights: the backbone and its attention are taken over")
+    _, lines = built("mla", folder, **{"attention.heads": "2"})
+    assert says(lines[0], "attention is left aside", "attention.heads is 4 there and 2 here")
+
+
 def test_without_its_config_the_names_and_sizes_decide_and_that_is_said(run):
     folder, state = run("mla")
-    (folder / "config.yaml").unlink()
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
     model, lines = built("mla", folder)
     assert says(lines[0], "same by its names and sizes; ", "no config", "taken over")
     assert torch.equal(
@@ -322,22 +336,42 @@ def test_unknown_backbones_are_refused():
 
 
 @pytest.mark.parametrize("lacks", ["attention", "one site", "bn1.bias", "nothing"])
-def test_a_runs_own_weights_must_be_whole(lacks):
+@pytest.mark.parametrize("former", [False, True])
+def test_a_runs_own_weights_must_be_whole(lacks, former, tmp_path):
+    saved, _ = built("apnet")
     model, _ = built("apnet")
-    state = {key: torch.full_like(value, 0.5) for key, value in model.state_dict().items()}
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(saved, path)
     pattern = {"attention": ".attention.", "one site": "layer2.attention.", "nothing": "?"}.get(lacks, lacks)
-    given = {key: value for key, value in state.items() if pattern not in key}
-    missing = [key for key in state if key not in given]
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    if lacks == "nothing":
-        load_whole(model, given, "who: rule", "way on")
-        assert_taken_over(model, state)
+    missing = [key for key in saved.state_dict() if pattern in key]
+    if former:
+        save_file({key: value for key, value in saved.state_dict().items() if key not in missing}, path)
+        if lacks != "nothing":
+            with pytest.raises(ValueError, match=re.escape(missing[0])):
+                load_former_weights(model, path)
+            return
+        load_former_weights(model, path)
+        assert_taken_over(model, saved)
         return
+    forge_file(path, tensors=lambda held: {key: value for key, value in held.items() if key not in missing})
+    if lacks == "nothing":
+        load_whole(model, path, "who: rule", "way on")
+        assert_taken_over(model, saved)
+        return
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(UserError) as caught:
-        load_whole(model, given, "who: rule", "way on")
-    assert str(caught.value).startswith(f"who: rule, got {len(missing)} missing ({missing[0]!r}")
+        load_whole(model, path, "who: rule", "way on")
+    assert says(str(caught.value), "who: rule, and ", f"got {len(missing)} missing ({missing[0]!r}")
     assert str(caught.value).endswith("; way on")
     assert_taken_over(model, before)
+
+
+def test_what_cannot_be_read_is_said_too(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^who: rule, and .*model.safetensors .*empty file; way on$"):
+        load_whole(built("apnet")[0], tmp_path, "who: rule", "way on")
+    with pytest.raises(UserError, match=r"^who: rule, and .*nowhere.*; way on$"):
+        load_whole(built("apnet")[0], tmp_path / "nowhere", "who: rule", "way on")
 
 
 def test_a_failed_download_says_what_to_place_where(monkeypatch):

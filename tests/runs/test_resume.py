@@ -1,6 +1,7 @@
 """A run that was interrupted goes on as if it had not been, bit for bit; and what it refuses to go on with."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -9,23 +10,26 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from attnreid import load_checkpoint
 from reference_pipelines.commands.cli import main
+from reference_pipelines.config.loading import load_config
 from reference_pipelines.config.sections import OptimizerConfig
-from reference_pipelines.rendering import render_market
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
-from reference_pipelines.runs import checkpoint
-from reference_pipelines.runs.checkpoint import place_of, read_checkpoint, saved_epochs
-from reference_pipelines.training.loop import Trainer
-from reference_pipelines.runs.resume import find_checkpoint
+from reference_pipelines.rendering import render_market
+from reference_pipelines.runs.checkpoints import place_of, read_checkpoint, saved_epochs, write_checkpoint
 from reference_pipelines.runs.folder import Run, how_to_go_on, resume_command
+from reference_pipelines.runs.resume import find_checkpoint
+from reference_pipelines.training.loop import Trainer
 from reference_pipelines.training.session import Session
+from tests.checkpoints.forging import forge_file
 from tests.conftest import says
 from tests.training.runs import arguments, assert_same_run, configured, in_child, logged, trained
 
@@ -161,7 +165,7 @@ def test_a_run_that_lacks_only_its_result_gets_it(half, pipeline, halves, capsys
 def test_in_half_precision_the_scale_goes_on(images, tmp_path):
     trained("apnet", images, tmp_path / "whole", amp="float16")
     trained("apnet", images, tmp_path / "run", amp="float16", **{"optimizer.epochs": "1"})
-    scaler = read_checkpoint(place_of(tmp_path / "run", 1)).state["scaler"]
+    scaler = read_checkpoint(place_of(tmp_path / "run", 1)).state.scaler
     assert scaler["_growth_tracker"] > 0 or scaler["scale"] < 2**16
     assert resume(tmp_path / "run", "--optimizer.epochs=2") == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")
@@ -186,14 +190,14 @@ def test_a_run_that_ends_earlier_than_planned_is_as_if_it_had_been_planned(image
 
 
 def refuse_to_write(monkeypatch, *names):
-    write = checkpoint.write_synchronised
+    replace = os.replace
 
-    def refuse(path, content):
-        if path.name.startswith(names):
+    def refuse(source, target):
+        if Path(target).name.startswith(names):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, content)
+        replace(source, target)
 
-    monkeypatch.setattr(checkpoint, "write_synchronised", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
 
 
 @pytest.mark.parametrize("name", ["examples.json", "attention.npz", "result.json", "log.jsonl"])
@@ -211,7 +215,7 @@ def test_a_full_disk_is_one_sentence_that_says_what_is_kept(half, halves, name, 
 
 
 def test_a_full_disk_before_anything_is_trained_takes_the_folder_back(images, tmp_path, monkeypatch):
-    refuse_to_write(monkeypatch, "state.json")
+    refuse_to_write(monkeypatch, "training.safetensors")
     with pytest.raises(UserError, match=r"No space left.*; .*nothing was trained .*run was removed$"):
         trained("apnet", images, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -307,21 +311,25 @@ def test_what_a_finished_run_would_change_is_not_said(half, capsys):
     assert "->" not in printed
 
 
-def change_state(half, change):
-    """Write another state.json as if it had been saved so."""
-    path = place_of(half, 2) / "state.json"
-    state = json.loads(path.read_text())
-    change(state)
-    state["digests"]["state.json"] = checkpoint.state_digest(state)
-    path.write_text(json.dumps(state))
+def change_state(half, **changes):
+    """Write the newest checkpoint's description and log anew, as if they had been saved so."""
+    place = place_of(half, 2)
+    state = read_checkpoint(place).state
+    log = changes.pop("log", state.log)
+    state = dataclasses.replace(state, log=log, description=dataclasses.replace(state.description, **changes))
+    pipeline = PIPELINES[state.description.pipeline]
+    config = load_config(pipeline.config, [f"--config={half / 'config.yaml'}"])
+    model = pipeline.build(config)
+    model.set_classifier(state.description.classes)
+    load_checkpoint(model, place)
+    write_checkpoint(half, model, state)
 
 
 def test_a_key_that_the_checkpoint_lacks_is_a_change_where_it_is_not_the_default(half, capsys):
-    def forget(state):
-        del state["config"]["loss"]["margin"]
-        del state["config"]["amp"]
-
-    change_state(half, forget)
+    config = read_checkpoint(place_of(half, 2)).state.description.config
+    del config["loss"]["margin"]
+    del config["amp"]
+    change_state(half, config=config)
     error = refused(capsys, half, "--loss.margin=0.5", "--amp=bfloat16")
     assert "loss.margin: 0.3 -> 0.5" in error
     assert "amp: none -> bfloat16" in error
@@ -392,13 +400,18 @@ def test_weights_that_the_run_started_from_need_not_be_there_any_more(images, ha
 
 @pytest.mark.parametrize("lacking", [".attention.", "layer2.attention.", "neck.bias"])
 def test_a_checkpoint_must_have_every_key_of_the_network(half, images, lacking):
+    path, missing = place_of(half, 2) / "model.safetensors", []
+
+    def without(tensors):
+        missing.extend(key for key in tensors if lacking in key)
+        return {key: value for key, value in tensors.items() if lacking not in key}
+
+    forge_file(path, tensors=without)
     checkpoint = find_checkpoint(half).checkpoint
-    missing = [key for key in checkpoint.model if lacking in key]
-    for key in missing:
-        del checkpoint.model[key]
     config = configured("apnet", images, **{"optimizer.epochs": "3"})
     with pytest.raises(UserError) as refused:
         PIPELINES["apnet"].train(config, half, checkpoint=checkpoint)
+    assert missing
     assert says(str(refused.value), "resume: ", "checkpoint after epoch 2", "network", f"got {len(missing)} missing (")
 
 
@@ -413,9 +426,9 @@ def flip_a_bit(path):
 
 
 def change_a_digit(path):
-    text = path.read_text()
-    place = text.index('"mAP": 0.') + len('"mAP": 0.')
-    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+    content = path.read_bytes()
+    place = content.index(b'mAP\\": 0.') + len(b'mAP\\": 0.')
+    path.write_bytes(content[:place] + b"%d" % ((int(content[place : place + 1]) + 1) % 10) + content[place + 1 :])
 
 
 DAMAGES = {
@@ -424,12 +437,14 @@ DAMAGES = {
     "a flipped bit": lambda place: flip_a_bit(place / "model.safetensors"),
     "an empty file": lambda place: (place / "training.safetensors").write_bytes(b""),
     "a missing file": lambda place: (place / "model.safetensors").unlink(),
-    "no state": lambda place: (place / "state.json").unlink(),
-    "half a state": lambda place: cut(place / "state.json"),
-    "another digit": lambda place: change_a_digit(place / "state.json"),
-    "another's state": lambda place: (place / "state.json").write_text('{"epoch": 2}'),
-    "no dictionary": lambda place: (place / "state.json").write_text("[]"),
-    "a state of binary": lambda place: (place / "state.json").write_bytes(b"\x80\x04\x95\xff"),
+    "no training state": lambda place: (place / "training.safetensors").unlink(),
+    "another digit of a score": lambda place: change_a_digit(place / "model.safetensors"),
+    "a flipped bit of the optimiser": lambda place: flip_a_bit(place / "training.safetensors"),
+    "no description": lambda place: save_file(load_file(place / "model.safetensors"), place / "model.safetensors"),
+    "another's training state": lambda place: shutil.copy(
+        place_of(place.parents[1], 1) / "training.safetensors", place
+    ),
+    "no safetensors": lambda place: (place / "model.safetensors").write_bytes(b"\x80\x04\x95\xff"),
 }
 
 
@@ -454,7 +469,7 @@ def test_nothing_whole_is_one_sentence(half, capsys):
     for epoch in (1, 2):
         cut(place_of(half, epoch) / "model.safetensors")
     error = refused(capsys, half)
-    assert error.count("not the content that was written") == 2
+    assert error.count("is not whole") == 2
     assert "train again" in error
 
 
@@ -479,7 +494,7 @@ def test_train_points_to_resume_where_a_run_is_unfinished(half, images, capsys):
 @pytest.mark.parametrize(("key", "warning"), [("code", "the code "), ("versions", "the run was made with")])
 def test_other_code_is_a_warning(half, key, warning, capsys):
     another = {"attnreid": "0.0.1", "torch": "1.0"} if key == "versions" else "another"
-    change_state(half, lambda state: state.update({key: another}))
+    change_state(half, **{key: another})
     (half / "result.json").unlink()
     assert resume(half) == 0
     assert f"warning: {warning}" in capsys.readouterr().err
@@ -494,7 +509,7 @@ def test_the_log_is_cut_back_to_the_checkpoint(half, whole):
 
 
 def test_best_weights_that_a_stop_kept_from_their_name_get_it(half):
-    change_state(half, lambda state: state["best"].update(epoch=2))
+    change_state(half, best={"epoch": 2, "mAP": 1.0})
     (half / "result.json").unlink()
     (half / "best.safetensors").write_bytes(b"those of an epoch before")
     assert resume(half) == 0
@@ -502,18 +517,16 @@ def test_best_weights_that_a_stop_kept_from_their_name_get_it(half):
 
 
 def test_an_epoch_evaluated_afterwards_may_be_the_best(half):
-    def as_if_not_evaluated(state):
-        del state["log"][-1]["mAP"], state["log"][-1]["rank1"]
-        state["best"] = {"epoch": 0, "mAP": -1.0}
-
-    change_state(half, as_if_not_evaluated)
+    log = read_checkpoint(place_of(half, 2)).state.log
+    del log[-1]["mAP"], log[-1]["rank1"]
+    change_state(half, log=log, best={"epoch": 0, "mAP": -1.0})
     final = json.loads((half / "result.json").read_text())["final"]
     (half / "result.json").unlink()
     (half / "best.safetensors").write_bytes(b"those of an epoch before")
     assert resume(half) == 0
     best = {"epoch": 2, "mAP": final["mAP"]}
     assert best.items() < json.loads((half / "result.json").read_text())["best"].items()
-    assert read_checkpoint(place_of(half, 2)).state["best"] == best
+    assert read_checkpoint(place_of(half, 2)).state.description.best == best
     assert logged(half)[-1]["mAP"] == final["mAP"]
     assert (half / "best.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
 
@@ -524,7 +537,7 @@ def test_best_and_last_are_kept(whole):
     result = json.loads((whole / "apnet" / "result.json").read_text())
     assert (result["best"]["epoch"], result["best"]["mAP"]) == (best["epoch"], best["mAP"])
     assert result["best"]["chosen_on"].startswith("the test set")
-    last = read_checkpoint(place_of(whole / "apnet", 4)).model
+    last = load_file(place_of(whole / "apnet", 4) / "model.safetensors")
     weights = load_file(whole / "apnet" / "model.safetensors")
     assert all(torch.equal(last[name], weights[name]) for name in last)
     assert saved_epochs(whole / "apnet") == [3, 4]

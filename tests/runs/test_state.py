@@ -6,13 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from reference_pipelines.runs.state import (
-    generator_state,
-    optimizer_state,
-    restore_generators,
-    restore_optimizer,
-    seed_generators,
-)
+from reference_pipelines.runs.state import GeneratorState, OptimizerState, seed_generators
 
 
 def network():
@@ -32,12 +26,13 @@ def test_the_next_step_of_a_restored_optimiser_is_the_same_and_in_the_same_order
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.1)
     for seed in range(3):
         step(model, optimizer, seed)
-    tensors, groups = optimizer_state(optimizer)
-    tensors = {name: value.clone().contiguous() for name, value in tensors.items()}
+    state = OptimizerState.of(optimizer)
+    tensors = {name: value.clone().contiguous() for name, value in state.tensors.items()}
+    groups = [{**group, "betas": list(group["betas"])} for group in state.groups]  # as JSON gives them back
     other = network()
     other.load_state_dict(model.state_dict())
     restored = torch.optim.Adam(other.parameters(), lr=0.5)
-    restore_optimizer(restored, tensors, [{**group, "betas": list(group["betas"])} for group in groups])
+    OptimizerState(tensors, groups).restore(restored)
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         for name in ("exp_avg", "exp_avg_sq"):
             assert optimizer.state[mine][name].stride() == restored.state[theirs][name].stride()
@@ -68,10 +63,10 @@ def test_every_generator_goes_on():
     random.seed(4)
     np.random.randn()  # one of a pair is kept for the next call
     random.gauss(0, 1)
-    tensors, document = generator_state(torch.device("cpu"))
+    state = GeneratorState.of(torch.device("cpu"))
     after = [drawn(), np.random.randn(), random.gauss(0, 1)]
     drawn()
-    restore_generators(torch.device("cpu"), tensors, document)
+    state.restore(torch.device("cpu"))
     assert [drawn(), np.random.randn(), random.gauss(0, 1)] == after
 
 

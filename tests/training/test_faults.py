@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from reference_pipelines.runs.checkpoint import saved_epochs
+from reference_pipelines.runs.checkpoints import saved_epochs
 from tests.training.runs import ROOT, Together, arguments, assert_same_run, epochs_logged
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")

@@ -1,12 +1,15 @@
 """Both programs from files to result.json, small: everything written, reproducible, nothing lost when they stop."""
 
+import ast
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from reference_pipelines.runs.provenance import file_digest
 from safetensors.torch import load_file
 
 from reference_pipelines.commands.cli import main
@@ -17,8 +20,7 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.mla import train as mla
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.table import format_results
-from reference_pipelines.runs.checkpoint import place_of
-from reference_pipelines.runs.folder import file_digest
+from reference_pipelines.runs.checkpoints import place_of
 from reference_pipelines.runs.resume import find_checkpoint
 from reference_pipelines.training import loop, session
 from reference_pipelines.training.optimizer import rate_factor
@@ -117,6 +119,51 @@ def test_the_attention_of_the_examples_is_kept(runs, pipeline, expected):
     assert all(((gates[name] >= 0) & (gates[name] <= 1)).all() for name in gates.files)
 
 
+def test_a_session_does_nothing_before_it_is_entered(images, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    monkeypatch.setattr(
+        "reference_pipelines.training.session.pick_device", lambda *_: pytest.fail("something was done")
+    )
+    opened = session.Session("apnet", configured("apnet", tmp_path / "nowhere"), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == ""
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="nowhere"), opened:
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_begins_in_an_entered_session_is_undone_where_entering_fails(images, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(session, "seed_generators", fail)
+    opened = session.Session("apnet", configured("apnet", images), tmp_path / "run")
+    with pytest.raises(RuntimeError, match="out of luck"), opened:
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def imported_by(folder):
+    found = set()
+    for path in Path(loop.__file__).parents[1].joinpath(folder).glob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        found |= {
+            node.module.split(".")[1]
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.startswith("reference_pipelines.")
+        }
+    return found
+
+
+def test_what_trains_does_not_know_what_reports_and_a_runs_files_know_neither():
+    assert "runs" in imported_by("training")
+    assert imported_by("training").isdisjoint({"reporting", "apnet", "mla", "pipelines", "commands"})
+    assert imported_by("runs").isdisjoint({"training", "reporting", "models", "evaluation", "pipelines", "commands"})
+
+
 def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch):
     plain = trained("mla", images, tmp_path / "plain")
     # Other ids for the same files: only the purity, which training does not use, may change.
@@ -127,7 +174,7 @@ def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch)
         data.train.ids[:] = np.arange(len(data.train)) + 1
         return data
 
-    monkeypatch.setattr("reference_pipelines.training.session.read", relabelled)
+    monkeypatch.setattr("reference_pipelines.training.images.read", relabelled)
     changed = trained("mla", images, tmp_path / "changed")
     assert changed["final"]["mAP"] == plain["final"]["mAP"]
     assert changed["clustering"]["id_purity"] != plain["clustering"]["id_purity"]
@@ -300,7 +347,7 @@ def test_the_images_are_the_same_ones_wherever_the_config_is_read_again(images, 
     root = str(tmp_path / "here" / "data")
     assert result["config"]["data"]["root"] == root
     assert f"root: {root}\n" in (tmp_path / "run" / "config.yaml").read_text()
-    assert find_checkpoint(tmp_path / "run").checkpoint.state["config"]["data"]["root"] == root
+    assert find_checkpoint(tmp_path / "run").checkpoint.state.description.config["data"]["root"] == root
 
 
 def test_a_run_from_random_weights_is_warned_of_and_one_that_stays_says_so(images, tmp_path, capsys):

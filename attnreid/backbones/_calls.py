@@ -1,6 +1,6 @@
 """An `attach` call written down as plain data, so that a checkpoint can hold it and the call be made again.
 
-A recipe is `{"call": name, "options": {...}}` of what JSON knows. An attention is written as its registered
+It is `{"name": ..., "options": {...}}` of what JSON knows. An attention is written as its registered
 name, as `{"name": ..., "options": ...}` where a `functools.partial` chose options, or as `{"pyramid": options}`
 for `AttentionPyramid`; a class or function that is not registered cannot be written down.
 """
@@ -13,17 +13,17 @@ from typing import Any
 from attnreid.pyramid import AttentionPyramid
 from attnreid.registry import find_attention, list_attention
 
-Recipe = dict[str, Any]
+Call = dict[str, Any]
 
 
 class _NotPlainError(Exception):
     """Something in the call is no plain data."""
 
 
-def describe_call(call: str, **options: Any) -> Recipe | None:
-    """Return the recipe of a call of `call` with these options; None where one of them is not plain data."""
+def describe_call(name: str, **options: Any) -> Call | None:
+    """Return a call of `name` with these options; None where one of them is not plain data."""
     try:
-        return {"call": call, "options": _options(options)}
+        return {"name": name, "options": _options(options)}
     except _NotPlainError:
         return None
 

@@ -1,0 +1,72 @@
+"""The images of a run, read and looked through before anything is computed."""
+
+from reference_pipelines.config.sections import DataConfig
+from reference_pipelines.data import ReidData, read
+from reference_pipelines.data.decoding import find_corrupt, without_corrupt
+from reference_pipelines.data.records import PARTS
+from reference_pipelines.distributed.processes import Processes
+from reference_pipelines.errors import UserError
+
+_WORTH_WORKERS = 2000  # images that this process decodes in about the time that workers take to start
+
+
+def read_images(wanted: DataConfig, processes: Processes) -> tuple[ReidData, int]:
+    """Return the images, and how many were left out because they do not decode.
+
+    Raises:
+        UserError: they cannot be read, or a part is missing.
+    """
+
+    def read_whole() -> ReidData:
+        return read(wanted.root, wanted.layout).require("train", "train", "query", "gallery")
+
+    data = processes.together(read_whole)
+    if not wanted.skip_corrupt:
+        return data, 0
+    whole = processes.once(lambda: without_corrupt(data, workers=wanted.workers))
+    return whole, sum(len(data.part(part)) - len(whole.part(part)) for part in PARTS)
+
+
+def check_the_same(root: str, fingerprint: str, before: str | None, processes: Processes) -> None:
+    """Refuse other images than those of the other processes, or of the checkpoint.
+
+    Args:
+        root: where they lie.
+        fingerprint: of the images.
+        before: of the checkpoint's; None for a new run.
+        processes: who trains together.
+
+    Raises:
+        UserError: they are others.
+    """
+    if not processes.agree(fingerprint):
+        raise UserError(
+            f"data: {root} must hold the same images for every process, and it does not; "
+            "copy them to every machine alike, or share the folder"
+        )
+    if before not in (None, fingerprint):
+        raise UserError(
+            f"resume: the images in {root} must be those that the run was trained on (fingerprint {before}), "
+            f"they are others (fingerprint {fingerprint}); give the right folder with --data.root, or train anew"
+        )
+
+
+def check_that_all_decode(data: ReidData, workers: int, processes: Processes) -> None:
+    """Decode every training image once, before an epoch is spent on the others.
+
+    Raises:
+        UserError: one does not.
+    """
+    paths = list(dict.fromkeys(data.train.paths))
+
+    def decode() -> None:
+        corrupt = find_corrupt(processes.share(paths), workers=workers if len(paths) > _WORTH_WORKERS else 0)
+        if corrupt:
+            path, reason = corrupt[0]
+            also = f" and {len(corrupt) - 1} more" if len(corrupt) > 1 else ""
+            raise UserError(
+                f"data: cannot read the image {path} ({reason}){also}, of the {len(paths):,} of train; replace or "
+                "remove what does not decode (data verify names all), or train without it: --data.skip_corrupt true"
+            )
+
+    processes.together(decode)
