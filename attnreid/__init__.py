@@ -1,6 +1,6 @@
 """Attention layers for person re-identification that drop into any pretrained backbone and come out again."""
 
-from attnreid.attention_maps import record_attention
+from attnreid.attention_maps import explain_levels, record_attention
 from attnreid.backbones import (
     Attachment,
     Site,
@@ -33,6 +33,7 @@ from attnreid.layers import (
     SplitAttention,
     SqueezeExcitation,
 )
+from attnreid.layers.gate import Gate, PooledGate
 from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
 from attnreid.registry import create_attention, list_attention, register_attention
 
@@ -43,10 +44,12 @@ __all__ = [
     "AttentionPyramid",
     "Difference",
     "DomainLevelAttention",
+    "Gate",
     "HeadLevelAttention",
     "LevelPlan",
     "MultiLevelAttention",
     "PixelLevelAttention",
+    "PooledGate",
     "RelationAwareChannelAttention",
     "RelationAwareSpatialAttention",
     "ReleasedCheckpoint",
@@ -61,6 +64,7 @@ __all__ = [
     "attach_se",
     "attachments",
     "create_attention",
+    "explain_levels",
     "find_sites",
     "fold",
     "list_attention",

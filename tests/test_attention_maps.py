@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from attnreid import _recording
 from attnreid.attention_maps import record_attention
 from attnreid.backbones import attach, attach_apnet, attach_mla
-from attnreid.layers import MultiLevelAttention, SqueezeExcitation
+from attnreid.layers import MultiLevelAttention, SqueezeExcitation, _probe
 from attnreid.pyramid import AttentionPyramid
 from attnreid.registry import create_attention, list_attention
 
@@ -33,7 +32,8 @@ def images() -> Tensor:
 @pytest.fixture(autouse=True)
 def _nothing_listens():
     yield
-    assert _recording.listeners == []
+    assert not _probe._listeners
+    assert not torch.nn.modules.module._has_any_global_hook()
 
 
 def test_gates_per_site_and_level(model: ResNet, images: Tensor) -> None:
@@ -110,10 +110,15 @@ def test_nothing_stays_behind_after_an_error(model: ResNet, images: Tensor) -> N
     before = {name: sorted(vars(module)) for name, module in model.named_modules()}
     with pytest.raises(RuntimeError), record_attention(model):
         model(images[:, :2])
-    assert _recording.listeners == []
-    with record_attention(model):
+    with record_attention(model) as gates:
         model(images)
-    assert {name: sorted(vars(module)) for name, module in model.named_modules()} == before
+        own = gates["layer1"]["se"]
+        double = copy.deepcopy(model)
+        double(images + 1)
+    assert gates["layer1"]["se"] is own
+    for one in (model, double):
+        assert {name: sorted(vars(module)) for name, module in one.named_modules()} == before
+        assert not any(module._forward_hooks for module in one.modules())
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -199,7 +204,6 @@ def test_in_a_compiled_function_it_is_refused(images: Tensor) -> None:
     broken = torch.compile(record.__wrapped__, backend="eager")
     with pytest.raises(RuntimeError, match=r"record_attention: .*eager code.*outside"):
         broken(images)
-    assert _recording.listeners == []
 
 
 def test_a_compiled_wrapper_runs_eagerly_inside_and_is_not_compiled_anew(images: Tensor) -> None:
