@@ -185,7 +185,7 @@ def build_attention(
     module = builder(channels, **options)
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"{who}: attention must build an nn.Module, got {type(module).__name__}: have the callable return one"
+            f"{who}: attention must build an nn.Module for {channels} channels, got {module!r}: have it return one"
         )
     return module if options.keys() >= placed.keys() else module.to(device=device, dtype=dtype)
 

@@ -545,7 +545,7 @@ def test_no_probe_in_a_pyramid_is_passed_by(attention, options, shapes):
             {},
             r"level 2 .*2 parts .*, got dim=None",
         ),
-        (TypeError, lambda channels: 3, {"levels": 1}, r"attention .*nn.Module, got int"),
+        (TypeError, lambda channels: 3, {"levels": 1}, r"attention .*nn.Module .*8 channels, got 3"),
         (
             ValueError,
             "se",
