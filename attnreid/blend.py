@@ -37,5 +37,5 @@ class IdentityBlend(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the blend of the map and what the layer makes of it."""
-        found = self.layer.as_affine(x) if isinstance(self.layer, Gate) else None
+        found = self.layer.as_affine(x) if isinstance(self.layer, Gate) and self.layer.multiplies else None
         return blend_map(self.blend, x, self.layer(x)) if found is None else blend_affine(self.blend, *found)

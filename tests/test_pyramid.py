@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attnreid import PooledGate, registry
+from attnreid.blend import IdentityBlend
 from attnreid.layers import (
     PixelLevelAttention,
     RelationAwareChannelAttention,
@@ -330,6 +331,20 @@ def test_a_users_gate_that_takes_parts_handles_them_itself():
     assert [level.parts for level in AttentionPyramid(8, Split, levels=3).levels] == [1, 2, 4]
     with pytest.raises(ValueError, match=r"dim .*'channels', got 'height'"):
         AttentionPyramid(8, Split, dim="height", size=SIZE)
+
+
+def test_a_gate_with_a_forward_of_its_own_is_run_as_it_stands():
+    class Residual(Efficient):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    layer, x = build(Residual).double(), support.random_map(2, 8, *SIZE)
+    y = layer.levels[0](x)
+    parts = [part(piece) for part, piece in zip(layer.levels[1].parts, y.chunk(2, 1), strict=True)]
+    support.assert_close(layer(x), torch.cat(parts, 1), 1e-12)
+    blend = IdentityBlend(layer.levels[0]).double()
+    nn.init.constant_(blend.blend, 0.5)
+    support.assert_close(blend(x), (x + y) / 2, 1e-12)
 
 
 def test_a_users_norm_of_its_own_is_not_taken_for_one_behind_the_gate():

@@ -63,6 +63,11 @@ class Gate(HidesProbes, Unscriptable):
         self.probe = Probe()
 
     @property
+    def multiplies(self) -> bool:
+        """Whether the layer is the map times its gate; one with a forward of its own is run as any other attention."""
+        return type(self).forward is Gate.forward
+
+    @property
     def norm_behind(self) -> nn.BatchNorm2d | None:
         """The batch norm that the gated map goes through, for a gate that has one."""
         return None

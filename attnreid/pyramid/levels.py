@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,13 +68,23 @@ def build_level(
             f"{_WHO}: attention must build a new module at each call, got the same one twice: "
             "pass a class or a function that makes one"
         )
-    if not all(isinstance(module, Gate) and module.norm_behind is None for module in modules):
+    gates = [module for module in modules if is_bare(module)]
+    pooled = [gate for gate in gates if joins(gate)]
+    if len(gates) < level.parts:
         return Parts(modules, level.dim)
-    gates = cast(list[Gate], modules)
-    pooled = [gate for gate in gates if isinstance(gate, PooledGate) and gate.joins]
-    if len(pooled) == len(gates) and level.dim == "channels":
+    if len(pooled) == level.parts and level.dim == "channels":
         return PooledParts(channels, pooled)
     return GateParts(channels, gates, level.dim)
+
+
+def is_bare(layer: nn.Module) -> TypeGuard[Gate]:
+    """Whether the layer is the map times its gate and no more."""
+    return isinstance(layer, Gate) and layer.multiplies and layer.norm_behind is None
+
+
+def joins(layer: nn.Module) -> TypeGuard[PooledGate]:
+    """Whether the layer, its norm included, can be told from the map's moments."""
+    return isinstance(layer, PooledGate) and layer.multiplies and layer.joins
 
 
 def _gate_class(attention: Attention) -> type[Gate]:

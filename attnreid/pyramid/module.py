@@ -14,9 +14,9 @@ from attnreid.blend import blend_affine, blend_map
 from attnreid.layers._checks import check_flag, check_map, check_size, describe
 from attnreid.layers._folding import reset_norm
 from attnreid.layers._probe import HidesProbes, Probe, probed
-from attnreid.layers.gate import Gate, PooledGate, SplitDim
+from attnreid.layers.gate import Gate, SplitDim
 from attnreid.layers.pooled import compose
-from attnreid.pyramid.levels import attend, build_level, one_per_level, split_dims
+from attnreid.pyramid.levels import attend, build_level, is_bare, joins, one_per_level, split_dims
 from attnreid.pyramid.plan import RADIX, parts_per_level, plan_pyramid
 from attnreid.registry import Attention, find_builder, option_names
 
@@ -135,15 +135,15 @@ class AttentionPyramid(HidesProbes, Unscriptable):
         if not self.plan:
             return x
         layers = [self.levels[index] for index in self._steps]
-        gates = [layer for layer in layers if isinstance(layer, Gate) and layer.norm_behind is None]
-        pooled = [layer for layer in layers if isinstance(layer, PooledGate) and layer.joins]
+        gates = [layer for layer in layers if is_bare(layer)]
+        pooled = [layer for layer in layers if joins(layer)]
         if self.maps is None and len(pooled) == len(layers):
             return blend_affine(self.blend, *compose(x, pooled))
         if self.maps is None and len(gates) == len(layers):
             return blend_affine(self.blend, x, _merged(gates, x), None)
         y = x
         for index, layer in zip(self._steps, layers, strict=True):
-            y = layer.apply_gate(y, layer.probed_gate(y)) if isinstance(layer, Gate) else attend(layer, y)
+            y = attend(layer, y)
             if self.maps is not None:
                 y = probed(self.maps[f"level{index + 1}"], y)
         return blend_map(self.blend, x, y)
