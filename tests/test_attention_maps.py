@@ -412,3 +412,12 @@ def test_what_cannot_be_explained_is_refused(model: ResNet, images: Tensor) -> N
         with pytest.raises(error) as raised:
             explain_levels(wrong)
         assert says(str(raised.value), "explain_levels: ", *parts)
+
+
+def test_a_gate_that_a_hook_put_in_its_place_is_the_one_that_is_recorded(model: ResNet, images: Tensor) -> None:
+    attach(model, "se", "layer1", input_size=SIZE)
+    hook = model.layer1.attention.probe.register_forward_hook(lambda probe, args, gate: torch.zeros_like(gate))
+    with record_attention(model) as gates:
+        model(images)
+    assert not gates["layer1"]["se"].any()
+    hook.remove()
