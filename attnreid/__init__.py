@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnreid.attention_maps import record_attention
+    from attnreid.attention_maps import explain_levels, record_attention
     from attnreid.backbones.attach import Attachment, attach, attachments
     from attnreid.backbones.presets import attach_apnet, attach_mla, attach_se
     from attnreid.backbones.sites import Site, find_sites
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SplitAttention,
         SqueezeExcitation,
     )
+    from attnreid.layers.gate import Gate, PooledGate
     from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
     from attnreid.registry import create_attention, list_attention, register_attention
 
@@ -44,10 +45,12 @@ __all__ = [
     "AttentionPyramid",
     "Difference",
     "DomainLevelAttention",
+    "Gate",
     "HeadLevelAttention",
     "LevelPlan",
     "MultiLevelAttention",
     "PixelLevelAttention",
+    "PooledGate",
     "RelationAwareChannelAttention",
     "RelationAwareSpatialAttention",
     "ReleasedNetwork",
@@ -62,6 +65,7 @@ __all__ = [
     "attach_se",
     "attachments",
     "create_attention",
+    "explain_levels",
     "find_sites",
     "fold",
     "list_attention",
@@ -78,6 +82,7 @@ __all__ = [
 
 # Where each is defined.
 _HOME_OF = {
+    "explain_levels": "attnreid.attention_maps",
     "record_attention": "attnreid.attention_maps",
     "Attachment": "attnreid.backbones",
     "Site": "attnreid.backbones",
@@ -106,6 +111,8 @@ _HOME_OF = {
     "RelationAwareSpatialAttention": "attnreid.layers",
     "SplitAttention": "attnreid.layers",
     "SqueezeExcitation": "attnreid.layers",
+    "Gate": "attnreid.layers.gate",
+    "PooledGate": "attnreid.layers.gate",
     "AttentionPyramid": "attnreid.pyramid",
     "LevelPlan": "attnreid.pyramid",
     "plan_pyramid": "attnreid.pyramid",
@@ -113,7 +120,7 @@ _HOME_OF = {
     "list_attention": "attnreid.registry",
     "register_attention": "attnreid.registry",
 }
-_ROOMS = ("backbones", "checkpoints", "layers")
+_ROOMS = ("attention_maps", "backbones", "checkpoints", "inference", "layers", "pyramid", "registry")
 
 
 def __getattr__(name: str) -> Any:

@@ -71,6 +71,11 @@ def is_recording() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
+def makes_graph() -> bool:
+    """Whether a graph is made of what runs: by a compiler, an exporter or torch.jit.trace."""
+    return torch.compiler.is_compiling() or is_recording()
+
+
 def holds_trace(module: nn.Module) -> bool:
     """Whether the module is a graph of torch.fx into which attention was traced."""
     if not isinstance(module, GraphModule):

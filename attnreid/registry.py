@@ -6,14 +6,17 @@ with the defaults.
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from attnreid.text import closest
 
 AttentionBuilder = Callable[..., nn.Module]
+Attention = str | AttentionBuilder
 Builder = TypeVar("Builder", bound=AttentionBuilder)
 
 _builders: dict[str, AttentionBuilder] = {}
@@ -118,6 +121,81 @@ def option_names(builder: AttentionBuilder) -> dict[str, inspect.Parameter]:
         return {}
     positional_only = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
     return {name: parameter for name, parameter in parameters.items() if parameter.kind not in positional_only}
+
+
+def takes_option(builder: AttentionBuilder, name: str) -> bool:
+    """Whether the signature names the option, and no partial around it has set it already."""
+    chosen = builder.keywords if isinstance(builder, partial) else {}
+    return name in option_names(builder) and name not in chosen
+
+
+def registered_name(cls: type) -> str:
+    """Return the name that a class, or else the nearest of its bases, is registered under; else the class's own."""
+    for base in cls.__mro__:
+        for name, builder in _registered().items():
+            if builder is base:
+                return name
+    return cls.__name__
+
+
+def find_builder(who: str, attention: object) -> AttentionBuilder:
+    """Return what builds an attention: what is registered under a name, or the callable itself.
+
+    Raises:
+        TypeError: it is neither a name nor something that builds a module.
+        ValueError: the name is unknown.
+    """
+    if isinstance(attention, str):
+        return find_attention(attention)
+    if isinstance(attention, nn.Module) or not callable(attention):
+        got = type(attention).__name__ if isinstance(attention, nn.Module) else repr(attention)
+        raise TypeError(
+            f"{who}: attention must be a registered name, a layer class or a callable that builds a fresh module, "
+            f"got {got}: every place needs a module of its own, so pass the class, or functools.partial(Class, "
+            "option=...)"
+        )
+    return attention
+
+
+def build_attention(
+    who: str,
+    builder: AttentionBuilder,
+    channels: int,
+    *,
+    size: tuple[int, int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Call a builder with those of size, device and dtype that its signature takes and no partial has set.
+
+    Args:
+        who: named in what is raised.
+        builder: a callable `(channels, **options)`.
+        channels: the channels of the map.
+        size: the map's (height, width), where it is known.
+        device: where the module shall be; None for where it is made.
+        dtype: its parameters' type; None for the one that they are made in.
+        options: given to the builder in any case.
+
+    Raises:
+        TypeError: it builds something else than a module.
+        ValueError: it must know the size, and none is given.
+    """
+    if takes_option(builder, "size"):
+        if size is not None:
+            options["size"] = size
+        elif option_names(builder)["size"].default is inspect.Parameter.empty:
+            name = getattr(builder, "__name__", "the attention")
+            raise ValueError(f"{who}: {name} must know the map's size, got size=None: pass size=(H, W)")
+    placed = {"device": device, "dtype": dtype}
+    options.update((name, value) for name, value in placed.items() if value is not None and takes_option(builder, name))
+    module = builder(channels, **options)
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"{who}: attention must build an nn.Module for {channels} channels, got {module!r}: have it return one"
+        )
+    return module if options.keys() >= placed.keys() else module.to(device=device, dtype=dtype)
 
 
 def _check_options(name: str, builder: AttentionBuilder, options: dict[str, Any]) -> None:

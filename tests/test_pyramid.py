@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from attnreid import registry
+from attnreid import PooledGate, registry
+from attnreid.blend import IdentityBlend
 from attnreid.layers import (
-    DomainLevelAttention,
     PixelLevelAttention,
     RelationAwareChannelAttention,
     RelationAwareSpatialAttention,
     SplitAttention,
     SqueezeExcitation,
 )
+from attnreid.layers._probe import Probe
 from attnreid.pyramid import AttentionPyramid, LevelPlan, plan_pyramid
 from tests.layers import support
+from tests.layers.own import Efficient, Spotlight
 from tests.oracles.pyramid import blended, pyramid
 
 SIZE = (4, 2)
@@ -274,10 +276,11 @@ class Reads(torch.utils._python_dispatch.TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("attention", ["se", Efficient])
 @pytest.mark.parametrize("levels", [1, 2, 4])
 @pytest.mark.parametrize("identity_init", [False, True])
-def test_a_channel_pyramid_reads_the_map_twice_whatever_its_levels(levels, identity_init):
-    layer, x = AttentionPyramid(16, levels=levels, identity_init=identity_init), torch.randn(3, 16, 7, 5)
+def test_a_channel_pyramid_reads_the_map_twice_whatever_its_levels(attention, levels, identity_init):
+    layer, x = AttentionPyramid(16, attention, levels=levels, identity_init=identity_init), torch.randn(3, 16, 7, 5)
     with Reads(x.numel()) as count:
         layer(x)
     assert (count.reads, count.writes) == (2, 1)
@@ -290,6 +293,74 @@ def test_with_the_norms_of_split_attention_too_in_eval_mode(identity_init):
     with Reads(x.numel()) as count, torch.no_grad():
         layer(x)
     assert (count.reads, count.writes) == (2, 1)
+
+
+# Gates that a user wrote
+
+
+def test_a_users_pooled_gates_agree_with_the_levels_one_by_one():
+    layer, x = build(Efficient, levels=3).double(), support.random_map(2, 8, *SIZE)
+    y = x
+    for level in layer.levels:
+        gates = []
+        parts = getattr(level, "parts", [level])
+        for part, piece in zip(parts, y.chunk(len(parts), 1), strict=True):
+            mean = torch.nn.functional.pad(piece.mean(dim=(2, 3)), (1, 1))
+            (before, at, behind), bias = part.mix.weight.flatten(), part.mix.bias
+            gates.append((before * mean[:, :-2] + at * mean[:, 1:-1] + behind * mean[:, 2:] + bias).sigmoid())
+        y = y * torch.cat(gates, 1)[..., None, None]
+    assert [len(getattr(level, "parts", [level])) for level in layer.levels] == [1, 2, 4]
+    support.assert_close(layer(x), y, 1e-12)
+
+
+@pytest.mark.parametrize(("attention", "dim"), [(Spotlight, "channels"), (Spotlight, "height"), (Efficient, "height")])
+def test_a_users_gates_are_split_along_the_dim_that_is_asked_for(attention, dim):
+    layer, x = build(attention, dim=dim).double(), support.random_map(2, 8, *SIZE)
+    axis = 1 if dim == "channels" else 2
+    y = layer.levels[0](x)
+    parts = [part(piece) for part, piece in zip(layer.levels[1].parts, y.chunk(2, axis), strict=True)]
+    support.assert_close(layer(x), torch.cat(parts, axis), 1e-12)
+
+
+def test_a_users_gate_that_takes_parts_handles_them_itself():
+    class Split(Efficient):
+        def __init__(self, channels, *, parts=1):
+            super().__init__(channels)
+            self.parts = parts
+
+    assert [level.parts for level in AttentionPyramid(8, Split, levels=3).levels] == [1, 2, 4]
+    with pytest.raises(ValueError, match=r"dim .*'channels', got 'height'"):
+        AttentionPyramid(8, Split, dim="height", size=SIZE)
+
+
+def test_a_gate_with_a_forward_of_its_own_is_run_as_it_stands():
+    class Residual(Efficient):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    layer, x = build(Residual).double(), support.random_map(2, 8, *SIZE)
+    y = layer.levels[0](x)
+    parts = [part(piece) for part, piece in zip(layer.levels[1].parts, y.chunk(2, 1), strict=True)]
+    support.assert_close(layer(x), torch.cat(parts, 1), 1e-12)
+    blend = IdentityBlend(layer.levels[0]).double()
+    nn.init.constant_(blend.blend, 0.5)
+    support.assert_close(blend(x), (x + y) / 2, 1e-12)
+
+
+def test_a_users_norm_of_its_own_is_not_taken_for_one_behind_the_gate():
+    class Normed(PooledGate):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.norm = nn.BatchNorm1d(channels)
+
+        def gate_of(self, pooled):
+            return self.norm(pooled).sigmoid()
+
+    layer, x = AttentionPyramid(8, Normed, levels=(1, 1)).double(), support.random_map(3, 8, *SIZE)
+    y = x
+    for _ in layer.levels:
+        y = y * nn.functional.batch_norm(y.mean(dim=(2, 3)), None, None, training=True).sigmoid()[..., None, None]
+    support.assert_close(layer(x), y, 1e-12)
 
 
 # Starting as the identity
@@ -402,30 +473,52 @@ def test_building_keeps_a_foreign_attentions_own_weights():
 
 
 @pytest.mark.parametrize("order", ["coarse_to_fine", "fine_to_coarse"])
-def test_each_level_is_recorded_once_by_the_pyramid(order):
+def test_each_levels_merged_gate_passes_its_probe_once(order):
     layer, x = build(order=order).double().eval(), support.random_map(2, 8, *SIZE)
-    with support.Recorder() as heard:
+    with support.Recorder(layer) as heard:
         y = layer(x)
-    names = ["level1", "level2"] if order == "coarse_to_fine" else ["level2", "level1"]
-    assert [(who, level) for who, level, _ in heard] == [(layer, name) for name in names]
-    gates = {level: gate for _, level, gate in heard}
-    assert gates["level1"].shape == (2, 8, 1, 1)
-    assert gates["level2"].shape == (2, 1, *SIZE)
-    support.assert_close(y, x * gates["level1"] * gates["level2"], 1e-12)
+    names = ["levels.0.probe", "levels.1.probe"]
+    assert [name for name, _ in heard] == (names if order == "coarse_to_fine" else names[::-1])
+    gates = dict(heard)
+    assert gates["levels.0.probe"].shape == (2, 8, 1, 1)
+    assert gates["levels.1.probe"].shape == (2, 1, *SIZE)
+    support.assert_close(y, x * gates["levels.0.probe"] * gates["levels.1.probe"], 1e-12)
 
 
-def test_the_fast_path_and_mixed_pyramids_record_too():
-    x = support.random_map(2, 8, *SIZE, dtype=torch.float32)
-    with support.Recorder() as heard:
-        AttentionPyramid(8, "se")(x)
-        AttentionPyramid(8, ("se", DomainLevelAttention), levels=(2, 1))(x)
-    shapes = [(level, tuple(gate.shape)) for _, level, gate in heard]
-    assert shapes == [
-        ("level1", (2, 8, 1, 1)),
-        ("level2", (2, 8, 1, 1)),
-        ("level1", (2, 8, 1, 1)),
-        ("domain", (2, 64, *SIZE)),
-    ]
+CHANNEL = (2, 8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("attention", "options", "shapes"),
+    [
+        ("se", {}, {"levels.0.probe": CHANNEL, "levels.1.probe": CHANNEL}),
+        (("se", "domain"), {"levels": (2, 1)}, {"levels.0.probe": CHANNEL, "levels.1.probe": (2, 64, *SIZE)}),
+        (
+            Efficient,
+            {"levels": (2,)},
+            {
+                "levels.0.parts.0.probe": (2, 4, 1, 1),
+                "levels.0.parts.1.probe": (2, 4, 1, 1),
+                "levels.0.probe": CHANNEL,
+            },
+        ),
+        (
+            Spotlight,
+            {"levels": (2,), "dim": "height"},
+            {
+                "levels.0.parts.0.probe": (2, 1, 2, 2),
+                "levels.0.parts.1.probe": (2, 1, 2, 2),
+                "levels.0.probe": (2, 1, 4, 2),
+            },
+        ),
+    ],
+)
+def test_no_probe_in_a_pyramid_is_passed_by(attention, options, shapes):
+    layer, x = build(attention, **options), support.random_map(2, 8, *SIZE, dtype=torch.float32)
+    with support.Recorder(layer) as heard:
+        layer(x)
+    assert {name: tuple(tensor.shape) for name, tensor in heard} == shapes
+    assert shapes.keys() == {name for name, module in layer.named_modules() if isinstance(module, Probe)}
 
 
 # Refusals
@@ -442,7 +535,7 @@ def test_the_fast_path_and_mixed_pyramids_record_too():
             {},
             r"attention .*layer class or .*callable .*, got Identity: ",
         ),
-        (TypeError, 3, {}, r"attention .*layer class or .*callable .*, got int"),
+        (TypeError, 3, {}, r"attention .*layer class or .*callable .*, got 3"),
         (ValueError, ("se",), {}, r"attention .*one a level, got 1 .*2 levels"),
         (ValueError, "se", {"order": "fine"}, r"order .* got 'fine': "),
         (TypeError, "se", {"identity_init": 1}, r"identity_init .*bool, got 1"),
@@ -467,7 +560,7 @@ def test_the_fast_path_and_mixed_pyramids_record_too():
             {},
             r"level 2 .*2 parts .*, got dim=None",
         ),
-        (TypeError, lambda channels: 3, {"levels": 1}, r"attention .*nn.Module, got int"),
+        (TypeError, lambda channels: 3, {"levels": 1}, r"attention .*nn.Module .*8 channels, got 3"),
         (
             ValueError,
             "se",

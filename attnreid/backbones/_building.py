@@ -1,47 +1,16 @@
 """One fresh layer for one site: made, checked on a map of the site's shape, and ready to be put in."""
 
-import functools
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnreid._recording import record
 from attnreid.backbones._loading import guard_loading
 from attnreid.backbones._measuring import observe, stand_in
 from attnreid.backbones._site import Site
-from attnreid.layers._gate import GateLayer
-from attnreid.registry import find_attention, option_names
-
-Attention = str | Callable[..., nn.Module]
-
-
-class IdentityBlend(nn.Module):
-    """Blends a layer in by one learnt scalar that starts at 0: at first every finite map passes unchanged.
-
-    A gate blends as `x * (1 + blend * (gate - 1))`, anything else (a gate with a norm behind it, too) as
-    `x + blend * (y - x)`.
-
-    Args:
-        layer: maps a map to a map of the same shape.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        self.blend = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the blend of the map and what the layer makes of it."""
-        if isinstance(self.layer, GateLayer) and self.layer.norm is None:
-            gate = self.layer.gate(x)
-            record(self.layer, self.layer.name, gate)
-            blended: Tensor = x * (1 + self.blend * (gate - 1))
-        else:
-            blended = x + self.blend * (self.layer(x) - x)
-        return blended
+from attnreid.blend import IdentityBlend
+from attnreid.registry import Attention, build_attention, find_builder, takes_option
 
 
 def build_layer(who: str, attention: Attention, site: Site, like: Tensor, identity_init: bool) -> nn.Module:
@@ -51,37 +20,20 @@ def build_layer(who: str, attention: Attention, site: Site, like: Tensor, identi
         TypeError: `attention` is not a name, a class or another callable, or does not return a module.
         ValueError: the layer refuses the site's channels or size, fails on a map of it, or changes its shape.
     """
-    if isinstance(attention, nn.Module) or not (isinstance(attention, str) or callable(attention)):
-        raise TypeError(
-            f"{who}: attention must be a registered name, a layer class or a callable (channels) that "
-            f"returns a fresh layer, got {attention!r}; pass the class, or functools.partial(Class, "
-            "option=...)."
-        )
-    builder = find_attention(attention) if isinstance(attention, str) else attention
-    options: dict[str, Any] = {"size": site.size} if _takes(builder, "size") else {}
-    blends_itself = _takes(builder, "identity_init")
-    if identity_init and blends_itself:
-        options["identity_init"] = True
+    builder = find_builder(who, attention)
+    assert site.channels is not None  # for the type checker: a site without a map was refused before
+    blends_itself = takes_option(builder, "identity_init")
+    options: dict[str, Any] = {"identity_init": True} if identity_init and blends_itself else {}
     try:
-        layer = builder(site.channels, **options)
+        layer = build_attention(who, builder, site.channels, size=site.size, **options)
     except ValueError as error:
         raise ValueError(f"{who}: no attention for {_describe(site)}: {error}") from error
-    if not isinstance(layer, nn.Module):
-        raise TypeError(
-            f"{who}: attention must return an nn.Module for {site.channels} channels, got {layer!r}; return the layer."
-        )
     _check_shape(who, layer, site)
     if identity_init and not blends_itself:
         layer = IdentityBlend(layer)
     layer.to(device=like.device, dtype=like.dtype)
     guard_loading(layer)
     return layer
-
-
-def _takes(builder: Callable[..., nn.Module], option: str) -> bool:
-    """Whether to pass `option`: the signature names it and the caller has not already chosen it."""
-    chosen = builder.keywords if isinstance(builder, functools.partial) else {}
-    return option in option_names(builder) and option not in chosen
 
 
 def _check_shape(who: str, layer: nn.Module, site: Site) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, Never, Self
 import torch
 from torch import Tensor, nn
 
-from attnreid.backbones._building import Attention, IdentityBlend, build_layer
+from attnreid.backbones._building import build_layer
 from attnreid.backbones._calls import Call, describe_call
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones._site import Site
@@ -28,7 +28,8 @@ from attnreid.backbones._surgery import (
     without_attention,
 )
 from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, look, select
-from attnreid.registry import find_attention, option_names
+from attnreid.blend import IdentityBlend
+from attnreid.registry import Attention, find_attention, option_names
 from attnreid.text import closest
 
 Where = Literal["after", "instead"]

@@ -11,7 +11,6 @@ from typing import Literal
 
 from torch import nn
 
-from attnreid.backbones._building import Attention
 from attnreid.backbones._calls import Call, describe_call
 from attnreid.backbones._wrapping import check_plain
 from attnreid.backbones.attach import Attachment, Place, put_in
@@ -20,6 +19,7 @@ from attnreid.backbones.sites import InputSize, Survey, look, measure_heights, s
 from attnreid.layers.multi_level import LEVELS, Level, MultiLevelAttention
 from attnreid.layers.squeeze_excitation import REDUCTION, SqueezeExcitation
 from attnreid.pyramid import RADIX, AttentionPyramid
+from attnreid.registry import Attention
 
 Variant = Literal["paper", "released"]
 

@@ -12,6 +12,7 @@ from attnreid.backbones._measuring import Observation, Seen, observe, stand_in
 from attnreid.backbones._site import Site as Site  # part of this module's interface
 from attnreid.backbones._surgery import CHILD, mark_of
 from attnreid.backbones._wrapping import check_plain
+from attnreid.layers._probe import Probe
 from attnreid.text import nearest
 
 Layout = Literal["NCHW"]
@@ -60,7 +61,7 @@ class Survey:
     """What one look at a model found.
 
     Args:
-        sites: every module but the model itself and what is inside its attention, by name.
+        sites: every module but the model itself, what is inside its attention, and probes, by name.
         seen: what each of them did.
         inputs: what the model was run on.
         double: the copy of the model that was run, whose attention passes every map.
@@ -226,7 +227,7 @@ def _sites(model: nn.Module, first: Observation, taller: Observation, layout: La
 
 def _outside_attention(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     for child_name, child in module._modules.items():
-        if child is not None and not (child_name == CHILD and mark_of(module)):
+        if child is not None and not isinstance(child, Probe) and not (child_name == CHILD and mark_of(module)):
             yield prefix + child_name, child
             yield from _outside_attention(child, f"{prefix}{child_name}.")
 

@@ -4,15 +4,13 @@ From "Multi-Level Attention for Unsupervised Person Re-Identification" (MLA), se
 what all pedestrians of a domain share, so that an image's own odd background weighs less.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid._recording import record
 from attnreid.layers._checks import check_count, check_map, describe
 from attnreid.layers._folding import Foldable, like
+from attnreid.layers._probe import HidesProbes, Probe, probed
 from attnreid.registry import register_attention
 
 
@@ -36,7 +34,7 @@ def domain_memory_map(x: Tensor, query: Tensor | None, key: Tensor) -> Tensor:
 
 
 @register_attention("domain")
-class DomainLevelAttention(Foldable):
+class DomainLevelAttention(HidesProbes, Foldable):
     """Adds to each pixel a mix of learnt memory vectors, weighed by how much the pixel resembles each slot.
 
     MLA's Eq. 4-6, `x + v_D(norm(softmax(k_D(q(x)))))`; the norm is computed by the identity of
@@ -65,8 +63,6 @@ class DomainLevelAttention(Foldable):
         torch.Size([2, 16, 16, 8])
     """
 
-    name: ClassVar[str] = "domain"
-
     def __init__(
         self,
         channels: int,
@@ -80,6 +76,7 @@ class DomainLevelAttention(Foldable):
         check_count("DomainLevelAttention", "memory", memory)
         self.channels = channels
         self.memory = memory
+        self.probe = Probe()  # the memory map passes it
         # The weights of three 1x1 convs, held bare: reset_parameters ties two of them together at the start.
         self.query: nn.Parameter | None = nn.Parameter(
             torch.empty(channels, channels, 1, 1, device=device, dtype=dtype)
@@ -98,14 +95,13 @@ class DomainLevelAttention(Foldable):
             self.value.copy_(self.key.transpose(0, 1))
 
     def memory_map(self, x: Tensor) -> Tensor:
-        """Return how much each pixel resembles each memory slot, `(N, memory, H, W)`; records nothing."""
+        """Return how much each pixel resembles each memory slot, `(N, memory, H, W)`; it passes no probe."""
         x = check_map("DomainLevelAttention", x, self.channels)
         return domain_memory_map(x, self.query, self.key)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map plus what the memory recalls for it."""
-        memory_map = self.memory_map(x)
-        record(self, self.name, memory_map)
+        memory_map = probed(self.probe, self.memory_map(x))
         return x + F.conv2d(memory_map, self.value)
 
     def fold_(self) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from attnreid._tracing import Unscriptable, is_recording, leaf, rearrange
 from attnreid.layers._checks import check_count, check_map, check_multiple, check_size, describe
+from attnreid.layers._pooling import widened
+from attnreid.layers._probe import HidesProbes, Probe, is_heard, probed
 from attnreid.registry import register_attention
 
 
@@ -41,6 +43,29 @@ def head_attention(
     return rearrange(attended, "n heads (h w) d -> n (heads d) h w", h=x.shape[2])
 
 
+def head_weights(
+    x: Tensor,
+    qkv: Tensor,
+    position: Tensor,
+    *,
+    heads: int,
+    gate: Tensor | None = None,
+    scale: float | None = 1.0,
+) -> Tensor:
+    """Return the weights of `head_attention`, `softmax(scale * (q.k + q.(gate * position)))`, as they are written.
+
+    Of P = H*W positions they are `(N, heads, P, P)`: row p is how much position p takes of each. The fused call never
+    has them. Half precision is computed in single precision, as fused kernels sum it.
+    """
+    channels = x.shape[1]
+    q, k = F.conv2d(x, qkv[: 2 * channels]).to(widened(x.dtype)).chunk(2, dim=1)
+    position = _weighed(position, gate).to(q.dtype).expand(k.shape)
+    q, k, position = (rearrange(t, "n (heads d) h w -> n heads (h w) d", heads=heads) for t in (q, k, position))
+    logits = q @ k.mT + q @ position.mT
+    factor = (channels // heads) ** -0.5 if scale is None else scale
+    return (factor * logits).softmax(dim=3).to(x.dtype)
+
+
 @leaf
 def _weighed(position: Tensor, gate: Tensor | None) -> Tensor:
     return position if gate is None else gate * position
@@ -60,7 +85,7 @@ def _check_gate(x: Tensor, gate: Tensor | None) -> Tensor | None:
 
 
 @register_attention("head")
-class HeadLevelAttention(Unscriptable):
+class HeadLevelAttention(HidesProbes, Unscriptable):
     """Replaces each pixel by a mix of all pixels' values, weighed by content and position, in several heads.
 
     MLA's Fig. 2, computed by the identity of `head_attention`. q, k and v come from one joined 1x1 conv
@@ -116,6 +141,7 @@ class HeadLevelAttention(Unscriptable):
         self.channels = channels
         self.heads = heads
         self.scale = scale
+        self.probe = Probe()  # the weights pass it, where anyone listens
         self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1, bias=False, device=device, dtype=dtype)
         self.position_height = nn.Parameter(torch.empty(channels, height, 1, device=device, dtype=dtype))
         self.position_width = nn.Parameter(torch.empty(channels, 1, width, device=device, dtype=dtype))
@@ -132,8 +158,21 @@ class HeadLevelAttention(Unscriptable):
         """Return the attended map; pixel-level attention's `gate` weighs each image's position code."""
         x = check_map("HeadLevelAttention", x, self.channels, self.size)
         gate = _check_gate(x, gate)
+        if is_heard(self.probe):
+            probed(self.probe, self.attention_weights(x, gate))
         position = self.position_height + self.position_width
         return head_attention(x, self.qkv.weight, position, heads=self.heads, gate=gate, scale=self.scale)
+
+    def attention_weights(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """Return what `forward` mixes the values by, `(N, heads, P, P)` of P = H*W positions; a row sums to 1.
+
+        It is computed apart, and takes the memory that `forward` avoids. A forward hook on `probe` sees it, too: it
+        is computed in `forward` where there is such a hook.
+        """
+        x = check_map("HeadLevelAttention", x, self.channels, self.size)
+        gate = _check_gate(x, gate)
+        position = self.position_height + self.position_width
+        return head_weights(x, self.qkv.weight, position, heads=self.heads, gate=gate, scale=self.scale)
 
     def resize(self, size: tuple[int, int]) -> "HeadLevelAttention":
         """Return a copy for maps of another size: position tables interpolated linearly, all else equal."""

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attnreid._recording import record
 from attnreid._tracing import Unscriptable
 from attnreid.layers._checks import check_count, check_map, check_size, describe
 from attnreid.layers.domain import DomainLevelAttention
@@ -101,11 +100,8 @@ class MultiLevelAttention(Unscriptable):
         x = check_map("MultiLevelAttention", x, self.channels, self.size if self.head is not None else None)
         gate = None
         if self.pixel is not None:
-            # The head level needs the gate too, so it is computed here once and recorded in the pixel level's
-            # name.
-            gate = self.pixel.gate(x)
-            record(self.pixel, self.pixel.name, gate)
-            x = x * gate
+            gate = self.pixel.probed_gate(x)  # here, since the head level needs it too
+            x = self.pixel.apply_gate(x, gate)
         if self.head is not None:
             x = self.head(x, gate)
         if self.domain is not None:

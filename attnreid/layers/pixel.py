@@ -5,14 +5,12 @@ absolute position code: where the background looks alike in all images of a came
 pixels says foreground or background before head-level attention compares positions.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.layers._checks import check_count, check_flag, check_map, describe
-from attnreid.layers._gate import GateLayer
+from attnreid.layers._checks import check_flag, check_map, describe
+from attnreid.layers.gate import Gate
 from attnreid.registry import register_attention
 
 
@@ -22,7 +20,7 @@ def pixel_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @register_attention("pixel")
-class PixelLevelAttention(GateLayer):
+class PixelLevelAttention(Gate):
     """Multiplies each pixel of each channel by a weight in (0, 1) computed from the pixel's 3x3
     neighbourhood.
 
@@ -49,8 +47,6 @@ class PixelLevelAttention(GateLayer):
         torch.Size([2, 64, 16, 8])
     """
 
-    name: ClassVar[str] = "pixel"
-
     def __init__(
         self,
         channels: int,
@@ -59,10 +55,8 @@ class PixelLevelAttention(GateLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_count("PixelLevelAttention", "channels", channels)
+        super().__init__(channels)
         check_flag("PixelLevelAttention", "shared_map", shared_map)
-        self.channels = channels
         self.shared_map = shared_map
         maps = 1 if shared_map else channels
         self.conv = nn.Conv2d(channels, maps, kernel_size=3, padding=1, device=device, dtype=dtype)

@@ -21,7 +21,7 @@ from attnreid.layers._checks import (
     describe,
 )
 from attnreid.layers._folding import Foldable, NormedLinear
-from attnreid.layers._gate import GateLayer, SplitDim
+from attnreid.layers.gate import Gate, SplitDim
 from attnreid.registry import register_attention
 
 REDUCTION = 8
@@ -40,8 +40,10 @@ def embed_relations(theta_phi: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(factors, dim=2).transpose(2, 3) @ theta_phi
 
 
-class _RelationAware(GateLayer, Foldable):
+class _RelationAware(Gate, Foldable):
     """RGA on nodes `(N, parts, features, nodes)`; a subclass says what is a node, and spreads their scores."""
+
+    size: tuple[int, int]
 
     def __init__(
         self,
@@ -54,9 +56,7 @@ class _RelationAware(GateLayer, Foldable):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.size = size
+        super().__init__(channels, size=size)
         self.reduction = reduction
         self.parts = parts
         width = max(1, features // reduction)
@@ -149,7 +149,6 @@ class RelationAwareSpatialAttention(_RelationAware):
         torch.Size([2, 1, 16, 8])
     """
 
-    name: ClassVar[str] = "rga_s"
     split_dim: ClassVar[SplitDim | None] = "height"
 
     def __init__(
@@ -204,7 +203,6 @@ class RelationAwareChannelAttention(_RelationAware):
         torch.Size([2, 64, 1, 1])
     """
 
-    name: ClassVar[str] = "rga_c"
     split_dim: ClassVar[SplitDim | None] = "channels"
 
     def __init__(

@@ -4,17 +4,15 @@ From "ResNeSt: Split-Attention Networks" (Zhang et al.), as the released code of
 Attention Pyramid" (APNet) uses it where the paper has the channel attention of its level 2.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from attnreid._tracing import rearrange, reduce
-from attnreid.layers._checks import check_count, check_flag, check_map, check_multiple, check_statistics, describe
+from attnreid.layers._checks import check_count, check_flag, check_multiple, check_statistics, describe
 from attnreid.layers._folding import Foldable, eval_form, like, reset_norm
-from attnreid.layers._gate import GateLayer, SplitDim
+from attnreid.layers.gate import PooledGate
 from attnreid.registry import register_attention
 
 LEAST_HIDDEN = 32
@@ -32,7 +30,7 @@ def split_gate(scores: Tensor, parts: int) -> Tensor:
 
 
 @register_attention("split")
-class SplitAttention(GateLayer, Foldable):
+class SplitAttention(PooledGate, Foldable):
     """Multiplies each channel by a weight in (0, 1) that it shares with its fellows in the other parts.
 
     The agent of APNet's released code (not in the paper): the parts' sum, global average pool, a linear map,
@@ -66,10 +64,6 @@ class SplitAttention(GateLayer, Foldable):
         torch.Size([2, 64, 1, 1])
     """
 
-    name: ClassVar[str] = "split"
-    split_dim: ClassVar[SplitDim | None] = "channels"
-    pooled: ClassVar[bool] = True
-
     def __init__(
         self,
         channels: int,
@@ -80,14 +74,12 @@ class SplitAttention(GateLayer, Foldable):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels)
         who = "SplitAttention"
-        check_count(who, "channels", channels)
         check_count(who, "parts", parts)
         check_count(who, "reduction", reduction)
         check_flag(who, "norm", norm)
         check_multiple(who, f"channels, split into {parts} parts,", channels, parts)
-        self.channels = channels
         self.parts = parts
         self.reduction = reduction
         hidden = max(LEAST_HIDDEN, channels * parts // reduction)
@@ -97,6 +89,7 @@ class SplitAttention(GateLayer, Foldable):
             nn.ReLU(),
         )
         self.expand = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        self.norm: nn.BatchNorm2d | None = None
         if norm:
             self.norm = nn.BatchNorm2d(channels, device=device, dtype=dtype)
             self.norm.register_parameter("bias", None)
@@ -110,12 +103,16 @@ class SplitAttention(GateLayer, Foldable):
             elif isinstance(module, _BatchNorm):
                 reset_norm(module)
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Return the weight of every channel, `(N, C, 1, 1)`."""
-        x = check_map("SplitAttention", x, self.channels)
-        check_statistics("SplitAttention", x.shape[0], [*self.reduce])
-        summed = reduce(x.mean(dim=(2, 3)), "n (parts c) -> n c", "sum", parts=self.parts)
-        return split_gate(self.expand(self.reduce(summed)), self.parts)[..., None, None]
+    @property
+    def norm_behind(self) -> nn.BatchNorm2d | None:
+        """The batch norm without shift; None where it was left out."""
+        return self.norm
+
+    def gate_of(self, pooled: Tensor) -> Tensor:
+        """Return the weight of every channel, `(N, C)`, from the average-pooled map `(N, C)`."""
+        check_statistics("SplitAttention", pooled.shape[0], [*self.reduce])
+        summed = reduce(pooled, "n (parts c) -> n c", "sum", parts=self.parts)
+        return split_gate(self.expand(self.reduce(summed)), self.parts)
 
     def fold_(self) -> None:
         """Take the hidden layer's batch norm into its linear map."""

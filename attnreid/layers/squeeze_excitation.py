@@ -5,14 +5,12 @@ Attention Pyramid" (APNet), Eq. 5. With parts, the channels are split and each p
 only.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from attnreid._tracing import rearrange
-from attnreid.layers._checks import check_count, check_map, check_multiple, describe
-from attnreid.layers._gate import GateLayer, SplitDim
+from attnreid.layers._checks import check_count, check_multiple, describe
+from attnreid.layers.gate import PooledGate
 from attnreid.registry import register_attention
 
 REDUCTION = 16
@@ -31,7 +29,7 @@ def squeeze_excitation_gate(pooled: Tensor, reduce: Tensor, expand: Tensor) -> T
 
 
 @register_attention("se")
-class SqueezeExcitation(GateLayer):
+class SqueezeExcitation(PooledGate):
     """Multiplies each channel by a weight in (0, 1) computed from the averages of all channels, or of its
     part.
 
@@ -64,10 +62,6 @@ class SqueezeExcitation(GateLayer):
         torch.Size([2, 64, 1, 1])
     """
 
-    name: ClassVar[str] = "se"
-    split_dim: ClassVar[SplitDim | None] = "channels"
-    pooled: ClassVar[bool] = True
-
     def __init__(
         self,
         channels: int,
@@ -78,9 +72,8 @@ class SqueezeExcitation(GateLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels)
         who = "SqueezeExcitation"
-        check_count(who, "channels", channels)
         check_count(who, "reduction", reduction)
         check_count(who, "parts", parts)
         check_multiple(who, f"channels, split into {parts} parts,", channels, parts)
@@ -90,7 +83,6 @@ class SqueezeExcitation(GateLayer):
                 raise ValueError(
                     f"{who}: hidden takes reduction's place, got reduction={reduction} and hidden={hidden}: pass one"
                 )
-        self.channels = channels
         self.reduction = reduction
         self.hidden = hidden
         self.parts = parts
@@ -105,10 +97,9 @@ class SqueezeExcitation(GateLayer):
             bound = weight.shape[2] ** -0.5
             nn.init.uniform_(weight, -bound, bound)
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Return the weight of every channel, `(N, C, 1, 1)`."""
-        x = check_map("SqueezeExcitation", x, self.channels)
-        return squeeze_excitation_gate(x.mean(dim=(2, 3)), self.reduce, self.expand)[..., None, None]
+    def gate_of(self, pooled: Tensor) -> Tensor:
+        """Return the weight of every channel, `(N, C)`, from the average-pooled map `(N, C)`."""
+        return squeeze_excitation_gate(pooled, self.reduce, self.expand)
 
     def extra_repr(self) -> str:
         """Return the channels and the options that were changed."""

@@ -100,7 +100,7 @@ def differing_keys(saved: Mapping[str, Any], config: Any) -> dict[str, list[Any]
     A key that the checkpoint's code did not have yet differs only where it is not the default.
     """
     now = flat(to_plain(config))
-    before = {**flat(defaults_of(type(config))), **flat(saved)}
+    before = {**defaults_of(type(config)), **flat(saved)}
     return {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
 
 

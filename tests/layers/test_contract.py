@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnreid import AttentionPyramid, list_attention
-from attnreid.layers._gate import GateLayer
+from attnreid.layers.gate import Gate, PooledGate
 from attnreid.registry import find_attention
 from tests.compilers import legacy_onnx, traced_and_loaded, why_inductor_cannot_run
-from tests.layers import support
+from tests.layers import own, support
 
 CHANNELS, SIZE = 8, (4, 2)
 
@@ -96,7 +96,14 @@ PYRAMIDS = {
         attention=("rga_s", "multi_level"), levels=(2, 1), identity_init=True, strips=2
     ),
 }
-CASES = REGISTERED | VARIANTS | PYRAMIDS
+# What a user writes in the library's terms is held to all that the library's own layers are.
+OWN = {
+    "a user's pooled gate": Case(own.Efficient, {}),
+    "a user's gate": Case(own.Spotlight, {}),
+    "pyramid of a user's pooled gates": pyramid(attention=own.Efficient, levels=3),
+    "pyramid of a user's gates": pyramid(attention=own.Spotlight, dim="height", strips=2),
+}
+CASES = REGISTERED | VARIANTS | PYRAMIDS | OWN
 
 NORM = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 NORM_WITHOUT_SHIFT = [name for name in NORM if name != "bias"]
@@ -117,6 +124,8 @@ RGA = [
     for linear in ("embed", "joint", "hidden", "score")
     for name in (f"{linear}.weight", *under(f"{linear}.norm", NORM))
 ]
+EFFICIENT = ["mix.weight", "mix.bias"]
+SPOTLIGHT = ["weigh.weight", "weigh.bias"]
 SPLIT = ["reduce.0.weight", "reduce.0.bias", *under("reduce.1", NORM), "expand.weight", "expand.bias"]
 GOLDEN_KEYS = {
     "pixel": PIXEL,
@@ -147,6 +156,17 @@ GOLDEN_KEYS = {
     ],
     "pyramid, mixed": [*under("levels.0", SE), *under("levels.1", RGA), *under("levels.2", DOMAIN)],
     "pyramid, foreign": ["levels.0.factor", "levels.1.parts.0.factor", "levels.1.parts.1.factor"],
+    "a user's pooled gate": EFFICIENT,
+    "a user's gate": SPOTLIGHT,
+    "pyramid of a user's pooled gates": [
+        *under("levels.0", EFFICIENT),
+        *[key for part in range(2) for key in under(f"levels.1.parts.{part}", EFFICIENT)],
+        *[key for part in range(4) for key in under(f"levels.2.parts.{part}", EFFICIENT)],
+    ],
+    "pyramid of a user's gates": [
+        *under("levels.0", SPOTLIGHT),
+        *[key for part in range(2) for key in under(f"levels.1.parts.{part}", SPOTLIGHT)],
+    ],
     "pyramid of se from the identity": ["blend", *under("levels.0", SE), *under("levels.1", SE)],
     "pyramid, mixed, from the identity": ["blend", *under("levels.0", RGA), *under("levels.1", MULTI_LEVEL)],
 }
@@ -437,7 +457,7 @@ def test_it_prints_what_was_changed_and_that_builds_it_again(case):
 # Gates
 
 
-GATES = {name: case for name, case in CASES.items() if isinstance(case.build(), GateLayer)}
+GATES = {name: case for name, case in CASES.items() if isinstance(case.build(), Gate)}
 
 
 @pytest.mark.parametrize("case", GATES.values(), ids=GATES)
@@ -447,21 +467,20 @@ def test_a_gate_lies_between_0_and_1_and_spreads_over_the_map(case):
     assert torch.broadcast_shapes(gate.shape, x.shape) == x.shape
     assert gate.min() > 0
     assert gate.max() < 1
-    if layer.pooled:
+    if isinstance(layer, PooledGate):
         support.assert_close(layer.gate(x.mean(dim=(2, 3), keepdim=True)), gate, 1e-12)
 
 
 @pytest.mark.parametrize("case", GATES.values(), ids=GATES)
-def test_forward_records_its_gate_and_gate_records_nothing(case):
+def test_the_gate_that_forward_applies_passes_its_probe_and_gate_alone_passes_none(case):
     layer, x = case.random().double().eval(), a_batch()
-    with support.Recorder() as heard:
+    with support.Recorder(layer) as heard:
         gate = layer.gate(x)
         assert heard == []
         layer(x)
-    [(who, level, recorded)] = heard
-    assert who is layer
-    assert find_attention(level) is type(layer)
-    assert torch.equal(recorded, gate)
+    [(name, seen)] = heard
+    assert name == "probe"
+    assert torch.equal(seen, gate)
 
 
 # Learning

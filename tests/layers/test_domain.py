@@ -72,16 +72,15 @@ def test_value_starts_as_a_copy_of_keys_transpose():
     assert not torch.equal(layer.query[:4], layer.value[:4])
 
 
-def test_forward_records_its_memory_map():
+def test_the_memory_map_passes_its_probe():
     layer, x = build().double(), support.random_map(1, 3, 2, 2)
-    with support.Recorder() as heard:
+    with support.Recorder(layer) as heard:
         layer.memory_map(x)
         assert heard == []
         layer(x)
-    [(who, level, recorded)] = heard
-    assert who is layer
-    assert level == "domain"
-    assert torch.equal(recorded, layer.memory_map(x))
+    [(name, seen)] = heard
+    assert name == "probe"
+    assert torch.equal(seen, layer.memory_map(x))
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,15 @@ def test_resize_gives_an_adapted_copy():
     assert build(levels=("pixel",)).resize((4, 4)).size == (4, 4)
 
 
-def test_the_levels_record_and_the_block_does_not():
+def test_what_the_levels_apply_passes_their_probes():
     layer, x = build().double(), support.random_map(2, 4, 2, 3)
-    with support.Recorder() as heard:
+    with support.Recorder(layer) as heard:
         layer(x)
-    assert [(who, level) for who, level, _ in heard] == [(layer.pixel, "pixel"), (layer.domain, "domain")]
-    assert torch.equal(heard[0][2], layer.pixel.gate(x))
-    assert heard[1][2].shape == (2, 3, 2, 3)
+    assert [name for name, _ in heard] == ["pixel.probe", "head.probe", "domain.probe"]
+    gate = layer.pixel.gate(x)
+    assert torch.equal(heard[0][1], gate)
+    assert torch.equal(heard[1][1], layer.head.attention_weights(x * gate, gate))
+    assert heard[2][1].shape == (2, 3, 2, 3)
 
 
 def test_options_reach_the_levels():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attnreid import AttentionPyramid
 from attnreid.layers import SqueezeExcitation
 from tests.layers import support
 from tests.oracles.squeeze_excitation import squeeze_excitation, squeeze_excitation_gate
@@ -130,6 +131,9 @@ def test_a_subclass_with_a_gate_of_its_own_sees_the_map():
             return super().gate(x.amax(dim=(2, 3), keepdim=True))
 
     layer, x = Loudest(4), torch.randn(2, 4, 3, 2)
-    assert not layer.pooled
     torch.testing.assert_close(layer(x), x * layer.gate(x))
-    assert SqueezeExcitation.pooled
+    assert not torch.allclose(layer(x), x * SqueezeExcitation.gate(layer, x))
+    pyramid = AttentionPyramid(4, (SqueezeExcitation, Loudest), levels=(1, 1))
+    first, second = pyramid.levels
+    y = x * first.gate(x)
+    torch.testing.assert_close(pyramid(x), y * second.gate(y))
