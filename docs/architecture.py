@@ -151,7 +151,7 @@ def draw(edges: Edges, picture: Path = PICTURE) -> None:
 
     mpl.rcParams["svg.hashsalt"] = "attnreid"
     mpl.rcParams["svg.fonttype"] = "none"
-    figure, axes = plt.subplots(1, 2, figsize=(17, 10), width_ratios=(1, 1.7))
+    figure, axes = plt.subplots(1, 2, figsize=(17, 10), width_ratios=(1.15, 1.6))
     for axis, package in zip(axes, PACKAGES, strict=True):
         own = {
             name: {each for each in targets if each.startswith(package)}
@@ -162,7 +162,8 @@ def draw(edges: Edges, picture: Path = PICTURE) -> None:
             name for name, targets in edges.items() if name in own and any(not t.startswith(package) for t in targets)
         }
         _draw_package(axis, package, own, uses)
-    figure.tight_layout()
+    figure.text(0.5, 0.01, "blue: a folder; grey: a file; *: uses the library's public names", ha="center", fontsize=10)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(picture, metadata={"Description": as_text(edges), "Date": None})
     plt.close(figure)
 

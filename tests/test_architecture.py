@@ -85,6 +85,18 @@ def test_the_picture_shows_the_imports_that_are(architecture, rooms):
     assert architecture.drawn() == architecture.as_text(rooms), message
 
 
+def test_the_configs_are_below_everything(rooms):
+    assert rooms["reference_pipelines.config"] <= {"reference_pipelines.errors", "attnreid.command_line"}
+
+
+def test_the_page_lists_every_room(rooms):
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for package in ("attnreid", "reference_pipelines"):
+        section = page.partition(f"## {package}\n")[2].partition("\n## ")[0]
+        listed = re.findall(r"^\| `([\w.]+)`", section, re.MULTILINE)
+        assert sorted(listed) == sorted(name.partition(".")[2] for name in rooms if name.startswith(f"{package}."))
+
+
 def test_circles_and_floors_are_found(architecture):
     edges = {"a": {"b", "c"}, "b": {"c"}, "c": set()}
     assert architecture.circle(edges) == []
