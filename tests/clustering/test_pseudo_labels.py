@@ -9,8 +9,6 @@ import torch
 from sklearn.metrics import mutual_info_score
 
 from reference_pipelines.clustering import (
-    ClusteringConfig,
-    MergingConfig,
     cluster,
     dbscan,
     describe_clusters,
@@ -20,6 +18,7 @@ from reference_pipelines.clustering import (
     normalised_mutual_information,
     purity,
 )
+from reference_pipelines.config.clustering import ClusteringConfig, MergingConfig
 from reference_pipelines.errors import UserError
 from tests.conftest import says
 
