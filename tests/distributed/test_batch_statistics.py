@@ -8,9 +8,9 @@ import torch
 from torch import multiprocessing, nn
 
 from attnreid import attach_apnet, attach_mla, attach_se, attachments
+from reference_pipelines.config.sections import ModelConfig
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import (
-    ModelConfig,
     ReidModel,
     build_backbone,
     set_batch_statistics,
