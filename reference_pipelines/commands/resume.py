@@ -22,8 +22,8 @@ def run(arguments: Sequence[str]) -> None:
         return
     counts = all_word_counts()
     words = separate("resume", arguments, counts, ends=lambda word: Path(word).is_dir())
+    refuse_unknown("resume", words.options, counts)
     if not words.bare:
-        refuse_unknown("resume", words.options, counts)
         raise UserError("resume: which run? name its folder")
     if "--config" in words.options:
         raise UserError("resume: a run goes on with its own config; leave --config out, and give the keys that change")

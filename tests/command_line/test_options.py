@@ -71,8 +71,9 @@ def test_a_list_gives_back_the_word_that_stands_by_itself():
     assert read("--mode fast --names x a:b").names == ("x",)
     assert read("--mode fast --names x a:b").source == Path("a:b")
     assert read("a --mode fast --names x a:b").names == ("x", "a:b")
-    with pytest.raises(UserError, match="FILE is missing"):
-        read("--mode fast --names a:b")
+    for line in ("--mode fast --names a:b", "--mode fast --names x y"):
+        with pytest.raises(UserError, match="FILE is missing"):
+            read(line)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import get_args, get_origin
 import pytest
 import yaml
 
-from reference_pipelines.config.loading import load_config, to_plain
+from reference_pipelines.config.loading import keys_of, load_config, to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
 
@@ -245,6 +245,18 @@ def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
     pipeline = PIPELINES["apnet"]
     assert load_config(pipeline.config, ["--config", "demo", *ROOT], recipes=pipeline.recipes).title == "APNet-C2"
+
+
+def test_what_is_left_out_has_the_default_of_the_paper(tmp_path):
+    """Which for a section is not always that of its own class."""
+    (tmp_path / "recipe.yaml").write_text(f"{WHOLE}title: t\n")
+    for name, flip in (("apnet", True), ("mla", False)):
+        schema = PIPELINES[name].config
+        assert keys_of(schema)["evaluation.flip"].default is flip
+        config = load_config(schema, ["--config", str(tmp_path / "recipe.yaml")])
+        assert config.evaluation.flip is flip
+        named = {"title": "t", "data": type(config.data)("d"), "optimizer": type(config.optimizer)(1.0, 0.0, 1)}
+        assert config == schema(**named)
 
 
 def test_a_missing_root_is_said():
