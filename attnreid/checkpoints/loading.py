@@ -118,6 +118,15 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         ImportError: safetensors is not installed.
         OSError: the file cannot be read.
         ValueError: the file is no whole one of `save_checkpoint`.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from attnreid import save_checkpoint
+        >>> path = tempfile.mkdtemp() + "/small.safetensors"
+        >>> save_checkpoint(nn.Linear(4, 2), path, description={"epoch": 60, "mAP": 0.85})
+        >>> read_description(path)
+        {'epoch': 60, 'mAP': 0.85}
     """
     return _read(_READ, path)[1].description
 

@@ -27,7 +27,7 @@ def describe_run(
         left_out: how many images do not decode.
         evaluator: of the run.
     """
-    recipe = nearest_recipe(pipeline, config)
+    recipe, told = nearest_recipe(pipeline, config), data.describe()
     weights = weights_file(config.model.weights)
     return RunDescription(
         pipeline=pipeline,
@@ -35,8 +35,8 @@ def describe_run(
         config=to_plain(config),
         recipe=recipe,
         classes=None,  # until the network is there
-        data=data.describe(),
-        fingerprint=data.fingerprint(),
+        data=told,
+        fingerprint=told["fingerprint"],
         weights=config.model.weights,
         weights_digest=None if weights is None else file_digest(weights),
         chance=evaluator.chance(),
