@@ -24,7 +24,7 @@ from reference_pipelines.progress import progress_bar
 # A JPEG file of 256 x 128 decodes in 0.26 ms by torchcodec, in 0.40 by Pillow, which does it where there is no
 # torchcodec; torchvision's decoder takes 0.28, is about to go, and costs each worker torchvision's import.
 try:
-    from torchcodec.decoders import decode_jpeg  # type: ignore[import, unused-ignore]
+    from torchcodec.decoders import decode_jpeg
 except (ImportError, OSError, RuntimeError):  # it is not installed, or made for another torch
     decode_jpeg = None
 
