@@ -359,12 +359,12 @@ def test_an_input_size_that_does_not_fit_leaves_the_model_as_it_was(observe):
     assert [getattr(module, "stride", None) for module in model.modules()] == strides
 
 
-def test_a_checkpoint_that_does_not_load_leaves_the_model_as_it_was(observe):
+def test_a_released_network_that_does_not_load_leaves_the_model_as_it_was(observe):
     model, checkpoint = plain(torch.float32), read_released(draw("apnet_level1"))
     before = observe(model)
     strides = [getattr(module, "stride", None) for module in model.modules()]
     checkpoint.backbone["layer4.attention.levels.0.reduce"] = torch.zeros(1, 4, 2048)
-    with pytest.raises(ValueError, match=r"attach_released: .*checkpoint .*read_released; .*failed"):
+    with pytest.raises(ValueError, match=r"attach_released: .*released .*read_released; .*failed"):
         attach_released(model, checkpoint, input_size=SMALL)
     after = observe(model)
     assert after.keys() == before.keys()
