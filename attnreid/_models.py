@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from attnreid.backbones._costs import count_multiply_adds
+from attnreid.backbones._measuring import observe, stand_in
 from attnreid.backbones.sites import InputSize
 from attnreid.command_line import UserError
 from attnreid.text import nearest
@@ -75,7 +75,7 @@ def build_model(target: str, options: dict[str, Any], size: InputSize) -> nn.Mod
         raise
     except (Exception, SystemExit):
         pass  # Some callables look at the numbers in their tensors, and there are none on the meta device.
-    if not isinstance(model, nn.Module) or count_multiply_adds(model, *with_channels(size)) is None:
+    if not isinstance(model, nn.Module) or not _runs_on_meta(model, size):
         try:
             model = _call(target, factory, options, "cpu")
         except UserError:
@@ -88,6 +88,15 @@ def build_model(target: str, options: dict[str, Any], size: InputSize) -> nn.Mod
     if not isinstance(model, nn.Module):
         raise UserError(f"{target} must return an nn.Module, got {_kind(model)}; return the model")
     return model
+
+
+def _runs_on_meta(model: nn.Module, size: InputSize) -> bool:
+    try:
+        double = stand_in(model, meta=True, bypass=False)
+    except ValueError:
+        return False
+    like = next((tensor for tensor in double.parameters() if tensor.is_floating_point()), torch.empty(0))
+    return observe(double, (torch.zeros((1, *with_channels(size)), dtype=like.dtype, device="meta"),)).error is None
 
 
 def load(target: str) -> Any:

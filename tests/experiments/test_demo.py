@@ -1,5 +1,7 @@
 """The demo from its catalogue to its report, on a miniature of two runs; and that a second call does nothing again."""
 
+import contextlib
+import io
 import json
 import re
 import sys
@@ -7,16 +9,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from reference_pipelines.runs.provenance import code_digest
 
+from reference_pipelines.commands.cli import main
 from reference_pipelines.config.loading import load_config, to_plain
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
+from reference_pipelines.experiments import demo
 from reference_pipelines.experiments import jobs as jobs_module
 from reference_pipelines.experiments.catalogue import read_catalogue
 from reference_pipelines.experiments.demo import CATALOGUE, _is_done, run_demo
 from reference_pipelines.experiments.jobs import Job, run_jobs
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.runs.provenance import code_digest
 
 FEW = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
 QUICK = {"data.image_size": [32, 16], "optimizer.epochs": 1, "optimizer.milestones": []}
@@ -39,8 +43,18 @@ def miniature(tmp_path):
     return path
 
 
-def test_the_demo_ends_with_a_table_and_a_report_and_is_not_done_twice(tmp_path, miniature, capsys):
+def train_here(jobs):
+    """Train in this process, which has imported everything; `run_jobs` itself is tested below."""
+    for job in jobs:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["attnreid-pipelines", *job.command])
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert main(job.command) == 0
+
+
+def test_the_demo_ends_with_a_table_and_a_report_and_is_not_done_twice(tmp_path, miniature, capsys, monkeypatch):
     out = tmp_path / "demo"
+    monkeypatch.setattr(demo, "run_jobs", train_here)
     report = run_demo(out, miniature)
     printed = capsys.readouterr().out
     results = {name: json.loads((out / name / "result.json").read_text()) for name in ("source", "se", "mla")}
@@ -53,20 +67,30 @@ def test_the_demo_ends_with_a_table_and_a_report_and_is_not_done_twice(tmp_path,
     assert "small MLA" in report.read_text()
     assert report == out / "report.html"
 
-    before = {name: (out / name / "result.json").stat().st_mtime_ns for name in results}
-    changed = {**MINIATURE["runs"]["se"], "change": {**QUICK, "sampler.ids": 4, "seed": 2}}
-    miniature.write_text(yaml.safe_dump({**MINIATURE, "runs": {**MINIATURE["runs"], "se": changed}}, sort_keys=False))
-    run_demo(out, miniature)
-    assert capsys.readouterr().out.count("taken over from an earlier call") == 2
-    assert (out / "mla" / "result.json").stat().st_mtime_ns == before["mla"]
-    assert json.loads((out / "se" / "result.json").read_text())["config"]["seed"] == 2
+    class Asked(Exception):
+        pass
+
+    def ask(jobs):  # what a second call would train; no need to do it here
+        if jobs:
+            raise Asked([job.folder.name for job in jobs], [job.command for job in jobs])
+
+    monkeypatch.setattr(demo, "run_jobs", ask)
+    assert run_demo(out, miniature) == report
+    assert capsys.readouterr().out.count("taken over from an earlier call") == 3
 
     result = json.loads((out / "mla" / "result.json").read_text())
-    result["weights_digest"] = "of other source weights"
-    (out / "mla" / "result.json").write_text(json.dumps(result))
-    run_demo(out, miniature)
-    assert capsys.readouterr().out.count("taken over from an earlier call") == 2
-    assert json.loads((out / "mla" / "result.json").read_text())["weights_digest"] == results["mla"]["weights_digest"]
+    (out / "mla" / "result.json").write_text(json.dumps({**result, "weights_digest": "of other source weights"}))
+    with pytest.raises(Asked) as asked:
+        run_demo(out, miniature)
+    assert asked.value.args[0] == ["mla"]
+    assert not (out / "mla").exists()
+
+    changed = {**MINIATURE["runs"]["se"], "change": {**QUICK, "sampler.ids": 4, "seed": 2}}
+    miniature.write_text(yaml.safe_dump({**MINIATURE, "runs": {"se": changed}}, sort_keys=False))
+    with pytest.raises(Asked) as asked:
+        run_demo(out, miniature)
+    assert asked.value.args[0] == ["se"]
+    assert "--seed=2" in asked.value.args[1][0]
 
 
 def test_a_run_of_a_relative_folder_is_known_again(tmp_path, market, monkeypatch):
@@ -147,6 +171,11 @@ def test_a_job_that_fails_is_named_with_its_sentence_and_the_others_stop(tmp_pat
 def test_a_job_that_is_killed_is_named_with_its_status(tmp_path, plain_python):
     with pytest.raises(UserError, match="killed: exit status -9"):
         run_jobs([shell(tmp_path, "killed", "import os; print('half a bar'); os.kill(os.getpid(), 9)")])
+
+
+def test_a_job_is_a_command_of_the_pipelines(tmp_path):
+    run_jobs([Job("help", ["--help"], tmp_path / "help", 1, tmp_path / "console" / "help.txt")])
+    assert "reference_pipelines COMMAND" in (tmp_path / "console" / "help.txt").read_text()
 
 
 def test_every_job_runs_once(tmp_path, plain_python, capsys):

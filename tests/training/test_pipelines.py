@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference_pipelines.runs.provenance import file_digest
 from safetensors.torch import load_file
 
 from reference_pipelines.commands.cli import main
@@ -17,12 +16,15 @@ from reference_pipelines.config.loading import load_config
 from reference_pipelines.data import read
 from reference_pipelines.data.verification import verify
 from reference_pipelines.errors import UserError
+from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.mla import train as mla
+from reference_pipelines.models import Embedding
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reporting.table import format_results
 from reference_pipelines.runs.checkpoints import place_of
+from reference_pipelines.runs.provenance import file_digest
 from reference_pipelines.runs.resume import find_checkpoint
-from reference_pipelines.training import loop, session
+from reference_pipelines.training import session
 from reference_pipelines.training.optimizer import rate_factor
 from tests.conftest import says
 from tests.training.runs import arguments, configured, trained
@@ -148,7 +150,7 @@ def test_what_begins_in_an_entered_session_is_undone_where_entering_fails(images
 
 def imported_by(folder):
     found = set()
-    for path in Path(loop.__file__).parents[1].joinpath(folder).glob("*.py"):
+    for path in Path(session.__file__).parents[1].joinpath(folder).glob("*.py"):
         nodes = ast.walk(ast.parse(path.read_text()))
         found |= {
             node.module.split(".")[1]
@@ -395,17 +397,17 @@ def test_flipping_adds_the_features_of_the_mirror(images):
 
     def model(pixels):
         flat = pixels[:, :, :4, :4].flatten(1)
-        return loop.Embedding(flat, flat, None)
+        return Embedding(flat, flat, None)
 
     def extract(flip):
         options = {"batch_size": 5, "flip": flip, "device": torch.device("cpu"), "title": "test"}
-        return loop.extract_features(model, data.query, config.data, **options)
+        return extract_features(model, data.query, config.data, **options)
 
     def mirrored(pixels):
-        return loop.Embedding(pixels, model(pixels).features + model(pixels.flip(-1)).features, None)
+        return Embedding(pixels, model(pixels).features + model(pixels.flip(-1)).features, None)
 
     options = {"batch_size": 3, "flip": False, "device": torch.device("cpu"), "title": "test"}
-    expected = loop.extract_features(mirrored, data.query, config.data, **options)
+    expected = extract_features(mirrored, data.query, config.data, **options)
     assert torch.allclose(extract(flip=True), expected, atol=1e-6)
     assert not torch.allclose(extract(flip=False), expected, atol=1e-3)
     assert torch.allclose(extract(flip=False).norm(dim=1), torch.ones(len(data.query)))
