@@ -46,7 +46,8 @@ def together(command: list[str], limit: float) -> list[tuple[int, str]]:
 @pytest.mark.parametrize(
     ("names", "limit"),
     [
-        (("resnet18",), 120),
+        # In `make test` an attended network is held to the same by tests/distributed.
+        pytest.param(("resnet18",), 120, marks=pytest.mark.slow),
         pytest.param(tuple(name for name in BACKBONES if name != "resnet18"), 400, marks=pytest.mark.slow),
     ],
     ids=["resnet18", "others"],

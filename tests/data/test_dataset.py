@@ -191,6 +191,7 @@ def test_nothing_is_left_over_from_fifty_passes(market):
     assert held()[1] < memory + 2**23
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="there is no forkserver")
 def test_by_forkserver_torch_is_imported_once_for_all_passes(market):
     """The default of Python 3.14, where each worker would import torch anew."""

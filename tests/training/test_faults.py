@@ -126,9 +126,8 @@ def test_torchruns_own_end_by_a_signal_says_how_to_go_on(images, tmp_path):
     assert seconds < LIMIT
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.faults)]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_single_process_with_a_hint(images, tmp_path, number, expected):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "reference_pipelines", *train("apnet", images, out, **{"optimizer.epochs": "500"})]
