@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from reference_pipelines.runs.provenance import file_digest
 
 from reference_pipelines.errors import UserError
 from reference_pipelines.reporting.figures import STRONGEST_SLOTS, attention_rows
 from reference_pipelines.reporting.report import find_people, write_report
 from reference_pipelines.reporting.table import EVALUATION_HEADINGS, HEADINGS, table_rows
+from reference_pipelines.runs.provenance import file_digest
 
 QUERIES, LENGTH, EPOCHS = 3, 10, 4
 
