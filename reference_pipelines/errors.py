@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attnreid.command_line import UserError, closest
 
-__all__ = ["Stopped", "UserError", "closest", "require"]
+__all__ = ["Stopped", "UserError", "closest", "require", "writing"]
 
 
 class Stopped(BaseException):

@@ -1,1 +1,1 @@
-"""The loop that both pipelines share: steps, schedules, extraction, run folders."""
+"""What both pipelines share: steps, the optimiser and its schedule, and a session that does epochs."""

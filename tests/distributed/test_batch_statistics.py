@@ -9,8 +9,9 @@ from torch import multiprocessing, nn
 
 from attnreid import attach_apnet, attach_mla, attach_se, attachments
 from reference_pipelines.config.sections import ModelConfig
+from reference_pipelines.distributed.batch_statistics import set_batch_statistics, share_running_statistics
 from reference_pipelines.errors import UserError
-from reference_pipelines.models import ReidModel, build_backbone, set_batch_statistics, share_running_statistics
+from reference_pipelines.models import ReidModel, build_backbone
 from tests.conftest import says
 from tests.distributed import ranks
 from tests.oracles import batch_statistics as oracle
