@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attnreid.backbones._loading import guard_loading
 from attnreid.backbones._measuring import observe, stand_in
 from attnreid.backbones._site import Site
+from attnreid.backbones.layouts import adapted
 from attnreid.blend import IdentityBlend
 from attnreid.registry import Attention, build_attention, find_builder, takes_option
 
@@ -31,7 +32,7 @@ def build_layer(who: str, attention: Attention, site: Site, like: Tensor, identi
     _check_shape(who, layer, site)
     if identity_init and not blends_itself:
         layer = IdentityBlend(layer)
-    layer.to(device=like.device, dtype=like.dtype)
+    layer = adapted(layer, site).to(device=like.device, dtype=like.dtype)
     guard_loading(layer)
     return layer
 

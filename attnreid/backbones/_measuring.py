@@ -2,8 +2,8 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from attnreid.backbones._surgery import CHILD, Replacement, mark_of
+
+Note = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Seen:
         taken: shape of its first argument, where that is a tensor.
         given: shape of what it returned, where that is a tensor.
         returned: the class of what it returned.
-        holds_map: whether there is a 4-d tensor in it.
+        holds_map: whether there is a tensor in it that may be a map: of three or four dimensions.
         floating: whether it is a tensor of a floating type.
+        items: where it returned several things, what is known of each tensor among them, by index or key.
     """
 
     calls: int = 0
@@ -32,6 +35,16 @@ class Seen:
     returned: str = ""
     holds_map: bool = False
     floating: bool = False
+    items: "dict[int | str, Seen]" = field(default_factory=dict)
+
+    def chosen(self, output: int | str | None) -> "Seen":
+        """Return what is known of this item; of all where `output` is None."""
+        if output is None:
+            return self
+        item = self.items.get(output)
+        if item is None:
+            return replace(self, given=None, floating=False)
+        return replace(self, given=item.given, floating=item.floating)
 
 
 @dataclass(frozen=True)
@@ -83,22 +96,27 @@ def _empty_or_copied(tensor: Tensor, meta: bool) -> Tensor:
 def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observation:
     """Run a stand-in on `inputs` and note what every module did; an error ends the pass, it is not raised."""
     seen: dict[int, Seen] = {}
-    hooks = [module.register_forward_hook(_note(seen)) for module in model.modules()]
-    failure: Exception | None = None
+    failure = run_watched(model, inputs, _note(seen))
+    names = model.named_modules(remove_duplicate=False)
+    return Observation({name: seen.get(id(module), Seen()) for name, module in names}, failure)
+
+
+def run_watched(model: nn.Module, inputs: Sequence[Tensor], note: Note) -> Exception | None:
+    """Run a stand-in, have `note` see every module with what it took and returned, and return what ended the run."""
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
     devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
     try:
         with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
             model(*inputs)
     except Exception as error:
-        failure = error
+        return error
     finally:
         for hook in hooks:
             hook.remove()
-    names = model.named_modules(remove_duplicate=False)
-    return Observation({name: seen.get(id(module), Seen()) for name, module in names}, failure)
+    return None
 
 
-def _note(seen: dict[int, Seen]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+def _note(seen: dict[int, Seen]) -> Note:
     def note(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
         first = arguments[0] if arguments else None
         seen[id(module)] = Seen(
@@ -108,14 +126,30 @@ def _note(seen: dict[int, Seen]) -> Callable[[nn.Module, tuple[Any, ...], Any], 
             returned=type(result).__name__,
             holds_map=_holds_map(result),
             floating=isinstance(result, Tensor) and result.is_floating_point(),
+            items={
+                name: Seen(given=tuple(item.shape), floating=item.is_floating_point())
+                for name, item in _items(result)
+                if isinstance(item, Tensor)
+            },
         )
 
     return note
 
 
+def _items(result: Any) -> Iterable[tuple[int | str, Any]]:
+    if isinstance(result, dict):
+        return result.items()
+    return enumerate(result) if isinstance(result, list | tuple) else ()
+
+
 def _holds_map(result: Any) -> bool:
     if isinstance(result, Tensor):
-        return result.ndim == 4
-    if isinstance(result, dict):
-        return any(_holds_map(part) for part in result.values())
-    return isinstance(result, list | tuple) and any(_holds_map(part) for part in result)
+        return result.ndim in (3, 4)
+    return any(_holds_map(item) for _, item in _items(result))
+
+
+def item_of(result: Any, output: int | str | None) -> Tensor | None:
+    """Return the tensor in what a module returned, by index or key, or all of it; None where there is none."""
+    if output is not None:
+        result = dict(_items(result)).get(output)
+    return result if isinstance(result, Tensor) else None

@@ -27,7 +27,8 @@ from attnreid.backbones._surgery import (
     take_out,
     without_attention,
 )
-from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, look, select
+from attnreid.backbones.layouts import on_maps, shape_at
+from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, check_stated, look, select
 from attnreid.blend import IdentityBlend
 from attnreid.registry import Attention, find_attention, option_names
 from attnreid.text import closest
@@ -45,6 +46,9 @@ def attach(
     identity_init: bool = False,
     example_inputs: Sequence[Tensor] | None = None,
     layout: Layout | None = None,
+    grid: tuple[int, int] | None = None,
+    prefix: int | None = None,
+    output: int | str | None = None,
     **unknown: Never,
 ) -> "Attachment":
     """Put one fresh attention layer at every site that `at` names: all of them, or none.
@@ -75,7 +79,12 @@ def attach(
         identity_init: start with an attention that passes every finite map unchanged, blended in by one
             learnt scalar a layer that starts at 0.
         example_inputs: what forward takes, instead of `input_size`, where that is not one image batch.
-        layout: "NCHW" states that the maps are (N, C, H, W) where looking cannot tell.
+        layout: "NCHW", "NHWC" or "tokens" states how the maps lie in what the modules return, where looking cannot
+            tell. The attention sees (N, C, H, W) whatever it is, and the model gets its own layout back.
+        grid: (rows, columns) states how the tokens of the map lie, row by row.
+        prefix: states how many tokens (class, distillation, registers) stand in front. They pass as they are.
+        output: index or key of the map in modules that return a tuple, a list or a mapping. The rest of it passes as it
+            is.
         unknown: refused; a layer's own options go into a `functools.partial` of it.
 
     Returns:
@@ -104,7 +113,13 @@ def attach(
             f"{who}: identity_init must stay False with where='instead', since the replaced module's "
             "output is gone; use where='after' to start from the model as it is."
         )
-    survey = look(who, model, input_size, example_inputs, layout)
+    stated = check_stated(who, layout, grid, prefix, output)
+    if where == "instead" and output is not None:
+        raise ValueError(
+            f"{who}: output must be left out with where='instead', since a module that is replaced gives one map; "
+            "use where='after'."
+        )
+    survey = look(who, model, input_size, example_inputs, stated)
     sites = select(who, model, survey, at)
     if where == "instead":
         for site in sites:
@@ -117,7 +132,7 @@ def attach(
         input_size=input_size,
         where=where,
         identity_init=identity_init,
-        layout=layout,
+        **vars(stated),
     )
     if example_inputs is not None:
         call = None  # tensors are no plain data
@@ -223,7 +238,7 @@ class _Inserted:
 
     def costs(self) -> tuple[int, int | None]:
         """Return the parameters and the multiply-adds of one image that this adds; None where it cannot be run."""
-        shape = (self.site.channels or 0, *(self.site.size or ()))
+        shape = shape_at(self.site)
         parameters, operations = count_parameters(self.attention), count_multiply_adds(self.attention, *shape)
         if isinstance(self.host, Replacement):
             replaced = count_multiply_adds(self.host.replaced, *shape)
@@ -304,7 +319,8 @@ class Attachment:
         """Return the site's name, and the name inside the site's attention, for the id of every module in it."""
         places = {}
         for one in self._inserted:
-            inside = one.attention.layer if isinstance(one.attention, IdentityBlend) else one.attention
+            inside = on_maps(one.attention)
+            inside = inside.layer if isinstance(inside, IdentityBlend) else inside
             places.update({id(module): (one.site.name, name) for name, module in inside.named_modules()})
         return places
 
@@ -466,6 +482,7 @@ def _signed(cost: int | None) -> str:
 
 
 def _layer_name(attention: nn.Module) -> str:
+    attention = on_maps(attention)
     if isinstance(attention, IdentityBlend):
         return f"{type(attention.layer).__name__} (blended in)"
     return type(attention).__name__

@@ -3,20 +3,26 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from attnreid.backbones._arranging import Answers, Arrangement, Reading, Stated
 from attnreid.backbones._measuring import Observation, Seen, observe, stand_in
-from attnreid.backbones._site import Site as Site  # part of this module's interface
+from attnreid.backbones._probing import ask
+from attnreid.backbones._site import Layout as Layout  # part of this module's interface, as is Site
+from attnreid.backbones._site import Site as Site
 from attnreid.backbones._surgery import CHILD, mark_of
 from attnreid.backbones._wrapping import check_plain
+from attnreid.layers._checks import check_count, check_size
 from attnreid.layers._probe import Probe
 from attnreid.text import nearest
 
-Layout = Literal["NCHW"]
 InputSize = tuple[int, int] | tuple[int, int, int]
+
+_NOTHING = Stated()
+_HEIGHT_AXIS = {"NCHW": 2, "NHWC": 1}
 
 
 def find_sites(
@@ -25,26 +31,35 @@ def find_sites(
     *,
     example_inputs: Sequence[Tensor] | None = None,
     layout: Layout | None = None,
+    grid: tuple[int, int] | None = None,
+    prefix: int | None = None,
+    output: int | str | None = None,
 ) -> list[Site]:
-    """List the modules of `model` that give a map, with the map's measured channels and size.
+    """List the modules of `model` that give a map or tokens, with the map's measured layout, channels and size.
 
     The model is not run and not changed: a copy of it on the meta device is, in eval mode, on a batch of 2. A
     model that cannot run there is measured on a real copy. A second pass with a taller input tells by the
-    axis that grew whether a map is (N, C, H, W).
+    axis that grew whether a map is (N, C, H, W) or (N, H, W, C). Where it does not tell, and for tokens, a real copy
+    runs on nine images that differ in one patch each: the grid and the order of the tokens are those that
+    answer where the patches are.
 
     Args:
         model: any module.
         input_size: (height, width) of an input with 3 channels, or (channels, height, width).
         example_inputs: what forward takes, instead of `input_size`, where that is not one image batch.
-        layout: "NCHW" states that the maps are (N, C, H, W) where the taller input cannot show it.
+        layout: "NCHW", "NHWC" or "tokens" states how the maps lie, where looking cannot tell.
+        grid: (rows, columns) states how the tokens of the map lie, row by row.
+        prefix: states how many tokens stand in front of them.
+        output: index or key of the map in modules that return several things.
 
     Returns:
-        One `Site` for every module that returns a map, or something with a map in it, in the order of
+        One `Site` for every module that returns a map or tokens, or something with such in it, in the order of
         `model.named_modules()`. Where attention cannot stand, `refusal` says why.
 
     Raises:
+        TypeError: a statement is of the wrong type.
         ValueError: the model does not run on this input, cannot be copied, is scripted or traced, or is wrapped for
-            training on many processes.
+            training on many processes; or a statement is no possible one.
 
     Example:
         >>> from torch import nn
@@ -52,7 +67,8 @@ def find_sites(
         >>> [(site.name, site.channels, site.size) for site in find_sites(model, (64, 32))]
         [('0', 8, (32, 16)), ('1', 8, (32, 16))]
     """
-    survey = look("find_sites", model, input_size, example_inputs, layout)
+    stated = check_stated("find_sites", layout, grid, prefix, output)
+    survey = look("find_sites", model, input_size, example_inputs, stated)
     return [site for name, site in survey.sites.items() if survey.seen[name].holds_map]
 
 
@@ -80,11 +96,9 @@ def look(
     model: nn.Module,
     input_size: InputSize | None,
     example_inputs: Sequence[Tensor] | None = None,
-    layout: Layout | None = None,
+    stated: Stated = _NOTHING,
 ) -> Survey:
     """Measure every module of `model`; `who` is named in what is raised. For the rest see `find_sites`."""
-    if layout not in (None, "NCHW"):
-        raise ValueError(f"{who}: layout must be 'NCHW' or None, got {layout!r}; attention takes (N, C, H, W) only.")
     check_plain(who, model)
     inputs = _inputs(who, model, input_size, example_inputs)
     try:
@@ -104,7 +118,7 @@ def look(
             "pass another input_size, or example_inputs=(tensors, ...) where forward takes something else."
         ) from first.error
     taller = _run(double, tuple(_taller(tensor) for tensor in inputs), meta=meta)
-    sites = _sites(model, first, taller, layout)
+    sites = _sites(model, first, taller, inputs, stated)
     return Survey(sites, first.seen, inputs, double, meta)
 
 
@@ -122,8 +136,11 @@ def measure_heights(survey: Survey, height: int, names: Sequence[str]) -> list[i
     _, channels, _, width = survey.inputs[0].shape
     image = torch.zeros((2, channels, height, width), dtype=survey.inputs[0].dtype)
     observed = _run(survey.double, (image,), meta=survey.meta)
-    given = [observed.seen[name].given for name in names]
-    return None if observed.error else [shape[2] if shape is not None else 0 for shape in given]
+    axes = [_HEIGHT_AXIS.get(survey.sites[name].layout or "NCHW") for name in names]
+    if observed.error or None in axes:
+        return None
+    given = [observed.seen[name].chosen(survey.sites[name].output).given for name in names]
+    return [shape[axis or 0] if shape is not None else 0 for shape, axis in zip(given, axes, strict=True)]
 
 
 def select(who: str, model: nn.Module, survey: Survey, at: str | Sequence[str]) -> list[Site]:
@@ -148,6 +165,29 @@ def select(who: str, model: nn.Module, survey: Survey, at: str | Sequence[str]) 
         if site.refusal is not None:
             raise ValueError(f"{who}: {site.name!r} ({site.kind}) cannot take attention: {site.refusal}.")
     return sites
+
+
+def check_stated(
+    who: str,
+    layout: Layout | None,
+    grid: tuple[int, int] | None,
+    prefix: int | None,
+    output: int | str | None,
+) -> Stated:
+    """Return what the caller states of the sites, refusing what none can have."""
+    if layout not in (None, *get_args(Layout)):
+        raise ValueError(
+            f"{who}: layout must be 'NCHW', 'NHWC', 'tokens' or None, got {layout!r}; leave it out to have it seen."
+        )
+    if grid is not None:
+        check_size(who, grid, name="grid")
+    if prefix is not None:
+        check_count(who, "prefix", prefix, least=0)
+    if layout in ("NCHW", "NHWC") and (grid is not None or prefix is not None):
+        raise ValueError(f"{who}: grid and prefix must be left out with layout={layout!r}; they are of tokens.")
+    if output is not None and (not isinstance(output, int | str) or isinstance(output, bool)):
+        raise TypeError(f"{who}: output must be an index or a key, got {output!r}: pass e.g. 0, or 'last_hidden_state'")
+    return Stated(layout, None if grid is None else (grid[0], grid[1]), prefix, output)
 
 
 def _unknown(pattern: str, model: nn.Module, names: list[str]) -> str:
@@ -209,20 +249,53 @@ def _taller(tensor: Tensor) -> Tensor:
     return tensor.repeat(1, 1, 2 + 64 // tensor.shape[2], 1)
 
 
-def _sites(model: nn.Module, first: Observation, taller: Observation, layout: Layout | None) -> dict[str, Site]:
+def _sites(
+    model: nn.Module, first: Observation, taller: Observation, inputs: Sequence[Tensor], stated: Stated
+) -> dict[str, Site]:
     homes: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         homes.setdefault(id(module), []).append(name)
+    image = inputs[0] if inputs and inputs[0].ndim == 4 else None
+    readings, outputs = {}, {}
+    for name, _ in _outside_attention(model):
+        outputs[name] = stated.output if first.seen[name].given is None else None
+        readings[name] = Reading(
+            first.seen[name].chosen(outputs[name]),
+            taller.seen[name].chosen(outputs[name]).given,
+            batch=None if image is None else image.shape[0],
+            image=None if image is None else (image.shape[2], image.shape[3]),
+            reached=taller.error is None,
+        )
+    answers = _ask(model, inputs, stated) if any(reading.is_open for reading in readings.values()) else {}
     sites = {}
     for name, module in _outside_attention(model):
-        seen, grown = first.seen[name], taller.seen[name].given
         others = [home for home in homes[id(module)] if home != name]
-        axes = _height_axis(seen.given, grown)
+        arranged, unclear = readings[name].arrangement(answers.get(name), stated)
         refusal = "it already carries attention; remove() that first" if mark_of(module) else None
-        refusal = refusal or _refusal(seen, others, axes, layout)
-        channels, size = _channels_and_size(seen.given, axes)
-        sites[name] = Site(name, _kind(module), channels, size, seen.calls, refusal)
+        refusal = refusal or _refusal(first.seen[name], others, outputs[name]) or unclear
+        sites[name] = _site(name, _kind(module), readings[name].seen, arranged, outputs[name], refusal)
     return sites
+
+
+def _ask(model: nn.Module, inputs: Sequence[Tensor], stated: Stated) -> dict[str, Answers]:
+    """Return what a real copy of the model answers to changed patches; nothing where it cannot be asked."""
+    if len(inputs) != 1 or any(tensor.is_meta for tensor in model.parameters()):
+        return {}
+    _, channels, height, width = inputs[0].shape
+    return ask(stand_in(model, meta=False, bypass=True), (channels, height, width), stated.output)
+
+
+def _site(
+    name: str, kind: str, seen: Seen, arranged: Arrangement | None, output: int | str | None, refusal: str | None
+) -> Site:
+    if arranged is not None:
+        return Site(
+            name, kind, arranged.channels, arranged.size, seen.calls, refusal, arranged.layout, arranged.prefix, output
+        )
+    channels, size = None, None
+    if seen.given is not None and len(seen.given) == 4:
+        channels, size = seen.given[1], (seen.given[2], seen.given[3])
+    return Site(name, kind, channels, size, seen.calls, refusal, layout=None, output=output)
 
 
 def _outside_attention(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -236,24 +309,7 @@ def _kind(module: nn.Module) -> str:
     return str(getattr(type(module), "attended_class", type(module)).__name__)
 
 
-def _height_axis(given: tuple[int, ...] | None, grown: tuple[int, ...] | None) -> int | None:
-    if given is None or grown is None or len(given) != 4 or len(grown) != 4:
-        return None
-    axes = [axis for axis in (1, 2, 3) if grown[axis] > given[axis]]
-    return axes[0] if len(axes) == 1 else None
-
-
-def _channels_and_size(
-    given: tuple[int, ...] | None, height_axis: int | None
-) -> tuple[int | None, tuple[int, int] | None]:
-    if given is None or len(given) != 4:
-        return None, None
-    if height_axis == 1:
-        return given[3], (given[1], given[2])
-    return given[1], (given[2], given[3])
-
-
-def _refusal(seen: Seen, others: list[str], height_axis: int | None, layout: Layout | None) -> str | None:
+def _refusal(seen: Seen, others: list[str], output: int | str | None) -> str | None:
     if others:
         return (
             f"the same module also stands at {others[0]!r}, where the attention would run too; "
@@ -266,18 +322,21 @@ def _refusal(seen: Seen, others: list[str], height_axis: int | None, layout: Lay
             f"forward calls it {seen.calls} times, and the attention would run each time; "
             "choose a module that runs once, such as the block around it"
         )
-    if seen.given is None:
-        return f"it returns a {seen.returned} and not one map; choose a module inside or around it"
-    if len(seen.given) != 4:
-        return f"it returns a tensor of shape {seen.given} and not a map (N, C, H, W)"
-    if not seen.floating:
+    chosen = seen.chosen(output)
+    if chosen.given is None:
+        return _no_tensor(seen, output)
+    if len(chosen.given) not in (3, 4):
+        return f"it returns a tensor of shape {chosen.given} and not a map (N, C, H, W)"
+    if not chosen.floating:
         return "it returns a map of integers, and attention needs floating-point numbers"
-    if height_axis == 1:
-        return "its map is (N, H, W, C), and attention takes (N, C, H, W); choose a module whose map is"
-    if height_axis != 2 and layout is None:
-        _, channels, height, width = seen.given
-        return (
-            f"a taller input does not show which axis of its map, of shape {seen.given}, is the height; pass "
-            f'layout="NCHW" only if it has {channels} channels, a height of {height} and a width of {width}'
-        )
     return None
+
+
+def _no_tensor(seen: Seen, output: int | str | None) -> str:
+    items = ", ".join(f"output={name!r} for the one of shape {item.given}" for name, item in seen.items.items())
+    if output is None:
+        advice = f"pass {items}" if items else "choose a module inside or around it"
+        return f"it returns a {seen.returned} and not one map; {advice}"
+    return (
+        f"it returns a {seen.returned} without a tensor at {output!r}; {f'pass {items}' if items else 'choose another'}"
+    )

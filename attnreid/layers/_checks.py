@@ -24,13 +24,13 @@ def check_flag(who: str, name: str, value: object) -> None:
         raise TypeError(f"{who}: {name} must be a bool, got {value!r}: pass True or False")
 
 
-def check_size(who: str, size: object) -> tuple[int, int]:
+def check_size(who: str, size: object, *, name: str = "size") -> tuple[int, int]:
     """Refuse anything but two positive ints, and return them as (height, width)."""
     if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
-        raise TypeError(f"{who}: size must be (height, width), got {size!r}: pass the map's, e.g. (16, 8)")
+        raise TypeError(f"{who}: {name} must be (height, width), got {size!r}: pass the map's, e.g. (16, 8)")
     height, width = size
-    check_count(who, "the height in size", height)
-    check_count(who, "the width in size", width)
+    check_count(who, f"the height in {name}", height)
+    check_count(who, f"the width in {name}", width)
     return height, width
 
 

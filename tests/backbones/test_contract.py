@@ -854,34 +854,30 @@ def test_every_site_that_is_listed_as_fit_takes_attention(backbone: Backbone, pl
         module = plain.get_submodule(site.name)
         module.register_forward_hook(lambda _, __, y, name=site.name: given.update({name: tuple(y.shape)}))
     output = plain(images)
-    assert given == {site.name: (IMAGES, site.channels, *site.size) for site in sites}
+    shapes = {
+        "NCHW": lambda site: (site.channels, *site.size),
+        "NHWC": lambda site: (*site.size, site.channels),
+        "tokens": lambda site: (site.prefix + site.size[0] * site.size[1], site.channels),
+    }
+    assert given == {site.name: (IMAGES, *shapes[site.layout](site)) for site in sites}
     attach(plain, nn.Identity, [site.name for site in sites], input_size=backbone.size)
     assert sites_of(plain) == [site.name for site in sites]
     assert torch.equal(plain(images), output)
 
 
-def test_a_swin_has_no_sites_between_its_first_convolution_and_its_last_permutation() -> None:
-    model = torchvision.models.swin_t()
-    sites = find_sites(model, (64, 64))
-    assert [site.name for site in sites if site.refusal is None] == ["features.0.0", "permute"]
-    assert {site.name for site in sites} > {f"features.{stage}" for stage in range(8)}
-    with pytest.raises(ValueError, match=r"'features.1' \(Sequential\) cannot take attention: .*\(N, H, W, C"):
-        attach(model, "se", "features.1", input_size=(64, 64))
-
-
 @pytest.mark.parametrize(
     ("make", "at", "reason"),
     [
-        (torchvision.models.convnext_tiny, "features.1.0.block.2", r"LayerNorm\) .*: .*\(N, H, W, C\)"),
+        (torchvision.models.swin_t, "features.1.0.attn.qkv", r"Linear\) .*: forward never calls it"),
         (torchvision.models.resnet50, "layer2.0.relu", r"ReLU\) .*: forward .*3 times"),
         (torchvision.models.resnet18, "avgpool", r"AdaptiveAvgPool2d\) .*: a taller input does not show"),
         (
             lambda: torchvision.models.segmentation.fcn_resnet50(weights_backbone=None),
             "backbone",
-            r"IntermediateLayerGetter\) .*: .*returns a OrderedDict",
+            r"IntermediateLayerGetter\) .*: .*returns a OrderedDict .*output='out' .*\(2, 2048, 8, 4\)",
         ),
     ],
-    ids=["channels last", "called three times", "pooled", "a dict of maps"],
+    ids=["its weights alone are used", "called three times", "pooled", "a dict of maps"],
 )
 def test_real_sites_that_are_refused_and_why(
     make: Callable[[], nn.Module], at: str, reason: str, observe: Observe
