@@ -69,12 +69,15 @@ def _depth(site: Site) -> int:
 
 
 def _sites_table(sites: Sequence[Site]) -> list[str]:
-    rows = [("name", "kind", "channels", "map size", "refused because")]
+    rows = [("name", "kind", "layout", "channels", "map size", "refused because")]
     for site in sites:
         channels = "" if site.channels is None else str(site.channels)
         size = "" if site.size is None else f"{site.size[0]} x {site.size[1]}"
-        rows.append((site.name, site.kind, channels, size, given.as_typed(site.refusal or "")))
-    lines = format_table(rows, "<<>><")
+        layout = site.layout or ""
+        if site.prefix:
+            layout += f" after {site.prefix}"
+        rows.append((site.name, site.kind, layout, channels, size, given.as_typed(site.refusal or "")))
+    lines = format_table(rows, "<<<>><")
     if not sys.stdout.isatty():
         return [*lines, ""]  # one line for each site, for grep and the like
     width = shutil.get_terminal_size().columns

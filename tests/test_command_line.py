@@ -188,8 +188,8 @@ def cells(text):
 def test_sites_prints_a_table(capsys):
     lines = cells(printed(capsys, "sites", "torchvision.models:resnet50", "--input-size", "256", "128"))
     assert lines[0] == ["torchvision.models:resnet50, input 3 x 256 x 128"]
-    assert lines[2] == ["name", "kind", "channels", "map size", "refused because"]
-    assert ["layer3.5", "Bottleneck", "1024", "16 x 8"] in lines
+    assert lines[2] == ["name", "kind", "layout", "channels", "map size", "refused because"]
+    assert ["layer3.5", "Bottleneck", "NCHW", "1024", "16 x 8"] in lines
     assert lines[-3][:4] == ["avgpool", "AdaptiveAvgPool2d", "2048", "1 x 1"]
     assert lines[-3][4].startswith("a taller input ")
     assert lines[-1] == ["25 of 149 sites, 1 of them refused; 124 deeper ones: --depth 3 lists more, --all lists all."]
@@ -204,6 +204,13 @@ def test_sites_lists_what_find_sites_finds(capsys):
     for depth in (1, 2, 3):
         listed = cells(printed(capsys, "sites", RESNET18, "--input-size", "64", "32", "--depth", str(depth)))[3:-2]
         assert [line[0] for line in listed] == [site.name for site in found if site.name.count(".") < depth]
+
+
+def test_sites_lists_tokens_whose_order_is_seen(capsys):
+    lines = cells(
+        printed(capsys, "sites", "tests.backbones.test_layouts:Transformer", "--input-size", "16", "24", "--depth", "1")
+    )
+    assert ["last", "Mixer", "tokens after 1", "8", "4 x 6"] in lines
 
 
 def test_the_default_depth_is_2_and_the_default_size_is_a_persons(capsys):
@@ -222,6 +229,9 @@ def test_sites_as_json(capsys):
         "calls": 2,
         "refusal": "forward calls it 2 times, and the attention would run each time; choose a module that runs once, "
         "such as the block around it",
+        "layout": "NCHW",
+        "prefix": 0,
+        "output": None,
     } in sites
     assert sites[0]["refusal"] is None
 
