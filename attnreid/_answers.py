@@ -73,9 +73,7 @@ def _sites_table(sites: Sequence[Site]) -> list[str]:
     for site in sites:
         channels = "" if site.channels is None else str(site.channels)
         size = "" if site.size is None else f"{site.size[0]} x {site.size[1]}"
-        layout = site.layout or ""
-        if site.prefix:
-            layout += f" after {site.prefix}"
+        layout = f"{site.layout or ''}{f' after {site.prefix}' if site.prefix else ''}"
         rows.append((site.name, site.kind, layout, channels, size, given.as_typed(site.refusal or "")))
     lines = format_table(rows, "<<<>><")
     if not sys.stdout.isatty():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,7 +29,7 @@ from attnreid.backbones._surgery import (
     without_attention,
 )
 from attnreid.backbones.layouts import on_maps, shape_at
-from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, check_stated, look, select
+from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, check_stated, look, select, unread
 from attnreid.blend import IdentityBlend
 from attnreid.registry import Attention, find_attention, option_names
 from attnreid.text import closest
@@ -94,6 +95,10 @@ def attach(
         TypeError: `attention` is not something that builds a layer, `at` is no name, or there is no such option.
         ValueError: a site is unknown, unfit or taken, the model does not run on this input, or the layer
             refuses or changes a map. The model is then as it was.
+
+    Warns:
+        UserWarning: the model reads the tokens in front alone of what a module returns, such as a class token after the
+            last block: attention there does nothing.
 
     Example:
         >>> from torch import nn
@@ -412,6 +417,7 @@ def put_in(
             attachment = Attachment((*attachment._inserted, inserted), model)
         guard(model)
         _check_running(who, model, attachment, survey)
+        _warn_of_unread(who, unread(model, survey, attachment.sites))
     except BaseException:
         attachment.remove()
         raise
@@ -445,6 +451,17 @@ def _check_running(who: str, model: nn.Module, attachment: Attachment, survey: S
                 f"it ran {calls} times, since that module's forward is an unusual one; choose a module "
                 "inside or around it."
             )
+
+
+def _warn_of_unread(who: str, sites: Sequence[Site]) -> None:
+    if sites:
+        names = ", ".join(repr(site.name) for site in sites)
+        warnings.warn(
+            f"{who}: the model reads only the {sites[0].prefix} token(s) in front of what {names} returns, so that the "
+            "attention there changes nothing and does not learn; have the model pool its patch tokens, or choose an "
+            "earlier block.",
+            stacklevel=4,
+        )
 
 
 def _check_replaceable(who: str, site: Site, survey: Survey) -> None:

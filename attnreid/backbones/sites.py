@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnreid.backbones._arranging import Answers, Arrangement, Reading, Stated
 from attnreid.backbones._measuring import Observation, Seen, observe, stand_in
-from attnreid.backbones._probing import ask
+from attnreid.backbones._probing import ask, is_read, real_stand_in
 from attnreid.backbones._site import Layout as Layout  # part of this module's interface, as is Site
 from attnreid.backbones._site import Site as Site
 from attnreid.backbones._surgery import CHILD, mark_of
@@ -279,10 +279,21 @@ def _sites(
 
 def _ask(model: nn.Module, inputs: Sequence[Tensor], stated: Stated) -> dict[str, Answers]:
     """Return what a real copy of the model answers to changed patches; nothing where it cannot be asked."""
-    if len(inputs) != 1 or any(tensor.is_meta for tensor in model.parameters()):
-        return {}
-    _, channels, height, width = inputs[0].shape
-    return ask(stand_in(model, meta=False, bypass=True), (channels, height, width), stated.output)
+    return ask(real_stand_in(model), _image_shape(inputs[0]), stated.output) if len(inputs) == 1 else {}
+
+
+def _image_shape(images: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def unread(model: nn.Module, survey: Survey, sites: Sequence[Site]) -> list[Site]:
+    """Return the sites behind a prefix whose maps the model does not read any more: it reads the prefix alone."""
+    behind_a_prefix = [site for site in sites if site.prefix]
+    if not behind_a_prefix or len(survey.inputs) != 1:
+        return []
+    double = real_stand_in(model)
+    return [site for site in behind_a_prefix if not is_read(double, _image_shape(survey.inputs[0]), site)]
 
 
 def _site(

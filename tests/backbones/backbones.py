@@ -70,11 +70,20 @@ def _torchvision(name: str, *places: Any, **options: Any) -> Backbone:
     return Backbone(lambda: getattr(torchvision.models, name)(**extra), *places, **options)
 
 
-def _timm(name: str, *places: Any) -> Backbone:
+def _timm(name: str, *places: Any, size: tuple[int, int] = (64, 32), **options: Any) -> Backbone:
     def make() -> nn.Module:
-        return pytest.importorskip("timm", reason="timm's models need timm").create_model(name)
+        return pytest.importorskip("timm", reason="timm's models need timm").create_model(name, **options)
 
-    return Backbone(make, *places)
+    return Backbone(make, *places, size=size)
+
+
+def _vit(name: str, size: tuple[int, int], **options: Any) -> Backbone:
+    """A vision transformer of timm's, whose blocks give tokens; made for images of this size.
+
+    Its last block is left out: what reads the class token alone does not read its map.
+    """
+    places = ("blocks.2", "blocks.5", "blocks.8", "blocks.10"), ("blocks.1.mlp", "blocks.4.norm1"), "blocks.6.mlp"
+    return _timm(name, *places, size=size, img_size=size, **options)
 
 
 _RESNET = (("layer[1-4]",), ("layer2.1", "layer3.0.conv1"), "layer4.1.conv2")
@@ -107,7 +116,7 @@ BACKBONES = {
         size=(128, 96),
     ),
     "convnext_tiny": _torchvision(
-        "convnext_tiny", ("features.[1357]",), ("features.5.0", "features.3.1.block"), "features.5.1.block.0"
+        "convnext_tiny", ("features.[1357]",), ("features.5.0", "features.3.1.block.2"), "features.5.1.block.0"
     ),
     "efficientnet_b0": _torchvision(
         "efficientnet_b0", ("features.[2-6]",), ("features.4.1", "features.3.1.block"), "features.4.2.block.1"
@@ -124,9 +133,53 @@ BACKBONES = {
     "timm convnextv2": _timm(
         "convnextv2_atto", ("stages.?",), ("stem", "stages.2.blocks.1"), "stages.2.blocks.2.conv_dw"
     ),
+    "small vit": _timm(
+        "vit_tiny_patch16_224",
+        ("blocks.1", "blocks.3"),
+        ("blocks.0.mlp", "blocks.2.norm1"),
+        "blocks.2.mlp",
+        global_pool="avg",
+        img_size=(64, 32),
+        patch_size=8,
+        embed_dim=32,
+        depth=4,
+        num_heads=2,
+    ),
+    "small swin": _torchvision(
+        "SwinTransformer",
+        ("features.1", "features.3"),
+        ("features.0.2", "features.3.0.mlp"),
+        "features.1.1.mlp",
+        patch_size=[4, 4],
+        embed_dim=16,
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=[4, 4],
+    ),
+    "timm vit_small": _vit("vit_small_patch16_224", (64, 32)),
+    "timm deit_small_distilled": _vit("deit_small_distilled_patch16_224", (64, 32)),
+    "timm dinov2 with registers": _vit("vit_small_patch14_reg4_dinov2", (56, 28)),
+    "timm clip": _vit("vit_xsmall_patch16_clip_224", (64, 32)),
+    "swin_t": _torchvision(
+        "swin_t", ("features.1", "features.3", "features.5", "features.7"), ("features.3.1.mlp",), "features.5.1.mlp"
+    ),
+    "timm maxvit_tiny": _timm(
+        "maxvit_tiny_tf_224",
+        ("stages.*",),
+        ("stages.1.blocks.0.attn_block", "stages.2.blocks.1.conv"),
+        "stages.2.blocks.1.conv.conv2_kxk",
+        size=(64, 64),
+        img_size=64,
+    ),
+    "timm hrnet_w18": _timm(
+        "hrnet_w18",
+        ("incre_modules.*",),
+        ("layer1.1", "stage3.0.branches.1.0"),
+        "stage3.1.branches.2.1.conv1",
+    ),
 }
 # `make test` holds these to every check; `make test-slow` the others, too.
-FAST = ("resnet18", "small densenet", "timm mobilenetv4")
+FAST = ("resnet18", "small densenet", "timm mobilenetv4", "small vit", "small swin")
 
 
 def available(names: tuple[str, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -204,11 +205,43 @@ def test_a_statement_that_is_seen_to_be_wrong_is_refused() -> None:
     assert says(site_of(built(ChannelsLast), "block", layout="NCHW").refusal, "NHWC", "layout='NCHW'")
 
 
-def test_a_meta_model_has_its_tokens_stated() -> None:
+def test_tokens_of_a_model_without_numbers_are_found() -> None:
     with torch.device("meta"):
         model = Transformer()
-    assert says(site_of(model, "last").refusal, "grid")
-    assert site_of(model, "last", grid=GRID, prefix=1).refusal is None
+        other = Transformer(1, COLUMN_BY_COLUMN)
+    site = site_of(model, "last")
+    assert (site.refusal, site.size, site.prefix) == (None, GRID, 1)
+    assert says(site_of(other, "last").refusal, "rows of tokens")
+    assert all(tensor.is_meta for tensor in model.parameters())
+
+
+class ClassToken(Transformer):
+    """Reads the token in front alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.front.expand(tokens.shape[0], -1, -1), tokens], 1) + self.position
+        return self.head(self.norm(self.last(self.blocks(tokens)))[:, 0])
+
+
+def test_attention_on_tokens_that_nothing_reads_is_warned_of(observe, recwarn) -> None:
+    model = built(ClassToken)
+    attach(model, "se", "blocks.1", input_size=SIZE).remove()
+    attach(built(Transformer), "se", "last", input_size=SIZE)
+    assert not recwarn.list
+    before = observe(model)
+    with pytest.warns(UserWarning, match=r"attach: .*1 token.* 'last' .*changes nothing") as caught:
+        attach(model, "se", ("blocks.1", "last"), input_size=SIZE).remove()
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="'last'"):
+            attach(model, "se", ("blocks.1", "last"), input_size=SIZE)
+    assert observe(model) == before
 
 
 @pytest.mark.parametrize(
