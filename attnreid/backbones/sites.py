@@ -290,7 +290,7 @@ def _image_shape(images: Tensor) -> tuple[int, int, int]:
 def unread(model: nn.Module, survey: Survey, sites: Sequence[Site]) -> list[Site]:
     """Return the sites behind a prefix whose maps the model does not read any more: it reads the prefix alone."""
     behind_a_prefix = [site for site in sites if site.prefix]
-    if not behind_a_prefix or len(survey.inputs) != 1:
+    if not behind_a_prefix or len(survey.inputs) != 1 or survey.inputs[0].ndim != 4:
         return []
     double = real_stand_in(model)
     return [site for site in behind_a_prefix if not is_read(double, _image_shape(survey.inputs[0]), site)]
