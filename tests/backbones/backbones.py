@@ -159,7 +159,7 @@ BACKBONES = {
     "timm vit_small": _vit("vit_small_patch16_224", (64, 32)),
     "timm deit_small_distilled": _vit("deit_small_distilled_patch16_224", (64, 32)),
     "timm dinov2 with registers": _vit("vit_small_patch14_reg4_dinov2", (56, 28)),
-    "timm clip": _vit("vit_xsmall_patch16_clip_224", (64, 32)),
+    "timm clip": _vit("vit_medium_patch16_clip_224", (64, 32)),
     "swin_t": _torchvision(
         "swin_t", ("features.1", "features.3", "features.5", "features.7"), ("features.3.1.mlp",), "features.5.1.mlp"
     ),

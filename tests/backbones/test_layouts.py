@@ -288,6 +288,46 @@ def test_attention_sees_the_map_and_the_model_its_own_layout(make, at: str, pref
                 assert added[:, row, column, channel].allclose(code[channel, row, column], atol=1e-4)
 
 
+class Contiguous(nn.Module):
+    """Returns the map in the order of (N, C, H, W), whatever it came in."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous()
+
+
+@layouts
+def test_what_comes_back_lies_in_memory_as_it_did(make, at: str, prefix: int) -> None:
+    plain, model = built(make), built(make)
+    strides: list[tuple[int, ...]] = []
+    for each in (plain, model):
+        each.get_submodule(at).register_forward_hook(lambda _, __, y: strides.append(y.stride()))
+    attach(model, Contiguous, at, input_size=SIZE)
+    assert torch.equal(model(images()), plain(images()))
+    assert strides[0] == strides[1]
+
+
+def test_a_map_between_two_permutations_keeps_its_memory() -> None:
+    model = nn.Sequential(nn.Conv2d(3, C, 4, 4), Permute(0, 2, 3, 1), nn.LayerNorm(C), Permute(0, 3, 1, 2)).eval()
+    given: list[tuple[int, ...]] = []
+    model[1].register_forward_hook(lambda _, __, y: given.append(y.stride()))
+    model(images())
+    attach(model, Contiguous, "1", input_size=SIZE)
+    model(images())
+    assert given[0] == given[1]  # of the (N, C, H, W) below: no copy
+
+
+class Permute(nn.Module):
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.axes)
+
+
 @layouts
 @pytest.mark.parametrize("attention", ["se", "rga_s", "domain", "head"])
 def test_what_attention_does_is_what_it_does_to_the_map(make, at: str, prefix: int, attention: str) -> None:
