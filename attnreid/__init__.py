@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attnreid.attention_maps import explain_levels, record_attention
     from attnreid.backbones.attach import Attachment, attach, attachments
-    from attnreid.backbones.presets import attach_apnet, attach_mla, attach_se
+    from attnreid.backbones.presets import attach_apnet, attach_mla, attach_pyramid, attach_se
     from attnreid.backbones.sites import Site, find_sites
     from attnreid.backbones.strides import set_last_stride
     from attnreid.checkpoints import (
@@ -61,6 +61,7 @@ __all__ = [
     "attach",
     "attach_apnet",
     "attach_mla",
+    "attach_pyramid",
     "attach_released",
     "attach_se",
     "attachments",
@@ -89,6 +90,7 @@ _HOME_OF = {
     "attach": "attnreid.backbones",
     "attach_apnet": "attnreid.backbones",
     "attach_mla": "attnreid.backbones",
+    "attach_pyramid": "attnreid.backbones",
     "attach_se": "attnreid.backbones",
     "attachments": "attnreid.backbones",
     "find_sites": "attnreid.backbones",

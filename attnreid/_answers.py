@@ -14,15 +14,40 @@ from torch import nn
 
 from attnreid import _models as given
 from attnreid._options import CostOptions, ModelOptions, SitesOptions
-from attnreid.backbones import Attachment, Site, attach_apnet, attach_mla, attach_se, find_sites, set_last_stride
+from attnreid.backbones import (
+    Attachment,
+    Site,
+    attach_apnet,
+    attach_mla,
+    attach_pyramid,
+    attach_se,
+    find_sites,
+    set_last_stride,
+)
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones.sites import InputSize
 from attnreid.command_line import UserError
 from attnreid.text import format_table
 
 _DEPTH = 2
-_PRESETS: dict[str, Callable[..., Attachment]] = {"apnet": attach_apnet, "mla": attach_mla, "se": attach_se}
-_PRESET_OPTIONS = ("attention", "levels", "radix", "variant", "blocks", "heads", "memory", "reduction")
+_PRESETS: dict[str, Callable[..., Attachment]] = {
+    "apnet": attach_apnet,
+    "pyramid": attach_pyramid,
+    "mla": attach_mla,
+    "se": attach_se,
+}
+_PRESET_OPTIONS = (
+    "attention",
+    "levels",
+    "radix",
+    "order",
+    "stages",
+    "variant",
+    "blocks",
+    "heads",
+    "memory",
+    "reduction",
+)
 
 _COUNTED = """\
 Counted for one image in eval mode: convolutions, linear maps and matrix products, a multiplication

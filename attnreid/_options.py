@@ -41,15 +41,18 @@ class CostOptions(ModelOptions):
     """A paper's attention.
 
     Args:
-        preset: apnet: pyramids after the four stages of a ResNet, DenseNet or Inception-V3; mla: multi-level attention
-            for the 3x3 convolutions of a ResNet's last stage; se: a gate in every block of a ResNet.
+        preset: apnet: pyramids after the four stages, as the paper has them; pyramid: the same with every option; mla:
+            multi-level attention for the 3x3 convolutions of a ResNet's last stage; se: a gate in every block of a
+            ResNet.
         last_stride: first set the stride of a ResNet's last stage, 1 or 2; both papers have 1 (default: as it is in
             the model).
-        attention: apnet: se, rga_s or another registered name, or MODULE:CALLABLE for a layer of yours; several are
-            one for each level (default: se).
-        levels: apnet: how many, or several for the parts of each, such as 1 2 4 (default: 2); mla: which of pixel,
-            head and domain (default: pixel,head,domain).
-        radix: apnet: into how many parts a level splits those of the one before (default: 2).
+        attention: apnet, pyramid: se, rga_s or another registered name, or MODULE:CALLABLE for a layer of yours;
+            several are one for each level (default: se).
+        levels: apnet, pyramid: how many, or several for the parts of each, such as 1 2 4 (default: 2); mla: which of
+            pixel, head and domain (default: pixel,head,domain).
+        radix: apnet, pyramid: into how many parts a level splits those of the one before (default: 2).
+        order: pyramid: which level is applied first (default: coarse_to_fine).
+        stages: pyramid: the numbers of the stages that get one, such as 3 4 (default: all).
         variant: apnet: as the paper or its authors' code has it (default: paper).
         blocks: mla: which blocks of the last stage (default: all).
         heads: mla: heads of the head level (default: 4).
@@ -57,11 +60,13 @@ class CostOptions(ModelOptions):
         reduction: se: a gate's hidden width is its channels divided by this (default: 16).
     """
 
-    preset: Literal["apnet", "mla", "se"] = typed()
+    preset: Literal["apnet", "pyramid", "mla", "se"] = typed()
     last_stride: Literal[1, 2] | None = None
     attention: tuple[str, ...] | None = typed(None, metavar="NAME")
     levels: tuple[str, ...] | None = typed(None, metavar="LEVEL")
     radix: int | None = None
+    order: Literal["coarse_to_fine", "fine_to_coarse"] | None = None
+    stages: tuple[int, ...] | None = typed(None, metavar="STAGE")
     variant: Literal["paper", "released"] | None = None
     blocks: Literal["all", "last"] | None = None
     heads: int | None = None

@@ -15,7 +15,9 @@ Patch = tuple[
 ]  # top, bottom, left and right of it, as shares of the image's height and width
 
 _MOST_PREFIX = 16  # tokens in front that are looked for: a class token, a distillation token, registers
-_SLACK = 0.25  # of a position: a patch that ends this near to the next one may be answered by that
+# Of a position: a patch that lies anyhow may be answered by the position next to it, where it ends this near to that; a
+# patch that is one position's own, only by that one.
+_SLACK = 0.25
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,17 @@ class Arrangement:
     size: tuple[int, int]
     prefix: int = 0
 
-    def expects(self, patch: Patch, answer: int) -> bool:
+    def expects(self, patch: Patch, answer: int, slack: float) -> bool:
         """Whether the position numbered `answer`, or the token, is where the patch of the image is."""
         height, width = self.size
         row, column = divmod(answer - self.prefix, width)
         top, bottom, left, right = patch
         return (
             answer >= self.prefix
-            and top * height - _SLACK < row + 1
-            and row < bottom * height + _SLACK
-            and left * width - _SLACK < column + 1
-            and column < right * width + _SLACK
+            and top * height - slack < row + 1
+            and row < bottom * height + slack
+            and left * width - slack < column + 1
+            and column < right * width + slack
         )
 
     def __str__(self) -> str:
@@ -80,10 +82,50 @@ class Answers:
     patches: Sequence[Patch]
     strongest: Mapping[Layout, Sequence[int]]
 
-    def agree_with(self, arrangement: Arrangement) -> bool:
+    def agree_with(self, arrangement: Arrangement, slack: float = _SLACK) -> bool:
         """Whether every patch was answered where this arrangement has it."""
         found = self.strongest.get(arrangement.layout, ())
-        return bool(found) and all(map(arrangement.expects, self.patches, found))
+        pairs = zip(self.patches, found, strict=False)
+        return bool(found) and all(arrangement.expects(patch, answer, slack) for patch, answer in pairs)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one module answered.
+
+    Args:
+        rough: to patches that lie anyhow: it leaves a few arrangements.
+        exact: by grid, to patches that are one position's own: it proves one.
+    """
+
+    rough: Answers
+    exact: Mapping[tuple[int, int], Answers]
+
+    def proves(self, arrangement: Arrangement) -> bool:
+        """Whether the arrangement is what was answered to all patches."""
+        exact = self.exact.get(arrangement.size)
+        return self.rough.agree_with(arrangement) and exact is not None and exact.agree_with(arrangement, -_SLACK)
+
+
+def own_patches(grid: tuple[int, int]) -> list[Patch]:
+    """Return patches of an image that are one position's own each: any other order than row by row moves some.
+
+    They are the first quarter of the position's share of the image. The position sees that best both where its share is
+    cut out, as by a ViT, and behind padded convolutions of stride 2, where it is the middle of what the position sees.
+    """
+    rows, columns = grid
+    middle = (rows // 2, columns // 2)
+    cells = [
+        (0, 0),
+        (0, columns - 1),
+        (1, 0),
+        (rows - 1, 1),
+        middle,
+        (middle[0] - 1, middle[1] - 1),
+        (rows - 1, columns - 1),
+    ]
+    inside = sorted({(row, column) for row, column in cells if 0 <= row < rows and 0 <= column < columns})
+    return [(row / rows, (row + 0.5) / rows, column / columns, (column + 0.5) / columns) for row, column in inside]
 
 
 def allowed(shape: tuple[int, ...], image: tuple[int, int], stated: Stated) -> Iterator[Arrangement]:
@@ -140,7 +182,14 @@ class Reading:
             return False
         return len(given) == 3 or (len(given) == 4 and not self.reached and self._by_growth() is None)
 
-    def arrangement(self, answers: Answers | None, stated: Stated) -> tuple[Arrangement | None, str | None]:
+    def candidates(self, rough: Answers, stated: Stated) -> list[Arrangement]:
+        """Return the arrangements that the answers to patches that lie anyhow leave."""
+        if not self.is_open:
+            return []
+        choices = allowed(self.seen.given or (), self.image or (_ANY, _ANY), Stated(output=stated.output))
+        return [choice for choice in choices if rough.agree_with(choice)]
+
+    def arrangement(self, evidence: Evidence | None, stated: Stated) -> tuple[Arrangement | None, str | None]:
         """Return how the map lies, or why that is not known; neither where there is no map at all."""
         given = self.seen.given
         if given is None or len(given) not in (3, 4) or not self.seen.floating:
@@ -158,12 +207,12 @@ class Reading:
         choices = list(allowed(given, self.image or (_ANY, _ANY), stated))
         if not choices:
             return None, f"its tensor, of shape {given}, cannot be read by {stated}; pass others, or none"
-        agreed = [choice for choice in choices if answers is not None and answers.agree_with(choice)]
+        agreed = [choice for choice in choices if evidence is not None and evidence.proves(choice)]
         if len(agreed) == 1:
             return agreed[0], None
         if len(agreed) > 1:
             return None, f"its tensor, of shape {given}, may be read in several ways; pass one of: {_list(agreed)}"
-        return self._by_word(choices, answers, stated)
+        return self._by_word(choices, evidence, stated)
 
     def _by_growth(self) -> Layout | None:
         given, grown = self.seen.given, self.grown
@@ -173,12 +222,12 @@ class Reading:
         return _GROWS.get(axes[0]) if len(axes) == 1 else None
 
     def _by_word(
-        self, choices: Sequence[Arrangement], answers: Answers | None, stated: Stated
+        self, choices: Sequence[Arrangement], evidence: Evidence | None, stated: Stated
     ) -> tuple[Arrangement | None, str | None]:
         given = self.seen.given or ()
         if (stated.layout or stated.grid) and len(choices) == 1:
             others = allowed(given, self.image or (_ANY, _ANY), Stated())
-            shown = [each for each in others if answers is not None and answers.agree_with(each)]
+            shown = [each for each in others if evidence is not None and evidence.proves(each)]
             if shown:
                 return None, f"changed patches show {_list(shown)}, and {stated} was passed; leave that out"
             return choices[0], None

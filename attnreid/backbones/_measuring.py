@@ -1,6 +1,7 @@
 """Look at a model without changing it: what each module takes and gives in one forward pass."""
 
 import copy
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ class Seen:
         holds_map: whether there is a tensor in it that may be a map: of three or four dimensions.
         floating: whether it is a tensor of a floating type.
         items: where it returned several things, what is known of each tensor among them, by index or key.
+        finished: its place in the order in which the modules ended their last call.
     """
 
     calls: int = 0
@@ -36,6 +38,7 @@ class Seen:
     holds_map: bool = False
     floating: bool = False
     items: "dict[int | str, Seen]" = field(default_factory=dict)
+    finished: int = -1
 
     def chosen(self, output: int | str | None) -> "Seen":
         """Return what is known of this item; of all where `output` is None."""
@@ -117,6 +120,8 @@ def run_watched(model: nn.Module, inputs: Sequence[Tensor], note: Note) -> Excep
 
 
 def _note(seen: dict[int, Seen]) -> Note:
+    count = itertools.count()
+
     def note(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
         first = arguments[0] if arguments else None
         seen[id(module)] = Seen(
@@ -131,6 +136,7 @@ def _note(seen: dict[int, Seen]) -> Note:
                 for name, item in _items(result)
                 if isinstance(item, Tensor)
             },
+            finished=next(count),
         )
 
     return note

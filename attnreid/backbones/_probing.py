@@ -1,12 +1,13 @@
 """Change single patches of an image and see where in each module's output that shows.
 
 A number of tokens says neither their grid nor their order: 3,136 may be 56 rows of 56, row by row or not. So the
-order is looked at. Every patch is changed in an image of its own in one batch, behind one unchanged image. After
-global attention all tokens answer to all patches; the patch's own answers most, since what it had passes by on the
-shortcuts.
+order is looked at, twice: patches that lie anyhow leave a few grids, and patches that are one position's own in such a
+grid prove it. Every patch is changed in an image of its own in one batch, behind one unchanged image. After global
+attention all tokens answer to all patches; the patch's own answers most, since what it had passes by on the shortcuts.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +18,16 @@ from attnreid.backbones._arranging import Answers, Patch
 from attnreid.backbones._measuring import item_of, run_watched, stand_in
 from attnreid.backbones._site import Layout, Site
 
-# Corners and edges among them, no two in one row or column: a prefix too many moves every row.
-_COLUMNS = (0, 3, 6, 1, 4, 7, 2, 5)
+ImageShape = tuple[int, int, int]
+
 _SHARE = 1 / 16  # of the image's height and width
+# Corners and edges among them, no two in one row or column: a prefix too many moves every row.
+ANYHOW: tuple[Patch, ...] = tuple(
+    (row, row + _SHARE, column, column + _SHARE)
+    for row, column in (
+        ((1 - _SHARE) * number / 5, (1 - _SHARE) * place / 5) for number, place in enumerate((0, 3, 5, 1, 4, 2))
+    )
+)
 _CHANNEL_AXIS: dict[int, dict[Layout, int]] = {3: {"tokens": 2}, 4: {"NCHW": 1, "NHWC": 3}}
 
 
@@ -44,85 +52,87 @@ def real_stand_in(model: nn.Module) -> nn.Module:
     return double
 
 
-def ask(double: nn.Module, image_shape: tuple[int, int, int], output: int | str | None) -> dict[str, Answers]:
+def ask(
+    double: nn.Module, image_shape: ImageShape, output: int | str | None, patches: Sequence[Patch]
+) -> dict[str, Answers]:
     """Run a real stand-in on changed images and return what each of its modules answered, by name.
 
     Args:
         double: the stand-in.
-        image_shape: (channels, height, width) of the images that it takes.
+        image_shape: of the images that it takes.
         output: index or key of the tensor to look at in modules that return several things.
+        patches: what is changed, each in an image of its own.
     """
-    images, patches = _changed_images(image_shape)
+    images = _changed_images(image_shape, patches)
     answers: dict[str, Answers] = {}
     names = {id(module): name for name, module in double.named_modules()}
 
     def note(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
         tensor = item_of(result, None if isinstance(result, Tensor) else output)
         if tensor is not None and tensor.ndim in _CHANNEL_AXIS and tensor.shape[0] == len(images):
-            strongest = _strongest(tensor)
-            if strongest:
-                answers[names[id(module)]] = Answers(patches, strongest)
+            answers[names[id(module)]] = Answers(patches, _strongest(tensor))
 
     failure = run_watched(double, [images.to(_device_of(double))], note)
     return {} if failure else answers
 
 
-def is_read(double: nn.Module, image_shape: tuple[int, int, int], site: Site) -> bool:
-    """Whether what the model returns depends on the map at `site`: where a class token is read, the last ones are not.
+def unread_among(double: nn.Module, image_shape: ImageShape, sites: Sequence[Site]) -> list[Site]:
+    """Return those of the sites whose maps what the model returns does not depend on.
 
-    It counts as read where that cannot be seen.
+    Where a class token is read, the tokens behind it of the last block are not. Where that cannot be seen, a site
+    counts as read.
     """
-    images, _ = _changed_images(image_shape)
-    images = images[:2].to(_device_of(double))
+    images = _changed_images(image_shape, ()).to(_device_of(double))
     results: list[list[Tensor]] = []
 
     def note(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
         if module is double:
             results.append([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
 
-    def change(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
-        tensor = item_of(result, site.output)
-        if tensor is not None:
-            patches = tensor[:, site.prefix :]
-            patches += torch.randn(patches.shape, generator=torch.Generator().manual_seed(0)).to(patches)
+    def change(site: Site) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+            tensor = item_of(result, site.output)
+            if tensor is not None:
+                patches = tensor[:, site.prefix :]
+                patches += torch.randn(patches.shape, generator=torch.Generator().manual_seed(0)).to(patches)
+
+        return hook
 
     failed = run_watched(double, [images], note)
-    hook = double.get_submodule(site.name).register_forward_hook(change)
-    failed = run_watched(double, [images], note) or failed
-    hook.remove()
-    return failed is not None or not all(map(torch.equal, *results))
+    unread = []
+    for site in sites:
+        hook = double.get_submodule(site.name).register_forward_hook(change(site))
+        failed = run_watched(double, [images], note) or failed
+        hook.remove()
+        if failed is None and all(map(torch.equal, results[0], results.pop())):
+            unread.append(site)
+    return unread
 
 
 def _device_of(double: nn.Module) -> torch.device:
     return next((tensor.device for tensor in double.parameters()), torch.device("cpu"))
 
 
-def _changed_images(shape: tuple[int, int, int]) -> tuple[Tensor, list[Patch]]:
-    """Return one image, and behind it the same image once for each patch, changed there; and the patches."""
+def _changed_images(shape: ImageShape, patches: Sequence[Patch]) -> Tensor:
+    """Return one image, and behind it the same image once for each patch, changed there."""
     channels, height, width = shape
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(channels, height, width, generator=generator).repeat(len(_COLUMNS) + 1, 1, 1, 1)
-    tall, wide = max(1, round(height * _SHARE)), max(1, round(width * _SHARE))
-    patches = []
-    for row, column in enumerate(_COLUMNS):
-        last = len(_COLUMNS) - 1
-        top, left = round((height - tall) * row / last), round((width - wide) * column / last)
-        change = 4 * torch.randn(channels, tall, wide, generator=generator)
-        images[row + 1, :, top : top + tall, left : left + wide] = change
-        patches.append((top / height, (top + tall) / height, left / width, (left + wide) / width))
-    return images, patches
+    images = torch.randn(channels, height, width, generator=generator).repeat(len(patches) + 1, 1, 1, 1)
+    for number, (top, bottom, left, right) in enumerate(patches, start=1):
+        # At least a pixel, and none of the next position's.
+        rows = slice(math.ceil(top * height), max(math.ceil(top * height) + 1, math.floor(bottom * height)))
+        columns = slice(math.ceil(left * width), max(math.ceil(left * width) + 1, math.floor(right * width)))
+        place = images[number, :, rows, columns]
+        place.copy_(4 * torch.randn(place.shape, generator=generator))
+    return images
 
 
 def _strongest(tensor: Tensor) -> Mapping[Layout, tuple[int, ...]]:
-    """Return the number of the position that answers most to each patch, for every layout; none where one is mute."""
+    """Return the number of the position that answers most to each patch, for every layout."""
     found: dict[Layout, tuple[int, ...]] = {}
     values = tensor.detach().to("cpu", torch.float32)
     for layout, axis in _CHANNEL_AXIS[tensor.ndim].items():
         change = (values[1:] - values[:1]).norm(dim=axis).flatten(1)
-        length = values[:1].norm(dim=axis).flatten(1)
-        change = change / (length + 1e-3 * length.mean())
-        if not change.isfinite().all() or 0 in change.amax(1):
-            return {}
-        # Some tokens answer to everything: what counts is to answer to this patch more than to the others.
-        found[layout] = tuple((change.square() / change.mean(0).clamp(min=1e-30)).argmax(1).tolist())
+        # Some tokens answer to everything: what counts is to answer to this patch more than to most.
+        found[layout] = tuple((change - change.median(0).values).argmax(1).tolist())
     return found

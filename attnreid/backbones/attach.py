@@ -435,6 +435,14 @@ def _insert(model: nn.Module, layer: nn.Module, place: Place, mark: Mark) -> _In
     return _Inserted(place.site, host, layer, mark, parent, child)
 
 
+class EscapesError(ValueError):
+    """At this site attention would not run once in a forward pass."""
+
+    def __init__(self, message: str, site: Site) -> None:
+        super().__init__(message)
+        self.site = site
+
+
 def _check_running(who: str, model: nn.Module, attachment: Attachment, survey: Survey) -> None:
     """Refuse modules that escape: a forward that loops over all children, or one set on the object."""
     watched = check_runs(model, survey)
@@ -446,10 +454,11 @@ def _check_running(who: str, model: nn.Module, attachment: Attachment, survey: S
     for site in attachment.sites:
         calls = watched.seen[f"{site.name}.{CHILD}"].calls
         if calls != 1:
-            raise ValueError(
+            raise EscapesError(
                 f"{who}: the attention at {site.name!r} ({site.kind}) must run once in a forward pass, and "
                 f"it ran {calls} times, since that module's forward is an unusual one; choose a module "
-                "inside or around it."
+                "inside or around it.",
+                site,
             )
 
 

@@ -1,10 +1,9 @@
-"""The papers' placements, ready to use: where attention stands, and which, for a backbone known by its parts.
+"""The papers' placements, ready to use, and a pyramid at the end of every stage of any backbone.
 
-`families.py` says which backbones these are and where their stages end.
+`families.py` says where the stages of the papers' backbones end, `_stages.py` those of all others.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -12,19 +11,78 @@ from typing import Literal
 from torch import nn
 
 from attnreid.backbones._calls import Call, describe_call
+from attnreid.backbones._staged import attach_to_stages
 from attnreid.backbones._wrapping import check_plain
 from attnreid.backbones.attach import Attachment, Place, put_in
-from attnreid.backbones.families import RESNET, Family, blocks_of, check_family, check_resnet
-from attnreid.backbones.sites import InputSize, Survey, look, measure_heights, select
+from attnreid.backbones.families import RESNET, blocks_of, check_resnet
+from attnreid.backbones.sites import InputSize, look, select
+from attnreid.layers.gate import SplitDim
 from attnreid.layers.multi_level import LEVELS, Level, MultiLevelAttention
 from attnreid.layers.squeeze_excitation import REDUCTION, SqueezeExcitation
-from attnreid.pyramid import RADIX, AttentionPyramid
+from attnreid.pyramid import RADIX, AttentionPyramid, Order
 from attnreid.registry import Attention
 
 Variant = Literal["paper", "released"]
 
 _STEM = ("relu", "maxpool")
-_FARTHEST = 192  # how far from the given one an input height is looked for
+
+
+def attach_pyramid(
+    model: nn.Module,
+    attention: Attention | Sequence[Attention] = "se",
+    *,
+    stages: Sequence[int] | None = None,
+    levels: int | Sequence[int] = 2,
+    radix: int = RADIX,
+    order: Order = "coarse_to_fine",
+    dim: SplitDim | None = None,
+    input_size: InputSize,
+    identity_init: bool = False,
+) -> Attachment:
+    """Put an attention pyramid at the end of a backbone's stages, whatever its class.
+
+    The stages are told from what the modules give: a stage ends at the last block with a map of its size, and the last
+    four sizes count. An isotropic network, such as a plain ViT, has its pyramids after the blocks at 1/4, 1/2, 3/4 and
+    4/4 of its depth. A block that cannot take attention itself is replaced by the last one inside it that can.
+
+    Args:
+        model: the backbone; changed in place.
+        attention: what `AttentionPyramid` takes: a name, a class or a callable, or one for each level.
+        stages: the numbers of the stages that get a pyramid, from 1; None for all.
+        levels: how many levels the pyramids have, or the parts of each level.
+        radix: into how many parts each level splits those of the level before.
+        order: which level is applied first.
+        dim: what an attention that does not split the map itself is split along.
+        input_size: (height, width) of an input with 3 channels, or (channels, height, width).
+        identity_init: start with pyramids that pass every finite map unchanged.
+
+    Returns:
+        The handle that lists the pyramids and takes them out again.
+
+    Raises:
+        ValueError: no stage is found, or attention cannot stand at the end of one, it already carries some, or its
+            channels or height cannot be split into that many parts. The model is then as it was.
+
+    Example:
+        >>> from torchvision.models import mobilenet_v2
+        >>> attachment = attach_pyramid(mobilenet_v2(), "se", stages=(3, 4), input_size=(256, 128))
+        >>> [(site.name, site.channels, site.size) for site in attachment.sites]
+        [('features.13', 96, (16, 8)), ('features.17', 320, (8, 4))]
+    """
+    who = "attach_pyramid"
+    call = describe_call(
+        who,
+        attention=attention,
+        stages=stages,
+        levels=levels,
+        radix=radix,
+        order=order,
+        dim=dim,
+        input_size=input_size,
+        identity_init=identity_init,
+    )
+    pyramid = partial(AttentionPyramid, attention=attention, levels=levels, radix=radix, order=order, dim=dim)
+    return attach_to_stages(who, model, pyramid, stages, input_size, identity_init, call)
 
 
 def attach_apnet(
@@ -39,8 +97,8 @@ def attach_apnet(
 ) -> Attachment:
     """Put an attention pyramid after each of the backbone's four stages, as APNet does.
 
-    ResNets, DenseNets and Inception-V3, the backbones of APNet's Table V. The paper trains ResNets with a
-    last stride of 1: call `set_last_stride(model)` first.
+    In ResNets, DenseNets and Inception-V3, the backbones of APNet's Table V; in others at the ends that
+    `attach_pyramid` finds. The paper trains ResNets with a last stride of 1: call `set_last_stride(model)` first.
 
     The authors' released code differs from the paper: `variant="released"`, for ResNets, has a fifth site
     after the stem, whose ReLU is taken out; SE with 8 hidden units at level 1, split attention with a norm at
@@ -59,9 +117,8 @@ def attach_apnet(
         The handle that lists the pyramids and takes them out again.
 
     Raises:
-        ValueError: the model is of no such family, a stage already carries attention, a stage's channels or
-            height cannot be split into that many parts, or the released variant is given what its code does
-            not have. The model is then as it was.
+        ValueError: no stage is found, one already carries attention, its channels or height cannot be split into that
+            many parts, or the released variant is given what its code does not have. The model is then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -79,23 +136,12 @@ def attach_apnet(
         variant=variant,
         identity_init=identity_init,
     )
-    check_plain(who, model)
     if variant == "released":
         return _attach_released(who, model, attention, levels, radix, input_size, identity_init, call)
     if variant != "paper":
         raise ValueError(f"{who}: variant must be 'paper' or 'released', got {variant!r}; choose one.")
-    family = check_family(who, model)
     pyramid = partial(AttentionPyramid, attention=attention, levels=levels, radix=radix)
-    survey = look(who, model, input_size)
-    sites = select(who, model, survey, family.stages)
-    try:
-        places = [Place(site, "after") for site in sites]
-        return put_in(who, model, pyramid, places, survey, call, identity_init=identity_init)
-    except ValueError as error:
-        heights = _heights_that_work(survey, family, attention, levels, radix)
-        if heights is None:
-            raise
-        raise ValueError(f"{who}: {heights}") from error
+    return attach_to_stages(who, model, pyramid, None, input_size, identity_init, call)
 
 
 def attach_mla(
@@ -212,6 +258,7 @@ def _attach_released(
             f"{who}: identity_init must stay False with variant='released', which takes the stem's ReLU out; use "
             "variant='paper' to start from the model as it is."
         )
+    check_plain(who, model)
     check_resnet(who, model)
     survey = look(who, model, input_size)
     missing = [name for name in _STEM if name not in survey.sites]
@@ -236,49 +283,4 @@ def _stride_of_3x3(who: str, name: str, conv: nn.Module) -> int:
     raise ValueError(
         f"{who}: {name!r} must be a 3x3 convolution with equal channels and stride 1 or 2, got {conv}; "
         "use attach(model, ..., where='instead') at a place that keeps its map's shape."
-    )
-
-
-def _heights_that_work(
-    survey: Survey,
-    family: Family,
-    attention: Attention | Sequence[Attention],
-    levels: int | Sequence[int],
-    radix: int,
-) -> str | None:
-    """Say which input heights suit a pyramid that splits the height; None where that was not the trouble."""
-    every = radix ** max(0, levels - 1) if isinstance(levels, int) else math.lcm(*levels)
-    try:
-        # A height that divides: what is refused now was refused for another reason.
-        probe = AttentionPyramid(
-            survey.sites[family.stages[0]].channels or 0,
-            attention,
-            levels=levels,
-            radix=radix,
-            size=(every, 1),
-            device="meta",
-        )
-    except (TypeError, ValueError):
-        return None
-    parts = math.lcm(*(level.parts for level in probe.plan if level.dim == "height"))
-    heights = [(survey.sites[stage].size or (0, 0))[0] for stage in family.stages]
-    if all(height % parts == 0 for height in heights):
-        return None
-    given = survey.inputs[0].shape[2]
-
-    def works(height: int) -> bool:
-        found = measure_heights(survey, height, family.stages)
-        return found is not None and all(one % parts == 0 for one in found)
-
-    fit: list[str] = []
-    for step in (32, 16, 8, 4, 2, 1):  # round heights first
-        below, above = given // step * step, -(-given // step) * step
-        sides = (range(below, max(0, given - _FARTHEST), -step), range(above, given + _FARTHEST, step))
-        fit = [str(height) for side in sides if (height := next(filter(works, side), None)) is not None]
-        if fit:
-            break
-    advice = f"use an input height of {' or '.join(fit)}" if fit else "use fewer levels"
-    return (
-        f"every stage's map must have a height that {parts} divides, since the attention splits it, got "
-        f"{', '.join(map(str, heights))} at input height {given}; {advice}."
     )

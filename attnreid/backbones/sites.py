@@ -1,6 +1,7 @@
 """Where attention can stand in a model, and where not and why; looking changes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import get_args
@@ -8,9 +9,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from attnreid.backbones._arranging import Answers, Arrangement, Reading, Stated
+from attnreid.backbones._arranging import Arrangement, Evidence, Reading, Stated, own_patches
 from attnreid.backbones._measuring import Observation, Seen, observe, stand_in
-from attnreid.backbones._probing import ask, is_read, real_stand_in
+from attnreid.backbones._probing import ANYHOW, ask, real_stand_in, unread_among
 from attnreid.backbones._site import Layout as Layout  # part of this module's interface, as is Site
 from attnreid.backbones._site import Site as Site
 from attnreid.backbones._surgery import CHILD, mark_of
@@ -22,6 +23,7 @@ from attnreid.text import nearest
 InputSize = tuple[int, int] | tuple[int, int, int]
 
 _NOTHING = Stated()
+_MOST_GRIDS = 8  # that are tried: a network has as many as it has sizes of map, and a few come by chance
 _HEIGHT_AXIS = {"NCHW": 2, "NHWC": 1}
 
 
@@ -40,8 +42,8 @@ def find_sites(
     The model is not run and not changed: a copy of it on the meta device is, in eval mode, on a batch of 2. A
     model that cannot run there is measured on a real copy. A second pass with a taller input tells by the
     axis that grew whether a map is (N, C, H, W) or (N, H, W, C). Where it does not tell, and for tokens, a real copy
-    runs on nine images that differ in one patch each: the grid and the order of the tokens are those that
-    answer where the patches are.
+    runs on images that differ in one patch each: the grid and the order of the tokens are those that answer
+    where the patches are.
 
     Args:
         model: any module.
@@ -266,20 +268,39 @@ def _sites(
             image=None if image is None else (image.shape[2], image.shape[3]),
             reached=taller.error is None,
         )
-    answers = _ask(model, inputs, stated) if any(reading.is_open for reading in readings.values()) else {}
+    evidence = _ask(model, inputs, readings, stated) if any(each.is_open for each in readings.values()) else {}
     sites = {}
     for name, module in _outside_attention(model):
         others = [home for home in homes[id(module)] if home != name]
-        arranged, unclear = readings[name].arrangement(answers.get(name), stated)
+        arranged, unclear = readings[name].arrangement(evidence.get(name), stated)
         refusal = "it already carries attention; remove() that first" if mark_of(module) else None
         refusal = refusal or _refusal(first.seen[name], others, outputs[name]) or unclear
         sites[name] = _site(name, _kind(module), readings[name].seen, arranged, outputs[name], refusal)
     return sites
 
 
-def _ask(model: nn.Module, inputs: Sequence[Tensor], stated: Stated) -> dict[str, Answers]:
+def _ask(
+    model: nn.Module, inputs: Sequence[Tensor], readings: Mapping[str, Reading], stated: Stated
+) -> dict[str, Evidence]:
     """Return what a real copy of the model answers to changed patches; nothing where it cannot be asked."""
-    return ask(real_stand_in(model), _image_shape(inputs[0]), stated.output) if len(inputs) == 1 else {}
+    if len(inputs) != 1:
+        return {}
+    double, shape = real_stand_in(model), _image_shape(inputs[0])
+    rough = ask(double, shape, stated.output, ANYHOW)
+    found = Counter(
+        size
+        for name, reading in readings.items()
+        if name in rough
+        for size in {candidate.size for candidate in reading.candidates(rough[name], stated)}
+    )
+    # As wide for its height as the image is: others come by chance.
+    likely = sorted(found, key=lambda grid: (abs(grid[0] * shape[2] - grid[1] * shape[1]) > shape[1], -found[grid]))
+    grids = likely[:_MOST_GRIDS]
+    exact = {grid: ask(double, shape, stated.output, own_patches(grid)) for grid in grids}
+    return {
+        name: Evidence(answers, {grid: exact[grid][name] for grid in grids if name in exact[grid]})
+        for name, answers in rough.items()
+    }
 
 
 def _image_shape(images: Tensor) -> tuple[int, int, int]:
@@ -292,8 +313,7 @@ def unread(model: nn.Module, survey: Survey, sites: Sequence[Site]) -> list[Site
     behind_a_prefix = [site for site in sites if site.prefix]
     if not behind_a_prefix or len(survey.inputs) != 1 or survey.inputs[0].ndim != 4:
         return []
-    double = real_stand_in(model)
-    return [site for site in behind_a_prefix if not is_read(double, _image_shape(survey.inputs[0]), site)]
+    return unread_among(real_stand_in(model), _image_shape(survey.inputs[0]), behind_a_prefix)
 
 
 def _site(

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from attnreid.backbones import Attachment, attach, attach_apnet, attach_mla, attach_se
+from attnreid.backbones import Attachment, attach, attach_apnet, attach_mla, attach_pyramid, attach_se
 from attnreid.backbones._calls import Call
 from attnreid.pyramid import AttentionPyramid
 from attnreid.registry import find_attention, option_names
@@ -16,6 +16,7 @@ _CALLS: dict[str, Callable[..., Attachment]] = {
     "attach": attach,
     "attach_apnet": attach_apnet,
     "attach_mla": attach_mla,
+    "attach_pyramid": attach_pyramid,
     "attach_se": attach_se,
 }
 _NOT_FROM_A_FILE = {"model", "example_inputs", "channels"}

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from attnreid import AttentionPyramid, SqueezeExcitation, record_attention
 from attnreid.backbones import attach, attachments, find_sites
+from attnreid.backbones._arranging import Answers, Arrangement, Evidence, Reading, Stated, allowed, own_patches
+from attnreid.backbones._measuring import Seen
+from attnreid.backbones._probing import ANYHOW
 from attnreid.checkpoints import load_checkpoint, save_checkpoint
 from tests.conftest import says
 
@@ -182,6 +185,67 @@ def test_tokens_in_another_order_are_refused(order: list[int]) -> None:
         attach(model, "se", "last", input_size=SIZE)
 
 
+Order = list[tuple[int, int]]  # the cell of each token
+
+
+def orders(rows: int, columns: int) -> dict[str, Order]:
+    """Return other orders than row by row."""
+    cells = [(row, column) for row in range(rows) for column in range(columns)]
+    found = {
+        "column by column": sorted(cells, key=lambda cell: cell[::-1]),
+        "from the end": cells[::-1],
+        "mirrored": [(row, columns - 1 - column) for row, column in cells],
+        "upside down": [(rows - 1 - row, column) for row, column in cells],
+        "there and back": [(row, columns - 1 - column if row % 2 else column) for row, column in cells],
+    }
+    for tall, wide in ((2, 2), (4, 4), (7, 7), (2, 4)):
+        if rows % tall == 0 == columns % wide and wide < columns:
+            window = lambda cell, t=tall, w=wide: (cell[0] // t, cell[1] // w)  # noqa: E731
+            within = lambda cell, t=tall, w=wide: (cell[0] % t, cell[1] % w)  # noqa: E731
+            found[f"windows of {tall}x{wide}"] = sorted(cells, key=lambda cell: (window(cell), cell))
+            found[f"every {tall}th"] = sorted(cells, key=lambda cell: (within(cell), cell))
+    return {name: order for name, order in found.items() if order != cells}
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize(
+    ("image", "grid"),
+    [
+        ((224, 224), (14, 14)),
+        ((224, 224), (16, 16)),
+        ((224, 224), (56, 56)),
+        ((224, 224), (7, 7)),
+        ((256, 128), (16, 8)),
+        ((256, 128), (64, 32)),
+        ((384, 128), (24, 8)),
+        ((64, 32), (8, 4)),
+        ((64, 32), (4, 2)),
+        ((16, 24), (4, 6)),
+    ],
+)
+def test_no_other_order_passes_for_row_by_row(image: tuple[int, int], grid: tuple[int, int], prefix: int) -> None:
+    """By arithmetic alone: each patch is answered by the token of the cell that its middle lies in."""
+    rows, columns = grid
+
+    def answers(order: Order, patches: Any) -> Answers:
+        middles = [
+            (int((top + low) / 2 * rows), int((left + right) / 2 * columns)) for top, low, left, right in patches
+        ]
+        return Answers(patches, {"tokens": [prefix + order.index(cell) for cell in middles]})
+
+    def proven(order: Order) -> list[Arrangement]:
+        rough = answers(order, ANYHOW)
+        choices = [each for each in allowed((2, prefix + rows * columns, C), image, Stated()) if rough.agree_with(each)]
+        grids = {each.size for each in choices}
+        evidence = Evidence(rough, {size: answers(order, own_patches(size)) for size in grids})
+        return [each for each in choices if evidence.proves(each)]
+
+    by_rows = [(row, column) for row in range(rows) for column in range(columns)]
+    assert proven(by_rows) == [Arrangement("tokens", C, grid, prefix)]
+    for name, order in orders(rows, columns).items():
+        assert not proven(order), name
+
+
 def test_tokens_that_are_folded_into_the_batch_are_refused() -> None:
     site = site_of(built(partial(Transformer, 0, None, True)), "last")
     assert says(site.refusal, "(4, 12, 8)", "2 images", "first axis")
@@ -242,6 +306,16 @@ def test_attention_on_tokens_that_nothing_reads_is_warned_of(observe, recwarn) -
         with pytest.raises(UserWarning, match="'last'"):
             attach(model, "se", ("blocks.1", "last"), input_size=SIZE)
     assert observe(model) == before
+
+
+def test_what_can_be_read_in_several_ways_names_them() -> None:
+    corner = Answers(((0.0, 1.0, 0.0, 0.1),), {"tokens": (1,)})
+    evidence = Evidence(corner, {(1, 24): corner, GRID: corner})
+    reading = Reading(Seen(calls=1, given=(2, 25, 8), floating=True), None, 2, SIZE, False)
+    arranged, refusal = reading.arrangement(evidence, Stated())
+    assert arranged is None
+    assert says(refusal, "(2, 25, 8)", "several ways", "grid=(1, 24), prefix=1", "or layout=")
+    assert reading.arrangement(evidence, Stated(grid=GRID))[0] == Arrangement("tokens", 8, GRID, 1)
 
 
 @pytest.mark.parametrize(
@@ -446,8 +520,13 @@ def test_one_of_several_outputs(pack, key: int | str) -> None:
     model = built(partial(Several, pack, key))
     output = model(images())
     assert says(site_of(model, "block").refusal, f"output={key!r}", "(2, 8, 4, 6)")
+    own: list[Any] = []
+    model.block.pack = lambda x, mean: own.append((pack(x, mean), x)) or own[-1][0]
     attachment = attach(model, Marked, "block", input_size=SIZE, output=key)
     assert attachment.sites[0].output == key
+    model(images())
+    assert own[-1][0][key] is own[-1][1]  # what the module itself made is not written to
+    model.block.pack = pack
     shift = nn.functional.linear(torch.arange(float(C * 24)).view(C, 24).mean(1), model.head.weight)
     torch.testing.assert_close(model(images()), output + shift)
     attachment.remove()
