@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +180,7 @@ def _inputs(
         )
     if example_inputs is not None:
         return tuple(example_inputs)
-    if input_size is None or not _is_size(input_size):
+    if input_size is None or not is_input_size(input_size):
         raise ValueError(
             f"{who}: input_size must be (height, width) or (channels, height, width) of positive integers, "
             f"got {input_size!r}."
@@ -190,7 +190,8 @@ def _inputs(
     return (torch.zeros(shape, dtype=like.dtype, device=like.device),)
 
 
-def _is_size(value: object) -> bool:
+def is_input_size(value: object) -> TypeGuard[InputSize]:
+    """Whether a value is (height, width) or (channels, height, width)."""
     return (
         isinstance(value, tuple | list)
         and len(value) in (2, 3)
