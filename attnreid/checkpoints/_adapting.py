@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnreid.backbones import Attachment, attachments
 from attnreid.backbones._building import resize_layer
-from attnreid.backbones._calls import MADE_FOR, Size
+from attnreid.backbones._calls import MADE_FOR
 from attnreid.backbones._resizing import exchange
 from attnreid.backbones._surgery import CHILD, attention_of, mark_of
 from attnreid.checkpoints._header import Described, Header, relative, under
@@ -84,7 +84,8 @@ def adapt(
         for site in carried.sites:
             prefix = f"{site.name}.{CHILD}."
             pattern = attention_of(source.get_submodule(site.name))
-            saved = dataclasses.replace(site, size=_size(who, path, site.name, described))
+            _, height, width = described.sites[site.name]
+            saved = dataclasses.replace(site, size=(height, width))
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             layer = resize_layer(who, pattern, saved)
             _fill(f"{who}: {path}", layer, own, under(prefix, versions), dtypes)
@@ -104,15 +105,6 @@ def _exchanged(
     assert mark is not None  # for the type checker: a host is marked
     made_for = (at_input_size(described, None).call or {})[MADE_FOR]
     return exchange(hosts, layers, sizes, mark.group.call and {**mark.group.call, MADE_FOR: made_for})
-
-
-def _size(who: str, path: Path, name: str, described: Described) -> Size:
-    shape = described.sites[name]
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(
-            f"{who}: {path} must have the map (channels, height, width) at {name!r}, got {shape}; save it again."
-        )
-    return shape[1], shape[2]
 
 
 def _fill(who: str, layer: nn.Module, tensors: dict[str, Tensor], versions: dict[str, int], dtypes: bool) -> None:

@@ -165,12 +165,12 @@ def _described(content: Any) -> Described:
         made_for = {name: _sides(size, 2) for name, size in _typed(call.get(MADE_FOR, {}), dict).items()}
         call = {key: _typed(call[key], kind) for key, kind in (("on", str), ("name", str), ("options", dict))}
         call |= {MADE_FOR: made_for} if made_for else {}
-    return Described(call, {name: tuple(_sides(shape)) for name, shape in sites.items()})
+    return Described(call, {name: tuple(_sides(shape, 3)) for name, shape in sites.items()})
 
 
-def _sides(content: Any, count: int | None = None) -> list[int]:
+def _sides(content: Any, count: int) -> list[int]:
     sides = [_typed(side, int) for side in _typed(content, list)]
-    if count is not None and len(sides) != count:
+    if len(sides) != count:
         raise TypeError(f"{content!r:.60} has not {count} numbers")
     return sides
 

@@ -244,13 +244,13 @@ def _attach_all(
 def _check_attention(
     path: Path, file: tuple[Described, ...], model: tuple[Described, ...], *, plain: bool, sizes: bool = True
 ) -> None:
-    difference = attention_difference(file, model, sizes=sizes)
+    other = attention_difference(file, model, sizes=False)
+    difference = other or (attention_difference(file, model) if sizes else None)
     if difference:
-        of_sizes = attention_difference(file, model, sizes=False) is None
-        adapted = f"resize={'(height, width)' if plain else 'True'} to adapt the file's to these maps, or "
+        adapted = f"pass resize={'(height, width)' if plain else 'True'} to adapt the file's to these maps, or "
         raise ValueError(
             f"{_LOAD}: the attention must be the same in {path} and on the model, got {difference}; "
-            f"{f'pass {adapted}' if of_sizes else ''}attach what the file has, at the same input size and strides "
+            f"{'' if other else adapted}attach what the file has, at the same input size and strides "
             "(set_last_stride), or pass a plain model and it is attached."
         )
 

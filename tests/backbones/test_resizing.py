@@ -27,6 +27,7 @@ from attnreid import (
     set_last_stride,
 )
 from attnreid.backbones import _resizing
+from tests.backbones.stages import Stages
 from tests.layers.support import assert_close, randomise
 
 OLD, NEW = (64, 32), (128, 96)
@@ -47,6 +48,7 @@ def carriers(model: nn.Module) -> list[nn.Module]:
 
 
 HLA = partial(AttentionPyramid, attention="head", levels=1)
+STRIPS = partial(AttentionPyramid, attention="rga_s")
 PRESETS: dict[str, Callable[[nn.Module], Attachment]] = {
     "apnet, se": lambda model: attach_apnet(model, "se", input_size=OLD),
     "apnet, rga_s": lambda model: attach_apnet(model, "rga_s", input_size=OLD),
@@ -135,10 +137,12 @@ def test_two_levels_of_rga_s_on_a_resnet18_at_the_papers_size_and_at_a_larger_on
 
 
 def test_the_call_has_the_new_size_and_the_sizes_that_the_layers_were_made_for() -> None:
-    model = resnet()
+    model = Stages()
     attachment = attach(model, "rga_s", "layer[34]", input_size=OLD)
+    [other] = attachments(model)
     first = attachment.call
     attachment.resize(NEW)
+    assert (other.call, other.sites) == (attachment.call, attachment.sites)
     assert first is not None
     options = {**first["options"], "input_size": [128, 96]}
     assert attachment.call == {**first, "options": options, "made_for": {"layer3": [4, 2], "layer4": [2, 1]}}
@@ -154,7 +158,7 @@ def test_the_call_has_the_new_size_and_the_sizes_that_the_layers_were_made_for()
 
 
 def test_a_part_of_a_larger_model_is_measured_by_itself() -> None:
-    model = nn.Sequential(nn.Upsample(scale_factor=2), resnet())
+    model = nn.Sequential(nn.Upsample(scale_factor=2), Stages())
     attach(model[1], "rga_s", "layer3", input_size=OLD)
     [attachment] = attachments(model)
     attachment.resize(NEW)
@@ -163,11 +167,11 @@ def test_a_part_of_a_larger_model_is_measured_by_itself() -> None:
     assert attachment.call is not None
     assert attachment.call["on"] == "1"
     assert attachment.call["made_for"] == {"layer3": [4, 2]}
-    assert model(images((64, 48))).shape == (2, 3)
+    assert model(images((64, 48))).shape == (2, 64)
 
 
 def test_modes_gradients_and_hooks_come_along_and_parameters_are_new() -> None:
-    model = resnet().train()
+    model = Stages().train()
     attachment = attach(model, "rga_s", "layer3", input_size=OLD)
     attention, calls = model.layer3.attention, []
     attention.embed.norm.eval()
@@ -180,7 +184,7 @@ def test_modes_gradients_and_hooks_come_along_and_parameters_are_new() -> None:
     assert [name for name, value in attention.named_parameters() if not value.requires_grad] == ["joint.weight"]
     assert not old & {id(value) for value in attachment.parameters()}
     model(images())
-    assert calls == [(2, 256, 8, 6)]
+    assert calls == [(2, 32, 8, 6)]
 
 
 class Fresh(nn.Module):
@@ -199,7 +203,7 @@ class Fresh(nn.Module):
 
 @pytest.mark.parametrize("attention", ["rga_s", Fresh])
 def test_loading_keeps_to_its_rule(attention: Any) -> None:
-    model = resnet().eval()
+    model = Stages()
     plain = copy.deepcopy(model.state_dict())
     attachment = attach(model, attention, "layer[34]", input_size=OLD)
     attachment.resize(NEW)
@@ -221,16 +225,18 @@ def test_several_attachments_are_resized_one_after_the_other() -> None:
     set_last_stride(model)
     attach_mla(model, input_size=OLD, memory=4)
     attach_apnet(model, "rga_s", input_size=OLD)
-    for attachment in attachments(model):
+    handles = attachments(model)
+    for attachment in handles:
         attachment.resize(NEW)
+    assert [one.call for one in attachments(model)] == [one.call for one in handles]
     assert [one.sites[-1].size for one in attachments(model)] == [(8, 6), (8, 6)]
     assert [str(one).count("8 x 6") for one in attachments(model)] == [1, 2]
     assert model(images()).isfinite().all()
 
 
 def test_a_folded_model_is_resized_as_one_that_is_folded_afterwards() -> None:
-    model = resnet()
-    attach_apnet(model, "rga_s", input_size=OLD, identity_init=True)
+    model = Stages()
+    attach(model, STRIPS, "layer?", input_size=OLD, identity_init=True)
     for host in carriers(model):
         randomise(host.attention)
     folded = fold(model)
@@ -243,15 +249,25 @@ def test_a_folded_model_is_resized_as_one_that_is_folded_afterwards() -> None:
     assert not any(module.training for module in folded.modules())
 
 
+def test_what_is_converted_afterwards_keeps_the_resized_attention() -> None:
+    model = Stages()
+    attach(model, "rga_s", "bn", input_size=OLD).resize(NEW)
+    norm = nn.SyncBatchNorm.convert_sync_batchnorm(model.bn)  # alone, before it has its place
+    assert isinstance(norm, nn.SyncBatchNorm)
+    assert norm.attention is model.bn.attention
+    model.bn = norm
+    assert attachments(model)[0].sites[0].size == (16, 12)
+
+
 def test_what_was_converted_is_resized_where_it_is_now() -> None:
-    model = resnet()
-    attachment = attach(model, "rga_s", ["bn1", "layer3"], input_size=OLD)
+    model = Stages()
+    attachment = attach(model, "rga_s", ["bn", "layer3"], input_size=OLD)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    assert isinstance(model.bn1, nn.SyncBatchNorm)
-    host = model.bn1
+    assert isinstance(model.bn, nn.SyncBatchNorm)
+    host = model.bn
     attachment.resize(NEW)
-    assert model.bn1 is host
-    assert host.attention.size == (64, 48)
+    assert model.bn is host
+    assert host.attention.size == (16, 12)
     assert model(images()).isfinite().all()
     attachment.remove()
     assert not attachments(model)
@@ -294,8 +310,8 @@ RGA4 = partial(RelationAwareSpatialAttention, parts=2)
 @pytest.mark.parametrize(
     ("attention", "options", "match"),
     [
-        (Stubborn, {"input_size": NEW}, r"'layer3' \(256 channels, 8x6\): Stubborn: .*must have resize\(size\)"),
-        (RGA4, {"input_size": (80, 32)}, r"'layer3' \(256 channels, 5x2\): .*2 parts, .*got 5: .*4 or 6"),
+        (Stubborn, {"input_size": NEW}, r"'layer3' \(32 channels, 8x6\): Stubborn: .*must have resize\(size\)"),
+        (RGA4, {"input_size": (80, 32)}, r"'layer3' \(32 channels, 5x2\): .*2 parts, .*got 5: .*4 or 6"),
         (
             Growing,
             {"input_size": NEW},
@@ -309,7 +325,7 @@ RGA4 = partial(RelationAwareSpatialAttention, parts=2)
     ],
 )
 def test_a_refusal_leaves_the_model_as_it_was(attention: Any, options: Any, match: str, observe: Observe) -> None:
-    model = resnet()
+    model = Stages()
     attach(model, "rga_s", "layer2", input_size=OLD)
     attachment = attach(model, attention, "layer3", input_size=OLD)
     before, sites, call = observe(model), attachment.sites, attachment.call
@@ -317,12 +333,12 @@ def test_a_refusal_leaves_the_model_as_it_was(attention: Any, options: Any, matc
         attachment.resize(**options)
     assert observe(model) == before
     assert (attachment.sites, attachment.call) == (sites, call)
-    assert model(images(OLD)).shape == (2, 3)
+    assert model(images(OLD)).shape == (2, 64)
 
 
 def test_a_failure_half_way_puts_the_same_objects_back(observe: Observe, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = resnet()
-    attachment = attach_apnet(model, "rga_s", input_size=OLD)
+    model = Stages()
+    attachment = attach(model, STRIPS, "layer?", input_size=OLD)
     before, sites, call = observe(model), attachment.sites, attachment.call
     note_host, noted = _resizing.note_host, []
 
@@ -369,7 +385,7 @@ def test_a_site_that_is_another_at_the_new_size_is_refused(kind: str, match: str
 
 
 def test_what_was_taken_out_cannot_be_resized() -> None:
-    model = resnet()
+    model = Stages()
     attachment = attach(model, "se", "layer3", input_size=OLD)
     attachment.remove()
     with pytest.raises(ValueError, match=r"^Attachment.resize: .*attention must be in the model, got it taken out"):
@@ -377,11 +393,11 @@ def test_what_was_taken_out_cannot_be_resized() -> None:
 
 
 def test_a_handle_on_the_carrying_module_itself_is_refused() -> None:
-    model = resnet()
+    model = Stages()
     attach(model, "se", "layer3", input_size=OLD)
     [attachment] = attachments(model.layer3)
     with pytest.raises(ValueError, match=r"must stand inside the model that is looked at, got ''"):
-        attachment.resize((128, 8, 4))
+        attachment.resize((16, 16, 12))
 
 
 # Attention of no size ------------------------------------------------------------------------------------------------
