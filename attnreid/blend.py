@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid.layers._pooling import affine
+from attnreid.layers._resizing import Size, copy_with, resize_attention
 from attnreid.layers.gate import Gate
 
 
@@ -39,3 +40,7 @@ class IdentityBlend(nn.Module):
         """Return the blend of the map and what the layer makes of it."""
         found = self.layer.as_affine(x) if isinstance(self.layer, Gate) and self.layer.multiplies else None
         return blend_map(self.blend, x, self.layer(x)) if found is None else blend_affine(self.blend, *found)
+
+    def resize(self, size: Size) -> "IdentityBlend":
+        """Return a copy for maps of another size: the layer in it resized, the blend as it is."""
+        return copy_with(self, (self.layer, resize_attention(self.layer, size)))

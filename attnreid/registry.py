@@ -19,6 +19,8 @@ AttentionBuilder = Callable[..., nn.Module]
 Attention = str | AttentionBuilder
 Builder = TypeVar("Builder", bound=AttentionBuilder)
 
+BUILT_FOR_SIZE = "_attnreid_built_for_size"
+
 _builders: dict[str, AttentionBuilder] = {}
 
 
@@ -169,6 +171,9 @@ def build_attention(
 ) -> nn.Module:
     """Call a builder with those of size, device and dtype that its signature takes and no partial has set.
 
+    A module that was given the size and cannot say how it becomes one for another is marked `BUILT_FOR_SIZE`: a
+    function that built it is not there to be asked later.
+
     Args:
         who: named in what is raised.
         builder: a callable `(channels, **options)`.
@@ -195,6 +200,8 @@ def build_attention(
         raise TypeError(
             f"{who}: attention must build an nn.Module for {channels} channels, got {module!r}: have it return one"
         )
+    if "size" in options and not hasattr(module, "resize"):
+        vars(module)[BUILT_FOR_SIZE] = True
     return module if options.keys() >= placed.keys() else module.to(device=device, dtype=dtype)
 
 

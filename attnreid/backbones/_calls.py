@@ -2,11 +2,12 @@
 
 It is `{"name": ..., "options": {...}}` of what JSON knows. An attention is written as its registered
 name, as `{"name": ..., "options": ...}` where a `functools.partial` chose options, or as `{"pyramid": options}`
-for `AttentionPyramid`; a class or function that is not registered cannot be written down.
+for `AttentionPyramid`; a class or function that is not registered cannot be written down. Where layers were resized,
+`"made_for"` has the (height, width) that each of them was made for.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,9 @@ from attnreid.pyramid import AttentionPyramid
 from attnreid.registry import find_attention, list_attention
 
 Call = dict[str, Any]
+Size = tuple[int, int]
+
+MADE_FOR = "made_for"
 
 
 class _NotPlainError(Exception):
@@ -26,6 +30,15 @@ def describe_call(name: str, **options: Any) -> Call | None:
         return {"name": name, "options": _options(options)}
     except _NotPlainError:
         return None
+
+
+def with_sizes(call: Call | None, made_for: Mapping[str, Size | None], now: Mapping[str, Size | None]) -> Call | None:
+    """Return a call with the sizes that its layers were made for, where those are others than their maps' now."""
+    if call is None:
+        return None
+    others = {name: list(size) for name, size in made_for.items() if size is not None and size != now[name]}
+    plain = {key: value for key, value in call.items() if key != MADE_FOR}
+    return {**plain, MADE_FOR: others} if others else plain
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,9 @@ _calls = _Calls()
 
 
 def guard_loading(attention: nn.Module) -> None:
-    """Have every later `load_state_dict` of a model around `attention` keep to the rule."""
+    """Have every later `load_state_dict` of a model around `attention` keep to the rule; harmless twice."""
+    if any(getattr(hook, "hook", None) is _before for hook in attention._load_state_dict_pre_hooks.values()):
+        return  # a copy of one that does
     attention.register_load_state_dict_pre_hook(_before)  # type: ignore[no-untyped-call]
     attention.register_load_state_dict_post_hook(_after)  # type: ignore[no-untyped-call]
 

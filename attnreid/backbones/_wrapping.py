@@ -44,9 +44,9 @@ def check_plain(who: str, model: nn.Module) -> None:
 
 def _wrapped(who: str, wrapper: str) -> ValueError:
     return ValueError(
-        f"{who}: attention must be attached before the model is wrapped for many processes, got one in {wrapper}. The "
-        "wrapper does not know parameters that come later, and each process would train its own, so that the model "
-        "inside it is no way round: attach to the plain model in every process, then wrap it."
+        f"{who}: attention must be attached and resized before the model is wrapped for many processes, got one in "
+        f"{wrapper}. The wrapper does not know parameters that come later, and each process would train its own, so "
+        "that the model inside it is no way round: attach to the plain model in every process, then wrap it."
     )
 
 

@@ -11,9 +11,10 @@ from typing import Literal, Never, Self
 import torch
 from torch import Tensor, nn
 
-from attnreid.backbones._building import build_layer
-from attnreid.backbones._calls import Call, describe_call
+from attnreid.backbones._building import build_layer, size_built_for
+from attnreid.backbones._calls import Call, describe_call, with_sizes
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
+from attnreid.backbones._resizing import resize_attached
 from attnreid.backbones._site import Site
 from attnreid.backbones._surgery import (
     CHILD,
@@ -190,8 +191,7 @@ def attachments(model: nn.Module) -> list["Attachment"]:
         if mark is not None:
             parent_name, _, child = name.rpartition(".")
             parent = model.get_submodule(parent_name) if name else None
-            site = dataclasses.replace(mark.site, name=name)
-            groups.setdefault(mark.group, []).append(_Inserted(site, host, attention_of(host), mark, parent, child))
+            groups.setdefault(mark.group, []).append(_Inserted(name, host, attention_of(host), mark, parent, child))
     return [Attachment(groups[group], model) for group in sorted(groups, key=lambda group: group.order)]
 
 
@@ -214,12 +214,17 @@ class Place:
 
 @dataclass(frozen=True)
 class _Inserted:
-    site: Site
+    name: str
     first_host: nn.Module
     first_attention: nn.Module
     mark: Mark
     parent: nn.Module | None
     child: str
+
+    @property
+    def site(self) -> Site:
+        """What the attention sees, as last measured."""
+        return dataclasses.replace(self.mark.site, name=self.name)
 
     @property
     def host(self) -> nn.Module:
@@ -233,13 +238,13 @@ class _Inserted:
 
     @property
     def prefix(self) -> str:
-        return f"{self.site.name}.{CHILD}."
+        return f"{self.name}.{CHILD}."
 
     @property
     def root(self) -> str | None:
         """The module that `attach` was called for, within the model of this handle; None if that is larger."""
-        root = f".{self.site.name}".removesuffix(f".{self.mark.site.name}")
-        return None if root == f".{self.site.name}" else root[1:]
+        root = f".{self.name}".removesuffix(f".{self.mark.site.name}")
+        return None if root == f".{self.name}" else root[1:]
 
     def costs(self) -> tuple[int, int | None]:
         """Return the parameters and the multiply-adds of one image that this adds; None where it cannot be run."""
@@ -271,20 +276,26 @@ class Attachment:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The sites, as measured before the attention was put in."""
+        """The sites, as measured before the attention was put in, or when it was resized."""
         return tuple(one.site for one in self._inserted)
 
     @property
     def call(self) -> Call | None:
         """The call that put this in, as plain data `{"on", "name", "options"}`: what a checkpoint holds.
 
-        "on" names the module that the call was made for, "" for the model itself. None where the call cannot
-        be written down: its attention is no registered one (give your class a name by `register_attention`),
-        an option is no plain data, or it was made for a larger model around this one.
+        "on" names the module that the call was made for, "" for the model itself. After `resize` the options have
+        the new input size, and "made_for" the sizes of the maps that the layers were made for. None where the call
+        cannot be written down: its attention is no registered one (give your class a name by
+        `register_attention`), an option is no plain data, or it was made for a larger model around this one.
         """
         call = self._inserted[0].mark.group.call
+        return None if call is None or self._root is None else {"on": self._root, **call}
+
+    @property
+    def _root(self) -> str | None:
+        """The module that the call was made for, within this handle's model; None where that is larger."""
         roots = {one.root for one in self._inserted}
-        return None if call is None or len(roots) > 1 or None in roots else {"on": roots.pop(), **call}
+        return roots.pop() if len(roots) == 1 else None
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the attention's parameters, for an optimiser."""
@@ -328,6 +339,50 @@ class Attachment:
             inside = inside.layer if isinstance(inside, IdentityBlend) else inside
             places.update({id(module): (one.site.name, name) for name, module in inside.named_modules()})
         return places
+
+    def resize(self, input_size: InputSize | None = None, *, example_inputs: Sequence[Tensor] | None = None) -> None:
+        """Adapt the attention to another input size, all of it or none.
+
+        The model is looked at anew, as before attaching, and each layer is replaced by a copy for the map that is there
+        now: head-level attention has its position tables interpolated, relation-aware attention its weights over
+        positions (their `resize` says what that preserves), and what does not depend on the size is equal. The hidden
+        widths stay as they were made. A layer of one's own takes part by a method `resize(size)` that returns a copy.
+
+        The modules that carry the attention stay, and so do keys, `requires_grad`, dtype, device, train or eval mode,
+        and all handles. The parameters are new objects: make the optimiser anew. Hooks on the attention come along as
+        `copy.deepcopy` copies them; the handles that torch returned for them remove the old ones only. A checkpoint
+        that is saved afterwards has both sizes, and a model with several attachments runs at the new size when each is
+        resized.
+
+        Args:
+            input_size: (height, width) of an input with 3 channels, or (channels, height, width), of the module
+                that `attach` was called for.
+            example_inputs: what its forward takes, instead of `input_size`; the call cannot be written down then.
+
+        Raises:
+            TypeError: a layer's `resize` returns no module.
+            ValueError: the attention was taken out, the model does not run on this input, a layer cannot be resized
+                or refuses its map. The model is then as it was.
+
+        Example:
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+            >>> attachment = attach(model, "rga_s", "1", input_size=(16, 8))
+            >>> attachment.resize((24, 12))
+            >>> model.eval()(torch.rand(2, 3, 24, 12)).shape
+            torch.Size([2, 16, 24, 12])
+        """
+        group = self._inserted[0].mark.group
+        present = [one for one in attachments(self._model) if one._inserted[0].mark.group is group]
+        if not present:
+            raise ValueError(
+                "Attachment.resize: the attention must be in the model, got it taken out; attach it at this input size."
+            )
+        [now] = present  # which has all places of a module that was converted in each
+        root = now._root or ""
+        hosts = {one.name.removeprefix(f"{root}." if root else ""): one.host for one in now._inserted}
+        resize_attached(self._model.get_submodule(root), hosts, input_size, example_inputs)
+        self._inserted = tuple(dataclasses.replace(one, first_attention=one.attention) for one in now._inserted)
 
     def remove(self) -> None:
         """Give the model back as it was: the same module objects, names and outputs. Harmless twice.
@@ -411,7 +466,8 @@ def put_in(
         layers.append(layer.train(model.get_submodule(place.site.name).training))
     attachment = Attachment((), model)
     try:
-        group = Group(call)
+        sites = [place.site for place in places]
+        group = Group(with_sizes(call, {s.name: size_built_for(s) for s in sites}, {s.name: s.size for s in sites}))
         for place, layer in zip(places, layers, strict=True):
             inserted = _insert(model, layer, place, Mark(group, place.site))
             attachment = Attachment((*attachment._inserted, inserted), model)
@@ -432,7 +488,7 @@ def _insert(model: nn.Module, layer: nn.Module, place: Place, mark: Mark) -> _In
         host = insert_instead(parent, child, layer, mark, place.stride)
     else:
         insert_after(host, layer, mark)
-    return _Inserted(place.site, host, layer, mark, parent, child)
+    return _Inserted(place.site.name, host, layer, mark, parent, child)
 
 
 class EscapesError(ValueError):

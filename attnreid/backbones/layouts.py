@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attnreid._tracing import is_recording, leaf, rearrange
 from attnreid.backbones._site import Layout, Site
+from attnreid.layers._resizing import resize_attention
 
 
 class MapAdapter(nn.Module):
@@ -67,6 +68,11 @@ class MapAdapter(nn.Module):
         nhwc = self.layout == "NHWC"
         attended = self.layer(given.permute(0, 3, 1, 2) if nhwc else given)
         return _laid_as(given, attended.permute(0, 2, 3, 1)) if nhwc else attended
+
+    def resize(self, size: tuple[int, int]) -> "MapAdapter":
+        """Return a copy for maps of another size."""
+        layer = resize_attention(self.layer, size)
+        return MapAdapter(layer, self.layout, size if self.layout == "tokens" else None, self.prefix, self.output)
 
     def extra_repr(self) -> str:
         """Name the layout, and what else there is to say."""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import get_args
+from typing import TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
@@ -222,7 +222,7 @@ def _inputs(
         )
     if example_inputs is not None:
         return tuple(example_inputs)
-    if input_size is None or not _is_size(input_size):
+    if input_size is None or not is_input_size(input_size):
         raise ValueError(
             f"{who}: input_size must be (height, width) or (channels, height, width) of positive integers, "
             f"got {input_size!r}."
@@ -232,7 +232,8 @@ def _inputs(
     return (torch.zeros(shape, dtype=like.dtype, device=like.device),)
 
 
-def _is_size(value: object) -> bool:
+def is_input_size(value: object) -> TypeGuard[InputSize]:
+    """Whether a value is (height, width) or (channels, height, width)."""
     return (
         isinstance(value, tuple | list)
         and len(value) in (2, 3)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from attnreid.backbones import attachments
-from attnreid.backbones._calls import Call
+from attnreid.backbones._calls import MADE_FOR, Call
 
 Value = TypeVar("Value")
 
@@ -54,20 +54,33 @@ def describe_model(model: nn.Module) -> tuple[Described, ...]:
     )
 
 
-def attention_difference(file: tuple[Described, ...], model: tuple[Described, ...]) -> str | None:
-    """Name the first difference of what a file and a model carry; an unknown call goes by its maps."""
+def attention_difference(
+    file: tuple[Described, ...], model: tuple[Described, ...], *, sizes: bool = True
+) -> str | None:
+    """Name the first difference of what a file and a model carry; an unknown call goes by its maps.
+
+    With sizes=False, input sizes and the sizes of maps do not matter. The sizes that layers were made for never do: the
+    shapes of their weights tell.
+    """
     if len(file) != len(model):
         return f"attachments: {len(file)} in the file and {len(model)} on the model"
-    for number, (saved, carried) in enumerate(zip(file, model, strict=True), start=1):
+    for number, pair in enumerate(zip(file, model, strict=True), start=1):
+        saved, carried = pair if sizes else map(_without_sizes, pair)
         found = None
         if saved.call is not None and carried.call is not None:
             calls = [{"on": call["on"], "call": call["name"]} for call in (saved.call, carried.call)]
             found = _first_difference("", *calls)
             found = found or _first_difference("option ", saved.call["options"], carried.call["options"])
-        found = found or _first_difference("map (channels, height, width) at ", saved.sites, carried.sites)
+        what = "map (channels, height, width) at " if sizes else "map's channels at "
+        found = found or _first_difference(what, saved.sites, carried.sites)
         if found:
             return f"for attachment {number} the {found}"
     return None
+
+
+def _without_sizes(one: Described) -> Described:
+    call = one.call and {**one.call, "options": {**one.call["options"], "input_size": None}}
+    return Described(call, {name: shape[:1] for name, shape in one.sites.items()})
 
 
 def _first_difference(kind: str, saved: dict[str, Any], carried: dict[str, Any]) -> str | None:
@@ -128,20 +141,20 @@ def header_of_part(header: Header, prefix: str) -> Header:
     """Return the header of what stands under a prefix, such as "backbone."; attention elsewhere is left out."""
     parts = []
     for one in header.attachments:
-        sites = _under(prefix, one.sites)
-        on = None if one.call is None else _relative(prefix, one.call["on"])
+        sites = under(prefix, one.sites)
+        on = None if one.call is None else relative(prefix, one.call["on"])
         if sites:
             parts.append(Described(None if one.call is None or on is None else {**one.call, "on": on}, sites))
-    return replace(header, attachments=tuple(parts), versions=_under(prefix, header.versions))
+    return replace(header, attachments=tuple(parts), versions=under(prefix, header.versions))
 
 
-def _under(prefix: str, named: Mapping[str, Value]) -> dict[str, Value]:
+def under(prefix: str, named: Mapping[str, Value]) -> dict[str, Value]:
     """Return what stands under a prefix, by the names that it has there."""
-    inside = {_relative(prefix, name): value for name, value in named.items()}
+    inside = {relative(prefix, name): value for name, value in named.items()}
     return {name: value for name, value in inside.items() if name is not None}
 
 
-def _relative(prefix: str, name: str) -> str | None:
+def relative(prefix: str, name: str) -> str | None:
     """Return a module's name as it is under a prefix, "" for the module itself; None for one that is elsewhere."""
     dotted = f"{name}." if name else ""
     return dotted.removeprefix(prefix).removesuffix(".") if dotted.startswith(prefix) else None
@@ -150,11 +163,17 @@ def _relative(prefix: str, name: str) -> str | None:
 def _described(content: Any) -> Described:
     call, sites = content["call"], _typed(content["sites"], dict)
     if call is not None:
+        made_for = {name: _sides(size, 2) for name, size in _typed(call.get(MADE_FOR, {}), dict).items()}
         call = {key: _typed(call[key], kind) for key, kind in (("on", str), ("name", str), ("options", dict))}
-    return Described(
-        call,
-        {name: tuple(_typed(side, int) for side in _typed(shape, list)) for name, shape in sites.items()},
-    )
+        call |= {MADE_FOR: made_for} if made_for else {}
+    return Described(call, {name: tuple(_sides(shape, 3)) for name, shape in sites.items()})
+
+
+def _sides(content: Any, count: int) -> list[int]:
+    sides = [_typed(side, int) for side in _typed(content, list)]
+    if len(sides) != count:
+        raise TypeError(f"{content!r:.60} has not {count} numbers")
+    return sides
 
 
 def _described_first(content: Any) -> Described:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from attnreid.backbones import Attachment, attach, attach_apnet, attach_mla, attach_pyramid, attach_se
-from attnreid.backbones._calls import Call
+from attnreid.backbones._building import building_for
+from attnreid.backbones._calls import MADE_FOR, Call
 from attnreid.pyramid import AttentionPyramid
 from attnreid.registry import find_attention, option_names
 from attnreid.text import closest
@@ -23,7 +24,7 @@ _NOT_FROM_A_FILE = {"model", "example_inputs", "channels"}
 
 
 def rebuild(model: nn.Module, call: Call) -> Attachment:
-    """Make a call that a file describes (see `Attachment.call`).
+    """Make a call that a file describes (see `Attachment.call`), with layers made for the sizes that it names.
 
     Raises:
         ValueError: the call names what is not known here, or it refuses. The model is then as it was. The
@@ -40,8 +41,10 @@ def rebuild(model: nn.Module, call: Call) -> Attachment:
         raise ValueError(
             f"it stands in {call['on']!r}, which {type(model).__name__} does not have; pass the model as it was saved"
         ) from None
+    made_for = {site: (height, width) for site, (height, width) in call.get(MADE_FOR, {}).items()}
     try:
-        return _CALLS[name](part, **arguments)
+        with building_for(made_for):
+            return _CALLS[name](part, **arguments)
     except Exception as error:  # whatever a layer makes of options that no one checked
         raise ValueError(f"{name} failed with: {error}") from error
 

@@ -30,7 +30,7 @@ def attach_released(model: nn.Module, released: ReleasedNetwork, *, input_size: 
         model: a ResNet-50 with torchvision's names and without attention; changed in place.
         released: what `read_released` returned; it stays as it is.
         input_size: (height, width) of an input with 3 channels, or (channels, height, width). RGA's needs the
-            one that it was trained for, (256, 128) in the released files.
+            one that it was trained for, (256, 128) in the released files; `Attachment.resize` takes it to others.
 
     Returns:
         The handle that lists the attention and takes it out again.
@@ -98,7 +98,8 @@ def _put_attention(model: nn.Module, released: ReleasedNetwork, input_size: Inpu
         raise ValueError(
             f"{_ATTACH}: the maps must have {', '.join(map(str, released.positions))} positions after the four "
             f"stages, for which this network's attention was made, got {', '.join(map(str, positions))} at input_size="
-            f"{tuple(input_size)}; pass the size that it was trained with, (256, 128) in the released files."
+            f"{tuple(input_size)}; pass the size that it was trained with, (256, 128) in the released files, and "
+            "resize() the attachment to this one."
         )
     kinds = [name for name, has in (("rga_s", released.spatial), ("rga_c", released.channel)) if has]
     pyramid = partial(AttentionPyramid, attention=tuple(kinds), levels=(1,) * len(kinds))  # the spatial one first

@@ -67,7 +67,8 @@ def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None =
     if size is not None and tuple(x.shape[2:]) != size:
         raise ValueError(
             f"{who}: the map must be {size[0]}x{size[1]} (height x width), got {x.shape[2]}x{x.shape[3]}: "
-            "feed that size or build the layer for this one"
+            f"feed that size, or adapt the layer to this one, with attachment.resize(input_size) where it was "
+            f"attached and layer.resize({tuple(x.shape[2:])}) elsewhere, or build it for this one"
         )
     if x.shape[2] == 0 or x.shape[3] == 0:
         raise ValueError(f"{who}: the map must have a height and a width, got shape {shape}: feed larger images")

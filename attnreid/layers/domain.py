@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.layers._checks import check_count, check_map, describe
+from attnreid.layers._checks import check_count, check_map, check_size, describe
 from attnreid.layers._folding import Foldable, like
 from attnreid.layers._probe import HidesProbes, Probe, probed
+from attnreid.layers._resizing import Size, copy_with
 from attnreid.registry import register_attention
 
 
@@ -110,6 +111,11 @@ class DomainLevelAttention(HidesProbes, Foldable):
         self.key = like(self.key, torch.einsum("kc...,ci...->ki...", self.key, self.query))
         self.query = None
         self.folded = True
+
+    def resize(self, size: Size) -> "DomainLevelAttention":
+        """Return an equal copy: any size suits."""
+        check_size("DomainLevelAttention", size)
+        return copy_with(self)
 
     def extra_repr(self) -> str:
         """Return the channels and the options that were changed."""

@@ -5,7 +5,7 @@ of the map, a place in `AttentionPyramid` (with the pooled vector's fast path fo
 and feature extractors, and `record_attention`.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from attnreid._tracing import Unscriptable, leaf, makes_graph
 from attnreid.layers._checks import check_count, check_map, check_size, describe
 from attnreid.layers._pooling import affine
 from attnreid.layers._probe import HidesProbes, Probe, probed
+from attnreid.layers._resizing import Size, check_sizeless, copy_with
 from attnreid.layers.pooled import compose, is_plain
 
 SplitDim = Literal["channels", "height"]
@@ -26,7 +27,9 @@ class Gate(HidesProbes, Unscriptable):
     "layer1.attention.probe" or, in a pyramid, "layer1.attention.levels.0.probe".
 
     `AttentionPyramid` splits a gate along `dim`, or along the class's `split_dim` where it says one, and gives each
-    part a gate of its own. A subclass that says `split_dim` and takes `parts` handles its parts itself.
+    part a gate of its own. A subclass that says `split_dim` and takes `parts` handles its parts itself. One that
+    depends on the map's size defines `resize(size)` too, which returns a copy for maps of another size: the pyramid's
+    `resize` and `Attachment.resize` call it.
 
     Args:
         channels: the channels C of the map.
@@ -101,6 +104,16 @@ class Gate(HidesProbes, Unscriptable):
             return affine(*found)
         x = check_map(type(self).__name__, x, self.channels, self.size)
         return self.apply_gate(x, self.probed_gate(x))
+
+    def resize(self, size: Size) -> Self:
+        """Return a copy for maps of another size; an equal one, since a gate that depends on the size overrides this.
+
+        Raises:
+            ValueError: the gate was built for a size, and its class has no `resize` of its own.
+        """
+        check_size(type(self).__name__, size)
+        check_sizeless(self)
+        return copy_with(self)
 
     def extra_repr(self) -> str:
         """Return the channels, and the size where there is one."""

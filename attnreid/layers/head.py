@@ -5,7 +5,6 @@ self-attention on the last stage's small map. Alone it harms unsupervised traini
 meant to run on pixel-level attention's output, with pixel-level attention's gate on its position code.
 """
 
-import copy
 import math
 from typing import Optional
 
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 
 from attnreid._tracing import Unscriptable, is_recording, leaf, rearrange
 from attnreid.layers._checks import check_count, check_map, check_multiple, check_size, describe
+from attnreid.layers._folding import like
 from attnreid.layers._pooling import widened
 from attnreid.layers._probe import HidesProbes, Probe, is_heard, probed
+from attnreid.layers._resizing import Size, copy_with, plain_parameter
 from attnreid.registry import register_attention
 
 
@@ -82,6 +83,14 @@ def _check_gate(x: Tensor, gate: Tensor | None) -> Tensor | None:
                 "pass pixel-level attention's gate of the same images"
             )
     return gate
+
+
+def _stretched(table: nn.Parameter, axis: int, length: int) -> nn.Parameter:
+    """Return a position table, `(C, H, 1)` or `(C, 1, W)`, interpolated along its axis to another length."""
+    values = table.detach().flatten(1)
+    if table.shape[axis] != length:
+        values = F.interpolate(values[None].to(widened(values.dtype)), size=length, mode="linear")[0].to(values.dtype)
+    return like(table, values.unsqueeze(3 - axis).clone())
 
 
 @register_attention("head")
@@ -174,16 +183,21 @@ class HeadLevelAttention(HidesProbes, Unscriptable):
         position = self.position_height + self.position_width
         return head_weights(x, self.qkv.weight, position, heads=self.heads, gate=gate, scale=self.scale)
 
-    def resize(self, size: tuple[int, int]) -> "HeadLevelAttention":
-        """Return a copy for maps of another size: position tables interpolated linearly, all else equal."""
-        height, width = check_size("HeadLevelAttention", size)
-        resized = copy.deepcopy(self)
-        resized.size = (height, width)
-        for name, length in (("position_height", height), ("position_width", width)):
-            table = getattr(self, name)
-            stretched = F.interpolate(table.detach().flatten(1)[None], size=length, mode="linear")
-            shape = (self.channels, height, 1) if name == "position_height" else (self.channels, 1, width)
-            setattr(resized, name, nn.Parameter(stretched.view(shape), requires_grad=table.requires_grad))
+    def resize(self, size: Size) -> "HeadLevelAttention":
+        """Return a copy for maps of another size: position tables interpolated linearly, all else equal.
+
+        What every position adds to a logit is read off the table between the old positions, and held at its ends. No
+        output stays exactly as it was but that of a constant map, which is a mix of equal values. The tables are new
+        parameters, for an optimiser; they are trained or frozen as the old ones.
+
+        Raises:
+            ValueError: the size is no size, or the tables have parametrizations.
+        """
+        size = check_size("HeadLevelAttention", size)
+        tables = [plain_parameter("HeadLevelAttention", self, name) for name in ("position_height", "position_width")]
+        stretched = [_stretched(table, axis, size[axis - 1]) for axis, table in enumerate(tables, start=1)]
+        resized = copy_with(self, *zip(tables, stretched, strict=True))
+        resized.size = size
         return resized
 
     def extra_repr(self) -> str:

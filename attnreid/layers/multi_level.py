@@ -3,7 +3,6 @@
 From "Multi-Level Attention for Unsupervised Person Re-Identification" (MLA), section 3.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from attnreid._tracing import Unscriptable
 from attnreid.layers._checks import check_count, check_map, check_size, describe
+from attnreid.layers._resizing import Size, copy_with
 from attnreid.layers.domain import DomainLevelAttention
 from attnreid.layers.head import HeadLevelAttention
 from attnreid.layers.pixel import PixelLevelAttention
@@ -108,12 +108,11 @@ class MultiLevelAttention(Unscriptable):
             x = self.domain(x)
         return x
 
-    def resize(self, size: tuple[int, int]) -> "MultiLevelAttention":
+    def resize(self, size: Size) -> "MultiLevelAttention":
         """Return a copy for maps of another size: the head level's tables interpolated, all else equal."""
-        resized = copy.deepcopy(self)
-        resized.size = check_size("MultiLevelAttention", size)
-        if self.head is not None:
-            resized.head = self.head.resize(size)
+        size = check_size("MultiLevelAttention", size)
+        resized = copy_with(self) if self.head is None else copy_with(self, (self.head, self.head.resize(size)))
+        resized.size = None if self.size is None else size
         return resized
 
     def extra_repr(self) -> str:

@@ -5,7 +5,7 @@ nodes are the positions, is the spatial attention of "Person Re-identification v
 Eq. 4; in its channel form the nodes are the channels. What the two share is in the base class.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ from attnreid.layers._checks import (
     check_statistics,
     describe,
 )
-from attnreid.layers._folding import Foldable, NormedLinear
+from attnreid.layers._folding import Foldable, NormedLinear, like
+from attnreid.layers._resizing import Size, copy_with, plain_parameter, resize_over_positions
 from attnreid.layers.gate import Gate, SplitDim
 from attnreid.registry import register_attention
 
@@ -43,24 +44,30 @@ def embed_relations(theta_phi: Tensor, weight: Tensor) -> Tensor:
 class _RelationAware(Gate, Foldable):
     """RGA on nodes `(N, parts, features, nodes)`; a subclass says what is a node, and spreads their scores."""
 
-    size: tuple[int, int]
+    size: Size
 
     def __init__(
         self,
         channels: int,
-        size: tuple[int, int],
+        size: Size,
         reduction: int,
         parts: int,
-        features: int,
-        nodes: int,
+        made_for: Size | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        super().__init__(channels, size=size)
+        who = type(self).__name__
+        check_count(who, "channels", channels)
+        check_count(who, "reduction", reduction)
+        check_count(who, "parts", parts)
+        super().__init__(channels, size=check_size(who, size))
         self.reduction = reduction
         self.parts = parts
-        width = max(1, features // reduction)
-        relations = max(1, nodes // reduction)
+        self.made_for = self.size if made_for is None else check_size(who, made_for)
+        features, nodes = self._nodes(self.size)
+        narrowed, related = self._nodes(self.made_for)
+        width = max(1, narrowed // reduction)
+        relations = max(1, related // reduction)
         hidden = max(1, (1 + relations) // reduction)
 
         def linear(inputs: int, outputs: int, relu: bool = True) -> NormedLinear:
@@ -70,6 +77,10 @@ class _RelationAware(Gate, Foldable):
         self.joint = linear(2 * nodes, relations)
         self.hidden = linear(1 + relations, hidden)  # the unary term comes first
         self.score = linear(hidden, 1, relu=False)
+
+    def _nodes(self, size: Size) -> tuple[int, int]:
+        """Return how many features a node has, and how many nodes a part, of a map of this size."""
+        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Draw all weights as torch's convs do and start the batch norms anew."""
@@ -103,6 +114,13 @@ class _RelationAware(Gate, Foldable):
         embedded = F.conv1d(rearrange(nodes, "n parts f p -> n (parts f) p"), weight, groups=self.parts)
         return rearrange(embedded, "n (parts d) p -> n parts d p", parts=self.parts)
 
+    def _resized(self, size: Size, linear: NormedLinear, old: Size, new: Size) -> Self:
+        """Return a copy for another size, for which one layer's inputs go from parts of the old size to the new."""
+        weight = plain_parameter(type(self).__name__, linear, "weight")
+        resized = copy_with(self, (weight, like(weight, resize_over_positions(weight, old, new))))
+        resized.size = size
+        return resized
+
     def fold_(self) -> None:
         """Take all batch norms into the weights before them."""
         for linear in self._linears():
@@ -112,7 +130,11 @@ class _RelationAware(Gate, Foldable):
     def extra_repr(self) -> str:
         """Return the channels, the size and the options that were changed."""
         return describe(
-            self.channels, size=(self.size, None), reduction=(self.reduction, REDUCTION), parts=(self.parts, 1)
+            self.channels,
+            size=(self.size, None),
+            reduction=(self.reduction, REDUCTION),
+            parts=(self.parts, 1),
+            made_for=(self.made_for, self.size),
         )
 
 
@@ -132,6 +154,8 @@ class RelationAwareSpatialAttention(_RelationAware):
         size: the map's (height, width), which the relations' embedding is made for.
         reduction: by how much the channels, the relations and the joined features are narrowed.
         parts: split the height into this many equal strips with separate weights (and statistics).
+        made_for: the map's (height, width) that the hidden widths are made for, where that is another: `resize`
+            keeps them.
         device: where the parameters are made.
         dtype: the parameters' type.
 
@@ -158,18 +182,51 @@ class RelationAwareSpatialAttention(_RelationAware):
         size: tuple[int, int],
         reduction: int = REDUCTION,
         parts: int = 1,
+        made_for: tuple[int, int] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        height, width = size = _check("RelationAwareSpatialAttention", channels, size, reduction, parts)
-        check_multiple("RelationAwareSpatialAttention", f"the height, split into {parts} parts,", height, parts)
-        super().__init__(channels, size, reduction, parts, channels, height // parts * width, device, dtype)
+        super().__init__(channels, size, reduction, parts, made_for, device, dtype)
+
+    def _nodes(self, size: Size) -> tuple[int, int]:
+        height, width = self._strip(size)
+        return self.channels, height * width
+
+    def _strip(self, size: Size) -> Size:
+        """Return the size of a part of a map of this size."""
+        height, width = size
+        check_multiple(type(self).__name__, f"the height, split into {self.parts} parts,", height, self.parts)
+        return height // self.parts, width
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every position, `(N, 1, H, W)`."""
         x = check_map("RelationAwareSpatialAttention", x, self.channels, self.size)
         nodes = rearrange(x, "n c (parts h) w -> n parts c (h w)", parts=self.parts)
         return rearrange(self.node_scores(nodes), "n parts 1 (h w) -> n 1 (parts h) w", w=x.shape[3])
+
+    def resize(self, size: Size) -> Self:
+        """Return a copy for maps of another size, whose positions relate to averages over the old size's.
+
+        What is embedded of a position's relations is `sum_q w_q theta_p.phi_q` (and phi_p.theta_q), over the positions
+        q of its part. The copy has `w D` for w, where D averages a part of the new size to the old one (bilinearly,
+        antialiased where that is smaller): w interpolated, and scaled by about old over new positions. So
+
+            sum_q' (w D)_q' theta_p.phi_q'  =  sum_q w_q theta_p.(D phi)_q
+
+        for every map: a position is related to as many others as before, each an average of those that are there. As
+        D averages, a map that is constant over each part has the embedding of the old size before the batch norm, and
+        so the very gate, in train and in eval mode (up to rounding, 1e-5 in float32; the running variances differ,
+        being unbiased by how many values there were). No other map has a gate that is exactly preserved, and resizing
+        back does not give the weights back.
+
+        The hidden widths stay as they were made (`made_for`). `joint.weight` is a new parameter, for an optimiser,
+        trained or frozen as the old one. A folded layer is resized as one that is folded afterwards.
+
+        Raises:
+            ValueError: `parts` does not divide the height, or the weight has parametrizations.
+        """
+        size = check_size(type(self).__name__, size)
+        return self._resized(size, self.joint, self._strip(self.size), self._strip(size))
 
 
 @register_attention("rga_c")
@@ -186,6 +243,8 @@ class RelationAwareChannelAttention(_RelationAware):
         size: the map's (height, width), which the features' embedding is made for.
         reduction: by how much the positions, the relations and the joined features are narrowed.
         parts: split the channels into this many equal parts with separate weights (and statistics).
+        made_for: the map's (height, width) that the hidden widths are made for, where that is another: `resize`
+            keeps them.
         device: where the parameters are made.
         dtype: the parameters' type.
 
@@ -212,12 +271,15 @@ class RelationAwareChannelAttention(_RelationAware):
         size: tuple[int, int],
         reduction: int = REDUCTION,
         parts: int = 1,
+        made_for: tuple[int, int] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        height, width = size = _check("RelationAwareChannelAttention", channels, size, reduction, parts)
-        check_multiple("RelationAwareChannelAttention", f"channels, split into {parts} parts,", channels, parts)
-        super().__init__(channels, size, reduction, parts, height * width, channels // parts, device, dtype)
+        super().__init__(channels, size, reduction, parts, made_for, device, dtype)
+
+    def _nodes(self, size: Size) -> tuple[int, int]:
+        check_multiple(type(self).__name__, f"channels, split into {self.parts} parts,", self.channels, self.parts)
+        return size[0] * size[1], self.channels // self.parts
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C, 1, 1)`."""
@@ -225,11 +287,20 @@ class RelationAwareChannelAttention(_RelationAware):
         nodes = rearrange(x, "n (parts c) h w -> n parts (h w) c", parts=self.parts)
         return rearrange(self.node_scores(nodes), "n parts 1 c -> n (parts c) 1 1")
 
+    def resize(self, size: Size) -> Self:
+        """Return a copy for maps of another size, which sees of each what this layer sees of it at the old size.
 
-def _check(who: str, channels: int, size: tuple[int, int], reduction: int, parts: int) -> tuple[int, int]:
-    """Refuse options that no relation-aware attention can have, and return the size."""
-    check_count(who, "channels", channels)
-    size = check_size(who, size)
-    check_count(who, "reduction", reduction)
-    check_count(who, "parts", parts)
-    return size
+        A channel's features are embedded by `sum_q w_q x_q` over the positions. The copy has `w D` for w, where D
+        averages the map to the old size (bilinearly, antialiased where that is smaller): w interpolated, and scaled
+        by about old over new positions. As `(w D) x = w (D x)`, the gate of every map, in train and in eval mode and
+        with all statistics, is this layer's gate of the map resized to the old size, up to rounding (1e-5 in float32);
+        of a map that is constant over the positions, it is the old gate. Resizing back does not give the weights back.
+
+        The hidden widths stay as they were made (`made_for`). `embed.weight` is a new parameter, for an optimiser,
+        trained or frozen as the old one. A folded layer is resized as one that is folded afterwards.
+
+        Raises:
+            ValueError: the weight has parametrizations.
+        """
+        size = check_size(type(self).__name__, size)
+        return self._resized(size, self.embed, self.size, size)

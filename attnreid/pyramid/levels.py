@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid._tracing import Unscriptable, is_recording, leaf
+from attnreid.layers._resizing import Size, copy_with, resize_attention
 from attnreid.layers.gate import Gate, PooledGate, SplitDim
 from attnreid.pyramid.plan import LevelPlan, check_dim
 from attnreid.registry import Attention, build_attention, find_builder, option_names
@@ -113,6 +114,10 @@ class Parts(Unscriptable):
         pieces = x.chunk(len(self.parts), self.axis)
         return torch.cat([attend(part, pieces[index]) for index, part in enumerate(self.parts)], self.axis)
 
+    def resize(self, size: Size) -> "Parts":
+        """Return a copy for maps of another size, each part resized."""
+        return copy_with(self, *resized_parts(self.parts, self.axis, size))
+
 
 class GateParts(Gate):
     """Splits the map, gives each part to a gate of its own and joins the gates."""
@@ -136,6 +141,10 @@ class GateParts(Gate):
             gates.append(gate.expand(extent))
         return torch.cat(gates, self.axis)
 
+    def resize(self, size: Size) -> "GateParts":
+        """Return a copy for maps of another size, each part resized."""
+        return copy_with(self, *resized_parts(self.parts, self.axis, size))
+
 
 class PooledParts(PooledGate):
     """Splits the channels and gives the pooled vector of each part to a gate of its own."""
@@ -149,6 +158,17 @@ class PooledParts(PooledGate):
         pieces = pooled.chunk(len(self.parts), 1)
         gates = [cast(PooledGate, part).probed_gate_of(pieces[index]) for index, part in enumerate(self.parts)]
         return torch.cat(gates, 1).flatten(1)
+
+    def resize(self, size: Size) -> "PooledParts":
+        """Return a copy for maps of another size, each part resized."""
+        return copy_with(self, *resized_parts(self.parts, _AXIS["channels"], size))
+
+
+def resized_parts(parts: nn.ModuleList, axis: int, size: Size) -> list[tuple[nn.Module, nn.Module]]:
+    """Return every part with what it becomes where the map, split along `axis`, is of another size."""
+    height, width = size
+    own = (height // len(parts), width) if axis == _AXIS["height"] else size
+    return [(part, resize_attention(part, own)) for part in parts]
 
 
 def attend(layer: nn.Module, x: Tensor) -> Tensor:

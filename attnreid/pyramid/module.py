@@ -14,6 +14,7 @@ from attnreid.blend import blend_affine, blend_map
 from attnreid.layers._checks import check_flag, check_map, check_size, describe
 from attnreid.layers._folding import reset_norm
 from attnreid.layers._probe import HidesProbes, Probe, probed
+from attnreid.layers._resizing import Size, copy_with, resize_attention
 from attnreid.layers.gate import Gate, SplitDim
 from attnreid.layers.pooled import compose
 from attnreid.pyramid.levels import attend, build_level, is_bare, joins, one_per_level, split_dims
@@ -147,6 +148,21 @@ class AttentionPyramid(HidesProbes, Unscriptable):
             if self.maps is not None:
                 y = probed(self.maps[f"level{index + 1}"], y)
         return blend_map(self.blend, x, y)
+
+    def resize(self, size: Size) -> "AttentionPyramid":
+        """Return a copy for maps of another size: each level resized in its own way, the blend as it is.
+
+        Raises:
+            ValueError: a level does not divide the size, or runs an attention that depends on it and has no `resize`.
+        """
+        size = check_size(_WHO, size)
+        parts, dims = [level.parts for level in self.plan], [level.dim for level in self.plan]
+        plan = plan_pyramid(self.channels, levels=parts or 0, size=size, dim=dims)
+        resized = copy_with(self, *((level, resize_attention(level, size)) for level in self.levels))
+        if self.size is not None:
+            resized.size, resized.plan = size, plan
+            resized._needed_size = None if self._needed_size is None else size
+        return resized
 
     def materialise_maps(self, on: bool) -> None:
         """Have each level's map pass a probe of its own, `maps.level1` and so on, from now on; or no longer."""

@@ -488,20 +488,51 @@ def test_instead_of_a_block_on_tokens() -> None:
     assert torch.equal(model(images()), output)
 
 
+class AnySize(nn.Module):
+    def __init__(self, prefix: int = 1) -> None:
+        super().__init__()
+        self.patches, self.block = nn.Conv2d(3, C, 4, 4), Mixer()
+        self.front = nn.Parameter(torch.randn(1, prefix, C))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.block(torch.cat([self.front.expand(tokens.shape[0], -1, -1), tokens], 1)).mean(1)
+
+
 def test_tokens_of_another_grid_are_refused_at_run_time() -> None:
-    class AnySize(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patches, self.block = nn.Conv2d(3, C, 4, 4), Mixer()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.block(self.patches(x).flatten(2).transpose(1, 2)).mean(1)
-
     model = built(AnySize)
     attach(model, "pixel", "block", input_size=SIZE)
     model(images())
-    with pytest.raises(ValueError, match=r"\(N, 24, C\), 4x6 .*got \(2, 48, 8\).*resize\(input_size\)"):
+    with pytest.raises(ValueError, match=r"\(N, 25, C\), 1 and then 4x6 .*got \(2, 49, 8\).*resize\(input_size\)"):
         model(torch.rand(2, 3, 32, 24))
+
+
+@pytest.mark.parametrize("attention", ["rga_s", "head", "se"])
+@pytest.mark.parametrize("identity_init", [False, True])
+def test_tokens_at_another_size(attention: str, identity_init: bool, tmp_path) -> None:
+    model = built(AnySize)
+    attachment = attach(model, attention, "block", input_size=SIZE, identity_init=identity_init, grid=GRID)
+    keys = list(model.state_dict())
+    attachment.resize((32, 40))
+    assert (attachment.sites[0].grid, attachment.sites[0].prefix) == ((8, 10), 1)
+    assert list(model.state_dict()) == keys
+    large = torch.randn(2, 3, 32, 40)
+    output = model(large)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    other = built(AnySize, 1)
+    load_checkpoint(other, tmp_path / "model.safetensors")
+    assert torch.equal(other(large), output)
+    attachment.remove()
+    assert torch.equal(model(images()), built(AnySize)(images()))
+
+
+def test_a_model_of_one_size_refuses_another(observe) -> None:
+    model = built(Transformer)
+    attachment = attach(model, "head", "last", input_size=SIZE)
+    before = observe(model)
+    with pytest.raises(ValueError, match=r"Attachment.resize: .*\(2, 3, 32, 24\)"):
+        attachment.resize((32, 24))
+    assert observe(model) == before
 
 
 # One of several outputs -----------------------------------------------------------------------------------------------

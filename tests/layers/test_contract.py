@@ -76,6 +76,7 @@ VARIANTS = {
     "se, 3 hidden": variant("se", hidden=3),
     "rga_s in 2 strips": variant("rga_s", parts=2, reduction=2, strips=2),
     "rga_c in 2 parts": variant("rga_c", parts=2, reduction=2),
+    "rga_s made for another size": variant("rga_s", made_for=(8, 4)),
     "split in 1 part": variant("split", parts=1),
     "split without norm": variant("split", parts=4, reduction=1, norm=False),
     "pixel, one map": variant("pixel", shared_map=True),
@@ -144,6 +145,7 @@ GOLDEN_KEYS = {
     "rga_s in 2 strips": RGA,
     "rga_c": RGA,
     "rga_c in 2 parts": RGA,
+    "rga_s made for another size": RGA,
     "split": [*SPLIT, *under("norm", NORM_WITHOUT_SHIFT)],
     "split in 1 part": [*SPLIT, *under("norm", NORM_WITHOUT_SHIFT)],
     "split without norm": SPLIT,
@@ -286,6 +288,39 @@ def test_odd_sizes(case, size):
     (y * a_batch(size=size, seed=9)).sum().backward()
     assert y.isfinite().all()
     assert x.grad.isfinite().all()
+
+
+@every_case
+def test_resized_to_its_own_size_it_is_an_equal_copy(case):
+    layer = case.random().train()
+    twin = layer.resize(SIZE)
+    assert repr(twin) == repr(layer)
+    assert_same_state(twin, layer.state_dict())
+    assert not {value.data_ptr() for value in twin.parameters()} & {value.data_ptr() for value in layer.parameters()}
+
+
+@every_case
+@pytest.mark.parametrize("size", [(8, 3), (4, 1)], ids=str)
+def test_resized_it_takes_maps_of_that_size_and_all_else_stays(case, size):
+    layer = case.random().bfloat16().eval()
+    next(layer.parameters()).requires_grad_(False)
+    next(iter(layer.children()), layer).train()
+    state, text = clone_state(layer), repr(layer)
+    resized = layer.resize(size)
+    assert type(resized) is type(layer)
+    assert list(resized.state_dict()) == list(state)
+    assert {value.dtype for value in resized.parameters()} == {torch.bfloat16}
+    for kind in ("named_parameters", "named_modules"):
+        ours, theirs = (dict(getattr(one, kind)()) for one in (resized, layer))
+        assert list(ours) == list(theirs)
+        for name, one in ours.items():
+            flag = "requires_grad" if kind == "named_parameters" else "training"
+            assert getattr(one, flag) == getattr(theirs[name], flag), name
+    y = resized.eval()(a_batch(size=size, dtype=torch.bfloat16))
+    assert y.shape == (4, CHANNELS, *size)
+    assert y.isfinite().all()
+    assert_same_state(layer, state)
+    assert repr(layer) == text
 
 
 @every_case
