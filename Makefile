@@ -9,7 +9,7 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-faults test-oldest test-core test-docs lint env python clean
+.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint env python clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -19,6 +19,10 @@ test: lint
 
 test-slow: env
 	$(PY) $(PYTEST) -m slow
+
+# Every model family of timm and torchvision, about 20 minutes on two cores; writes docs/results/zoo.md.
+test-zoo: env
+	$(PY) -m tests.backbones.zoo --out docs/results/zoo.md
 
 # FAULTS=100 kills each program's run that many times as often as one.
 test-faults: env

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from attnreid._timm import PREFIX
 from attnreid.backbones._measuring import observe, stand_in
 from attnreid.backbones.sites import InputSize
 from attnreid.command_line import UserError
@@ -209,8 +210,8 @@ def apnet_levels(text: str) -> int | tuple[int, ...]:
 
 
 def attention(text: str) -> Any:
-    """Read a registered name or module:callable, or with commas one for each level."""
-    built = [load(word) if ":" in word else word for word in words(text)]
+    """Read a registered name, one of timm's (timm:cbam) or module:callable, or with commas one for each level."""
+    built = [word if word.startswith(PREFIX) else load(word) if ":" in word else word for word in words(text)]
     return built if "," in text else (built or [()])[0]
 
 

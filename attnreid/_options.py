@@ -46,8 +46,8 @@ class CostOptions(ModelOptions):
             ResNet.
         last_stride: first set the stride of a ResNet's last stage, 1 or 2; both papers have 1 (default: as it is in
             the model).
-        attention: apnet, pyramid: se, rga_s or another registered name, or MODULE:CALLABLE for a layer of yours;
-            several are one for each level (default: se).
+        attention: apnet, pyramid: se, rga_s or another registered name, timm:NAME for a layer of timm's, or
+            MODULE:CALLABLE for one of yours; several are one for each level (default: se).
         levels: apnet, pyramid: how many, or several for the parts of each, such as 1 2 4 (default: 2); mla: which of
             pixel, head and domain (default: pixel,head,domain).
         radix: apnet, pyramid: into how many parts a level splits those of the one before (default: 2).

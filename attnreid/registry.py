@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from attnreid._timm import PREFIX, timm_attention
 from attnreid.text import closest
 
 AttentionBuilder = Callable[..., nn.Module]
@@ -76,7 +77,7 @@ def register_attention(name: str, *, replace: bool = False) -> Callable[[Builder
 
 
 def list_attention() -> list[str]:
-    """Return all registered names in alphabetical order.
+    """Return all registered names in alphabetical order. Those of timm's layers, "timm:cbam", are not among them.
 
     Example:
         >>> "se" in list_attention()
@@ -86,7 +87,14 @@ def list_attention() -> list[str]:
 
 
 def find_attention(name: str) -> AttentionBuilder:
-    """Return what is registered under `name`; a ValueError names the closest ones if nothing is."""
+    """Return what is registered under `name`, or timm's layer for a name such as "timm:cbam".
+
+    Raises:
+        ImportError: it is a name of timm's, and timm is not installed.
+        ValueError: there is none of this name; the message names the closest.
+    """
+    if name.startswith(PREFIX):
+        return timm_attention(name)
     if name not in _registered():
         raise ValueError(
             f"attention: the name must be a registered one, got {name!r}: {closest(name, list_attention())}"
@@ -98,7 +106,7 @@ def create_attention(name: str, channels: int, **options: Any) -> nn.Module:
     """Build the attention registered under `name` for a map with `channels` channels.
 
     Args:
-        name: one of `list_attention()`.
+        name: one of `list_attention()`, or "timm:" and the name of an attention layer of timm, such as "timm:eca".
         channels: the channels of the map.
         options: the layer's own keyword arguments.
 

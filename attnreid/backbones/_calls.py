@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from attnreid._timm import PREFIX
 from attnreid.pyramid import AttentionPyramid
 from attnreid.registry import find_attention, list_attention
 
@@ -57,7 +58,8 @@ def _attention(value: Any) -> Any:
         builder, options = value.func, value.keywords
     if builder is AttentionPyramid:
         return {"pyramid": _options(options)}
-    for name in list_attention():
+    own = getattr(builder, "__name__", "")
+    for name in [*list_attention(), *([own] if own.startswith(PREFIX) else [])]:
         if find_attention(name) is builder:
             return {"name": name, "options": _plain(options)} if options else name
     raise _NotPlainError

@@ -1,4 +1,4 @@
-"""From a call as a file describes it to an attachment: names are looked up, nothing is run or imported."""
+"""From a call as a file describes it to an attachment: names are looked up; nothing else is run or imported."""
 
 from collections.abc import Callable
 from functools import partial

@@ -27,6 +27,7 @@ from attnreid.backbones import Site, attach_pyramid
 
 _SMALL = ("test_", "femto", "atto", "pico", "nano", "zepto", "xxt", "xxs", "tiny", "mini", "_xs", "_s", "small", "b0")
 _CANDIDATES = 10
+_LARGE = 224  # height and width
 _LIMIT = 600  # seconds for one family
 
 
@@ -69,10 +70,10 @@ def families() -> Iterator[tuple[str, str, list[str]]]:
         yield "torchvision", family, names[family]
 
 
-def build(library: str, name: str) -> nn.Module:
-    """Return the network with random weights, as it is published."""
+def build(library: str, name: str, **options: int) -> nn.Module:
+    """Return the network with random weights, as it is published but for the options."""
     if library == "timm":
-        return timm.create_model(name, pretrained=False)
+        return timm.create_model(name, pretrained=False, **options)
     options = {"aux_logits": False, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
     return torchvision.models.get_model(name, weights=None, **options)
 
@@ -82,6 +83,23 @@ def input_size_of(library: str, name: str, model: nn.Module) -> tuple[int, int, 
     if library == "timm":
         return tuple(model.pretrained_cfg["input_size"])
     return (3, 299, 299) if name == "inception_v3" else (3, 224, 224)
+
+
+def at_a_small_size(library: str, name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Return the network and its input size: a smaller one than it is made for where that is large and works."""
+    model = build(library, name).eval()
+    channels, height, width = input_size_of(library, name, model)
+    if height * width > _LARGE**2:
+        small = (channels, _LARGE, _LARGE)
+        for options in ({}, {"img_size": _LARGE}):
+            try:
+                other = build(library, name, **options).eval()
+                with torch.no_grad():
+                    other(torch.randn(1, *small))
+            except Exception:
+                continue
+            return other, small
+    return model, (channels, height, width)
 
 
 def smallest(library: str, names: Sequence[str]) -> str:
@@ -109,8 +127,7 @@ def examine(library: str, family: str, names: Sequence[str]) -> Finding:
     start = time.monotonic()
     found = Finding(library, family, smallest(library, names))
     try:
-        model = build(library, found.model).eval()
-        found.input_size = input_size_of(library, found.model, model)
+        model, found.input_size = at_a_small_size(library, found.model)
         images = torch.randn(2, *found.input_size)
         with torch.no_grad():
             model(images)
