@@ -10,11 +10,12 @@ from typing import Literal
 
 from torch import nn
 
+from attnreid.backbones._branches import branch_ends
 from attnreid.backbones._calls import Call, describe_call
 from attnreid.backbones._staged import attach_to_stages
 from attnreid.backbones._wrapping import check_plain
 from attnreid.backbones.attach import Attachment, Place, put_in
-from attnreid.backbones.families import RESNET, blocks_of, check_resnet
+from attnreid.backbones.families import RESNET, blocks_of, check_resnet, is_resnet
 from attnreid.backbones.sites import InputSize, look, select
 from attnreid.layers.gate import SplitDim
 from attnreid.layers.multi_level import LEVELS, Level, MultiLevelAttention
@@ -202,20 +203,23 @@ def attach_mla(
 def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: InputSize = (64, 64)) -> Attachment:
     """Put squeeze-and-excitation into every residual block, before the addition: SE-ResNet (Hu et al.).
 
-    APNet's Table II has it as a baseline. The gates stand after each block's last batch norm.
+    APNet's Table II has it as a baseline. In a ResNet the gates stand after each block's last batch norm. In any other
+    backbone they stand where the last residual branch of each block ends, which is found by trying what is added: after
+    the inverted bottleneck of a MobileNet, after the MLP of a ViT's or Swin's block.
 
     Args:
-        model: a ResNet; changed in place.
+        model: a backbone with residual blocks; changed in place.
         reduction: the hidden width is the block's channels divided by this.
-        input_size: what the channels are measured with, (height, width) or (channels, height, width); any will
-            do, since SE suits maps of all sizes, but the sites and the table show the maps' sizes for it.
+        input_size: what the channels are measured with, (height, width) or (channels, height, width); any that the
+            model takes will do, since SE suits maps of all sizes, but the sites and the table show the maps' sizes for
+            it.
 
     Returns:
         The handle that lists the gates and takes them out again.
 
     Raises:
-        ValueError: the model is no ResNet, or a block already carries attention at this place. The model is
-            then as it was.
+        ValueError: the model has no residual blocks or does not run on this input, or a block already carries attention
+            at this place. The model is then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -225,16 +229,27 @@ def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: Input
     """
     who = "attach_se"
     check_plain(who, model)
-    check_resnet(who, model)
     survey = look(who, model, input_size)
+    names = _last_norms(model) if is_resnet(model) else branch_ends(model, survey)
+    if not names:
+        raise ValueError(
+            f"{who}: the model must have residual blocks, with a branch that is added, got {type(model).__name__} "
+            "without any that could be found; use attach_pyramid, or attach(model, ..., at=...) with names that "
+            "find_sites(model, ...) lists."
+        )
+    places = [Place(site, "after") for site in select(who, model, survey, names)]
+    call = describe_call(who, reduction=reduction, input_size=input_size)
+    return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey, call)
+
+
+def _last_norms(model: nn.Module) -> list[str]:
+    """Return the last batch norm of each block of a ResNet."""
     names = []
     for stage in RESNET.stages:
         for name, block in blocks_of(model, stage):
             norm = "bn3" if isinstance(block._modules.get("bn3"), nn.Module) else "bn2"
             names.append(f"{stage}.{name}.{norm}")
-    places = [Place(site, "after") for site in select(who, model, survey, names)]
-    call = describe_call(who, reduction=reduction, input_size=input_size)
-    return put_in(who, model, partial(SqueezeExcitation, reduction=reduction), places, survey, call)
+    return names
 
 
 def _attach_released(

@@ -611,7 +611,7 @@ def test_last_stride_is_refused_where_attention_saw_the_map_behind_it(observe: O
 # Other models -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", [functools.partial(attach_mla, input_size=SIZE), attach_se, RELEASED])
+@pytest.mark.parametrize("preset", [functools.partial(attach_mla, input_size=SIZE), RELEASED])
 def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(
         ValueError,

@@ -6,6 +6,7 @@ strict=True, gets finite gradients in one backward pass, and comes out again wit
 """
 
 import argparse
+import copy
 import multiprocessing
 import platform
 import sys
@@ -102,6 +103,14 @@ def at_a_small_size(library: str, name: str) -> tuple[nn.Module, tuple[int, int,
     return model, (channels, height, width)
 
 
+@torch.no_grad()
+def wake(model: nn.Module) -> None:
+    """Draw what the network starts at zero with, a classifier or a branch's scale: no gradient passes it."""
+    for name, parameter in model.named_parameters():
+        if not name.endswith("bias") and not parameter.any():
+            parameter.normal_(0, 0.02) if parameter.ndim > 1 else parameter.fill_(1)
+
+
 def smallest(library: str, names: Sequence[str]) -> str:
     """Return the network that is cheapest to run, as far as its parameters and its input tell, of a few by name."""
 
@@ -128,6 +137,7 @@ def examine(library: str, family: str, names: Sequence[str]) -> Finding:
     found = Finding(library, family, smallest(library, names))
     try:
         model, found.input_size = at_a_small_size(library, found.model)
+        wake(model)
         images = torch.randn(2, *found.input_size)
         with torch.no_grad():
             model(images)
@@ -146,7 +156,7 @@ def examine(library: str, family: str, names: Sequence[str]) -> Finding:
 
 def check(model: nn.Module, images: Tensor, found: Finding) -> None:
     """Put the pyramids in, hold them to what they promise and take them out; raise at the first broken promise."""
-    modules, weights = list(model.named_modules()), {key: value.clone() for key, value in model.state_dict().items()}
+    modules, weights = list(model.named_modules()), copy.deepcopy(model.state_dict())
     plain = outputs(model, images)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
@@ -249,7 +259,8 @@ def report(found: Sequence[Finding]) -> str:
         "pyramid (`attach_pyramid`, two levels, `identity_init=True`) stands at the end of every stage, or at four",
         "depths where there are no stages. A family works when all of these hold: the output equals the plain",
         "network's bit by bit; plain weights load with `strict=True`; after one backward pass every attention has",
-        "finite gradients, and one that is not 0; `remove()` gives back the same modules, weights and outputs.",
+        "finite gradients, and one that is not 0; `remove()` gives back the same modules, weights and outputs. Weights",
+        "that a network starts at zero with are drawn, since no gradient passes them.",
         "",
         f"**{len(working)} of {len(counted)} work** ({100 * len(working) / max(1, len(counted)):.0f} %).",
         "",
