@@ -114,8 +114,9 @@ def _try_ends(double: nn.Module, block: Part, parts: Sequence[Part], call: _Call
         without = _Run(double, module, call, inside, without=part.name)
         rest = without.result if after is None else without.taken.get(after.name)
         # The rest must be a map of the image, and not the same for all: an affine layer behind B adds up, too.
-        varies = isinstance(rest, Tensor) and given.any() and not _close(rest[:1], rest[1:], rest)
-        if varies and _close(total - rest, given, total):
+        if not isinstance(rest, Tensor) or not given.any() or _close(rest[:1], rest[1:], rest):
+            continue
+        if _close(total - rest, given, total):
             return part.name
     return None
 
