@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -584,11 +585,27 @@ def test_runs_in_onnxruntime_with_a_dynamic_batch(backbone: Backbone, attended: 
 # Tracers ------------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def unless_the_plain_network_fails_too(trace: Callable[[], object]) -> Iterator[None]:
+    """Skip where what fails for the attended network fails for the plain one."""
+    try:
+        yield
+    except Exception:
+        try:
+            trace()
+        except Exception as error:
+            pytest.skip(f"the plain network cannot be traced so: {type(error).__name__}")
+        raise
+
+
 @only_resnet18_is_fast
 @train_and_eval
-def test_torch_fx_traces_it_for_any_batch(backbone: Backbone, attended: nn.Module, training: bool) -> None:
+def test_torch_fx_traces_it_for_any_batch(
+    backbone: Backbone, plain: nn.Module, attended: nn.Module, training: bool
+) -> None:
     # In the mode that it is traced in: some of timm's norms stay in it.
-    traced = torch.fx.symbolic_trace(attended.train(training))
+    with unless_the_plain_network_fails_too(lambda: torch.fx.symbolic_trace(plain.train(training))):
+        traced = torch.fx.symbolic_trace(attended.train(training))
     twin = copy.deepcopy(attended)
     for count in (3, 7):
         x = backbone.images(count, seed=2)
@@ -608,7 +625,7 @@ def test_torch_fx_traces_it_for_any_batch(backbone: Backbone, attended: nn.Modul
 
 @only_resnet18_is_fast
 def test_features_are_taken_before_and_after_the_attention(
-    backbone: Backbone, attended: nn.Module, images: Tensor
+    backbone: Backbone, plain: nn.Module, attended: nn.Module, images: Tensor
 ) -> None:
     taken: dict[str, dict[str, Tensor]] = {}
     sites = attachments(attended)[0].sites
@@ -619,7 +636,8 @@ def test_features_are_taken_before_and_after_the_attention(
     attended(images)
     for site in sites:
         attended.get_submodule(f"{site.name}.attention")._forward_hooks.clear()
-    names = get_graph_node_names(attended)[1]
+    with unless_the_plain_network_fails_too(lambda: get_graph_node_names(plain)):
+        names = get_graph_node_names(attended)[1]
     wanted = {}
     for site in sites:
         first = names.index(next(name for name in names if name.startswith(f"{site.name}.attention.")))
@@ -631,9 +649,13 @@ def test_features_are_taken_before_and_after_the_attention(
 
 
 @only_resnet18_is_fast
-def test_torch_jit_traces_it_to_a_file_for_any_batch(backbone: Backbone, attended: nn.Module, images: Tensor) -> None:
-    traced = traced_and_loaded(attended, images, again=False)
-    assert set(traced.state_dict()) == set(attended.state_dict())
+def test_torch_jit_traces_it_to_a_file_for_any_batch(
+    backbone: Backbone, plain: nn.Module, attended: nn.Module, images: Tensor
+) -> None:
+    with unless_the_plain_network_fails_too(lambda: traced_and_loaded(plain, images, again=False)):
+        traced = traced_and_loaded(attended, images, again=False)
+    keys = set(traced.state_dict())
+    assert keys - {name for name, _ in attended.named_buffers()} <= set(attended.state_dict()) <= keys
     for count in (1, 7):
         x = backbone.images(count, seed=2)
         assert_close(traced(x), attended(x), 1e-5)
@@ -646,9 +668,10 @@ def test_torch_jit_traces_it_to_a_file_for_any_batch(backbone: Backbone, attende
 
 @only_resnet18_is_fast
 def test_the_legacy_exporter_writes_it_with_a_dynamic_batch(
-    backbone: Backbone, attended: nn.Module, images: Tensor
+    backbone: Backbone, plain: nn.Module, attended: nn.Module, images: Tensor
 ) -> None:
-    session = legacy_onnx(attended, images)
+    with unless_the_plain_network_fails_too(lambda: legacy_onnx(plain, images)):
+        session = legacy_onnx(attended, images)
     for count in (1, 7):
         x = backbone.images(count, seed=2)
         [output] = session.run(None, {"x": x.numpy()})
