@@ -239,7 +239,7 @@ def test_sites_as_json(capsys):
 def test_a_factory_of_the_users_and_its_options(capsys, mine):
     options = ("--option", "width=6", "--option", "kind=a text")
     text = printed(capsys, "sites", "mine:build", *options, "--input-size", "64", "32")
-    assert ["0", "Conv2d", "6", "31 x 15"] in cells(text)
+    assert ["0", "Conv2d", "NCHW", "6", "31 x 15"] in cells(text)
     assert "building" not in text
     assert text.endswith(
         "\n4 of 5 sites, none of them refused; 1 deeper ones: --depth 3 lists more, --all lists all.\n"
@@ -267,7 +267,7 @@ def test_nothing_gives_a_map(capsys, mine):
 
 @pytest.mark.parametrize("name", ["LooksAtItsWeights", "LooksAtItsInput"])
 def test_what_does_not_work_on_the_meta_device_is_built_for_real(capsys, mine, name):
-    assert ["stem", "Conv2d", "4", "254 x 126"] in cells(printed(capsys, "sites", f"mine:{name}"))
+    assert ["stem", "Conv2d", "NCHW", "4", "254 x 126"] in cells(printed(capsys, "sites", f"mine:{name}"))
 
 
 def test_a_model_is_built_without_memory_for_its_weights(monkeypatch, capsys):
@@ -441,9 +441,8 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         ("sites -- mine:build --depth", "sites: '--' .*no meaning"),
         ("--jsn sites mine:build", "command .*first, got --jsn; .*python -m attnreid --help"),
         ("sites mine:build mine:needs", "sites: 'mine:needs' .*one word too many.*; .*python -m"),
-        ("cost mine:build", "cost: --preset .*missing, .*apnet, mla, se"),
-        ("cost mine:build --preset apent", "cost: --preset .*apnet, mla, se, got apent"),
-        ("cost mine:build --preset apnet", "attach_apnet: .*model .*ResNet .* got Sequential"),
+        ("cost mine:build", "cost: --preset .*missing, .*apnet, pyramid, mla, se"),
+        ("cost mine:build --preset apent", "cost: --preset .*apnet, pyramid, mla, se, got apent"),
         ("cost mine:build --preset mla", "attach_mla: .*model .*ResNet, .* got Sequential"),
         ("cost mine:attended --preset apnet", "'layer1' (Sequential) cannot take attention: .*already carries"),
         ("cost mine:attended --preset se --levels 2", "preset se .*no --levels; .*--reduction"),
@@ -502,7 +501,7 @@ PYTHONS = re.compile(r"\b(?!aux_logits)\w+=|\(model, \.\.\.|\(tensors")
         ("cost mine:resnet18 --preset apnet --levels 1,2 --radix 3", "got --radix 3 and --levels 1,2"),
         ("cost mine:resnet18 --preset apnet --variant released --levels 3", "--variant paper"),
         ("cost mine:resnet18 --preset apnet --attention mine:Flattens", "--levels 1 "),
-        ("cost mine:build --preset apnet", "in Python, use attach"),
+        ("cost mine:build --preset mla", "in Python, use attach"),
         ("cost mine:resnet18 --preset mla --levels ,", "--levels must not be empty"),
         ("cost mine:resnet18 --preset apnet --attention ,", "--attention must not be empty"),
     ],
@@ -581,8 +580,8 @@ def test_help_names_every_option_of_the_presets_and_its_default(capsys):
         for name, parameter in inspect.signature(attach).parameters.items():
             if name in program._PRESET_OPTIONS:
                 default = parameter.default
-                shown = ",".join(default) if isinstance(default, tuple) else default
-                assert re.search(rf"--{name}\b.*{preset}: [^)]*\(default: {shown}\)", text), (preset, name)
+                shown = ",".join(default) if isinstance(default, tuple) else default or "all"
+                assert re.search(rf"--{name}\b.*{preset}\b[^)]*\(default: {shown}\)", text), (preset, name)
 
 
 # The program itself
@@ -603,7 +602,7 @@ def test_the_module_runs_and_finds_a_factory_in_the_current_folder(tmp_path):
     )
     ran = run("sites", "models:build", "--input-size", "32", "16", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert ["0", "AvgPool2d", "3", "30 x 14"] in cells(ran.stdout)
+    assert ["0", "AvgPool2d", "NCHW", "3", "30 x 14"] in cells(ran.stdout)
     assert "torchvision" not in ran.stdout
 
 
@@ -647,7 +646,7 @@ def test_the_script_is_the_same_program(tmp_path, script):
     command = [sys.executable, str(script), "sites", "models:Two", "--input-size", "32", "16"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert [r"\u884c", "AvgPool2d", "3", "30 x 14"] in cells(ran.stdout)
+    assert [r"\u884c", "AvgPool2d", "NCHW", "3", "30 x 14"] in cells(ran.stdout)
 
 
 def test_the_usage_names_the_program_that_was_started(monkeypatch, capsys):

@@ -32,6 +32,10 @@ def attach_to_stages(
         ValueError: as `attach_pyramid` says. The model is then as it was.
     """
     check_plain(who, model)
+    if isinstance(model, nn.DataParallel):
+        raise ValueError(
+            f"{who}: the model must be the plain one, got DataParallel: pass the model inside it, at 'module'."
+        )
     survey = look(who, model, input_size)
     ways = [list(stage.ways) for stage in _chosen(who, _stages_of(who, model, survey), stages)]
     while True:
