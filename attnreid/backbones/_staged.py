@@ -1,19 +1,25 @@
 """Pyramids at the ends of a model's stages: which these are, and what to say where a pyramid does not suit them."""
 
+import dataclasses
 import math
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
 from torch import nn
 
+from attnreid.backbones._arranging import Stated
 from attnreid.backbones._calls import Call
-from attnreid.backbones._stages import Stage, parts_of, stage_ends
+from attnreid.backbones._measuring import Seen
+from attnreid.backbones._stages import Part, Stage, around, count_weights, parts_of, stage_ends
 from attnreid.backbones._wrapping import check_plain
 from attnreid.backbones.attach import Attachment, EscapesError, Place, put_in
 from attnreid.backbones.families import family_of
 from attnreid.backbones.sites import InputSize, Site, Survey, look, measure_heights, select
 from attnreid.pyramid import AttentionPyramid
 
+_UNSEEN = 0.25  # of all weights; heads and what folds windows or heads into its batch have less
 _FARTHEST = 192  # how far from the given one an input height is looked for
 
 
@@ -36,7 +42,7 @@ def attach_to_stages(
         raise ValueError(
             f"{who}: the model must be the plain one, got DataParallel: pass the model inside it, at 'module'."
         )
-    survey = look(who, model, input_size)
+    survey = _look_everywhere(who, model, input_size)
     ways = [list(stage.ways) for stage in _chosen(who, _stages_of(who, model, survey), stages)]
     while True:
         names = [places[0] for places in ways]
@@ -57,17 +63,69 @@ def attach_to_stages(
             raise ValueError(f"{who}: {heights}") from error
 
 
+def _look_everywhere(who: str, model: nn.Module, input_size: InputSize) -> Survey:
+    """Look at a model, and in blocks that return several things at the map with the most channels."""
+    survey = look(who, model, input_size)
+    blocks: dict[int | str, list[str]] = {}
+    for name, site in survey.sites.items():
+        output = _main_output(survey.seen[name], len(survey.inputs[0]))
+        if output is not None and site.output is None and count_weights(survey.double.get_submodule(name)) > 1:
+            blocks.setdefault(output, []).append(name)
+    sites = dict(survey.sites)
+    for output, names in blocks.items():
+        again = look(who, model, input_size, stated=Stated(output=output))
+        sites.update({name: again.sites[name] for name in names})
+    return dataclasses.replace(survey, sites=sites)
+
+
+def _main_output(seen: Seen, images: int) -> int | str | None:
+    """Return the index or key of what may be a map with the most channels, of several such the last."""
+    channels = {
+        output: item.given[1 if len(item.given) == 4 else 2]
+        for output, item in seen.items.items()
+        if item.given is not None and len(item.given) in (3, 4) and item.given[0] == images and item.floating
+    }
+    return max(reversed(channels), key=lambda output: channels[output], default=None)
+
+
 def _stages_of(who: str, model: nn.Module, survey: Survey) -> list[Stage]:
     family, parts = family_of(model), parts_of(model, survey)
     if family is not None:
         return [Stage(part, (part.name,)) for name in family.stages for part in parts if part.name == name]
     stages = stage_ends(parts)
+    if stages:
+        _warn_of_unseen(who, survey, parts)
     if not stages:
         raise ValueError(
             f"{who}: the model must have modules that give a map, got {type(model).__name__} without any; "
             "find_sites(model, ...) says of each module why it gives none."
         )
     return stages
+
+
+def _warn_of_unseen(who: str, survey: Survey, parts: Sequence[Part]) -> None:
+    """Warn where much of the model gives maps that cannot be read: there may be stages in it."""
+    known = {part.name for part in parts}
+    unseen = {
+        name: weights
+        for name, site in survey.sites.items()
+        if site.calls and known.isdisjoint(homes := [name, *around(name)])
+        if any(survey.seen[home].holds_map for home in homes)
+        if (weights := count_weights(survey.double.get_submodule(name), recurse=False))
+    }
+    share = sum(unseen.values()) / max(1, count_weights(survey.double))
+    if share <= _UNSEEN:
+        return
+    largest: Counter[str] = Counter()
+    for name, weights in unseen.items():
+        largest.update({home: weights for home in [name, *around(name)] if survey.seen[home].holds_map})
+    site = survey.sites[largest.most_common(1)[0][0]]
+    warnings.warn(
+        f"{who}: {share:.0%} of the weights are in modules whose maps cannot be read, such as {site.name!r} "
+        f"({site.kind}): {site.refusal}. Stages that end there get no attention; use attach(model, ..., at=...) for "
+        "them.",
+        stacklevel=5,
+    )
 
 
 def _chosen(who: str, found: Sequence[Stage], stages: Sequence[int] | None) -> list[Stage]:

@@ -94,7 +94,7 @@ def test_branches_that_run_side_by_side_end_where_they_are_given_last() -> None:
 
 def test_a_plain_row_ends_a_stage_before_each_change_of_size() -> None:
     ends = stage_ends(parts(*PLAIN))
-    assert [stage.ways[0] for stage in ends] == ["features.5", "features.7", "features.9", "features"]
+    assert [stage.ways[0] for stage in ends] == ["features.5", "features.7", "features.9", "features.11"]
 
 
 def test_neither_a_transition_nor_what_works_on_less_is_a_stage() -> None:
@@ -107,6 +107,104 @@ def test_neither_a_transition_nor_what_works_on_less_is_a_stage() -> None:
         ("head", "Conv2d", 8, 1),
     )
     assert [stage.ways[0] for stage in stage_ends(parts(*rows))] == ["block1", "block2"]
+
+
+def test_a_block_that_strides_late_does_not_end_the_stage_before_it() -> None:
+    """GhostNet: the first block of a stage has a part with two weights at the larger map."""
+    rows: tuple[Row, ...] = (
+        ("blocks.0", "Sequential", 56, 8),
+        ("blocks.1.0.ghost1", "Ghost", 56, 2),
+        ("blocks.1.0", "Bottleneck", 28, 5),
+        ("blocks.1", "Sequential", 28, 5),
+        ("blocks", "Sequential", 28, 13),
+    )
+    assert [stage.ways[0] for stage in stage_ends(parts(*rows))] == ["blocks.0", "blocks.1"]
+
+
+def test_a_block_of_several_parts_at_the_larger_map_is_no_stage_of_these() -> None:
+    """Xception: two separable convolutions, then a pooling."""
+    rows: tuple[Row, ...] = (
+        *((f"block{block}", "Block", 32, 6) for block in range(2)),
+        *((f"block2.rep.{layer}", "Separable", 32, 2) for layer in range(2)),
+        ("block2", "Block", 16, 8),
+    )
+    assert [stage.ways[0] for stage in stage_ends(parts(*rows))] == ["block1", "block2"]
+
+
+def test_stages_of_one_block_that_strides_late() -> None:
+    """ResNeSt: most of what is computed at a size is in the first, and only, block of the next stage."""
+    stages = (
+        row
+        for stage in range(3)
+        for row in (
+            (f"layer{stage}.0.conv1", "Conv2d", 64 >> stage, 1),
+            (f"layer{stage}.0.conv2", "Split", 64 >> stage, 3),
+            (f"layer{stage}.0.conv3", "Conv2d", 32 >> stage, 1),
+            (f"layer{stage}", "Sequential", 32 >> stage, 5),
+        )
+    )
+    ends = stage_ends(parts(("stem", "Conv2d", 64, 1), *stages))
+    assert [stage.ways[0] for stage in ends] == ["layer0", "layer1", "layer2"]
+
+
+def test_a_reduction_at_the_end_of_a_stage_is_not_its_end() -> None:
+    """GCViT: the stage that is given is half as large as its blocks."""
+    rows = tuple(
+        row
+        for stage in range(3)
+        for row in (
+            *((f"stages.{stage}.blocks.{block}", "Block", 56 >> stage, 5) for block in (0, 1)),
+            (f"stages.{stage}.reduce", "Reduce", 28 >> stage, 3),
+            (f"stages.{stage}", "Stage", 28 >> stage, 13),
+        )
+    )
+    ends = [stage.ways[0] for stage in stage_ends(parts(*rows))]
+    assert ends[:3] == ["stages.0.blocks.1", "stages.1.blocks.1", "stages.2.blocks.1"]
+
+
+def test_maps_of_nearly_one_size_are_one_stage_and_layers_before_the_blocks_are_one_too() -> None:
+    """Inception-V3: convolutions without padding."""
+    rows: tuple[Row, ...] = (
+        ("features.stem", "Conv2d", 149, 1),
+        ("features.conv3", "Conv2d", 73, 1),
+        ("features.conv4", "Conv2d", 71, 1),
+        ("features.pool", "MaxPool2d", 35, 0),
+        ("features.mixed5", "Inception", 35, 7),
+        ("features.mixed6", "Inception", 17, 7),
+        ("features.mixed7.branch", "Branch", 9, 2),
+        ("features.mixed7", "Inception", 8, 7),
+    )
+    ends = [f"features.{name}" for name in ("conv4", "mixed5", "mixed6", "mixed7")]
+    assert [stage.ways[0] for stage in stage_ends(parts(*rows))] == ends
+    assert [stage.ways[0] for stage in stage_ends(parts(*rows, ("features", "Sequential", 8, 24)))] == ends
+
+
+def test_a_row_may_run_through_several_modules() -> None:
+    """CrossViT: three stages of four blocks at one size."""
+    rows = tuple(
+        row
+        for stage in range(3)
+        for row in (
+            *((f"stages.{stage}.blocks.{block}", "Block", 14, 4) for block in range(4)),
+            (f"stages.{stage}", "Stage", 14, 16),
+        )
+    )
+    ends = [stage.ways[0] for stage in stage_ends(parts(*rows))]
+    assert ends == ["stages.0.blocks.2", "stages.1.blocks.1", "stages.2.blocks.0", "stages.2.blocks.3"]
+
+
+def test_what_is_around_and_ends_with_it_comes_last() -> None:
+    rows: tuple[Row, ...] = (
+        ("stages.0.body", "Block", 56, 4),
+        ("stages.0", "Stage", 56, 4),
+        ("stages.1.body", "Block", 28, 4),
+        ("stages.1", "Stage", 28, 4),
+        ("stages", "Sequential", 28, 8),
+    )
+    ways = [stage.ways for stage in stage_ends(parts(*rows, unfit=("stages.0", "stages.1", "stages.1.body")))]
+    assert ways == [("stages.0.body",), ("stages",)]
+    quarters = stage_ends(parts(*VIT, unfit=("blocks.2", "blocks.2.mlp", "blocks.9", "blocks.9.mlp")))
+    assert [quarters[quarter].ways for quarter in (0, 3)] == [(), ("blocks",)]
 
 
 def test_what_cannot_take_attention_is_replaced_from_inside() -> None:
@@ -152,7 +250,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "shufflenet": (torchvision_model("shufflenet_v2_x0_5"), ["stage2", "stage3", "stage4"]),
     "convnext_tiny": (torchvision_model("convnext_tiny"), [f"features.{stage}" for stage in (1, 3, 5, 7)]),
     "swin_t": (torchvision_model("swin_t"), [f"features.{stage}" for stage in (1, 3, 5, 7)]),
-    "vgg11": (torchvision_model("vgg11"), ["features", "features.9", "features.14", "features.19"]),
+    "vgg11": (torchvision_model("vgg11"), ["features.4", "features.9", "features.14", "features.19"]),
     "vit": (
         timm_model("vit_tiny_patch16_224", img_size=(64, 32), global_pool="avg"),
         ["blocks.2", "blocks.5", "blocks.8", "blocks.11"],
@@ -160,6 +258,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "mixer": (timm_model("mixer_s32_224", img_size=64), ["blocks.1", "blocks.3", "blocks.5", "blocks.7"]),
     "timm efficientnet": (timm_model("test_efficientnet"), [f"blocks.{stage}" for stage in (1, 2, 3, 4)]),
     "timm regnet": (timm_model("regnetx_002"), ["s1.b1", "s2.b1", "s3.b4", "s4.b7"]),
+    "ghostnet": (timm_model("ghostnet_050"), [f"blocks.{stage}" for stage in (2, 4, 6, 8)]),
+    "dpn": (timm_model("dpn48b"), [f"features.conv{stage}" for stage in ("2_3", "3_4", "4_6", "5_3")]),
+    "googlenet": (
+        torchvision_model("googlenet", aux_logits=False, init_weights=False),
+        ["conv3", "inception3b", "inception4e", "inception5b"],
+    ),
     "hrnet": (timm_model("hrnet_w18_small"), [f"incre_modules.{branch}" for branch in (0, 1, 2, 3)]),
 }
 
@@ -302,6 +406,76 @@ def test_a_stage_where_attention_cannot_stand_is_named(observe) -> None:
     with pytest.raises(ValueError, match=r"'stage' .*end of stage 1, .*2 times.*stages=.*attach\(model"):
         attach_pyramid(model, "se", input_size=SIZE)
     assert observe(model) == before
+
+
+class Pair(nn.Module):
+    """A block that returns a map and what it was made of."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.Conv2d(8, 16, 1))
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        given = x if isinstance(x, Tensor) else x[1]
+        return given, self.layers(given)
+
+
+class Last(nn.Module):
+    def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
+        return x[1].mean((2, 3))
+
+
+def test_of_several_maps_the_one_with_the_most_channels_counts(observe) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 2, 2), Pair(4), Pair(16), Last())
+    images, before = torch.randn(2, 3, *SIZE), observe(model)
+    plain = model(images)
+    attachment = attach_pyramid(model, "se", input_size=SIZE, identity_init=True)
+    assert [(site.name, site.output, site.channels) for site in attachment.sites] == [("1", 1, 16), ("2", 1, 16)]
+    assert torch.equal(model(images), plain)
+    attachment.remove()
+    assert observe(model) == before
+
+
+def test_a_stage_that_carries_attention_is_refused_and_gets_no_other_place(observe) -> None:
+    for model, carrier in ((small(), "features.1"), (nn.Sequential(Looping(3), Looping(8)), "0.second")):
+        attach_pyramid(model, "se", input_size=SIZE)
+        before = observe(model)
+        with pytest.raises(ValueError, match=f"attach_pyramid: '{carrier}' .*already carries attention"):
+            attach_pyramid(model, "se", input_size=SIZE)
+        assert observe(model) == before
+
+
+def test_attention_inside_does_not_change_the_stages() -> None:
+    model = small()
+    attach(model, "se", "features.12.**", input_size=SIZE)
+    attach(model, "se", "features.0.0", input_size=SIZE)
+    attachment = attach_pyramid(model, "se", input_size=SIZE)
+    assert [site.name for site in attachment.sites] == NETWORKS["mobilenet_v3_small"][1]
+
+
+class Shuffled(nn.Module):
+    """Three blocks that give tokens in no order of rows, after one that gives a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 8, 1))
+        self.mixed = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+        x = self.stage(x).flatten(2).transpose(1, 2)[:, order.to(x.device)]
+        for block in self.mixed:
+            x = block(x)
+        return x.mean(1)
+
+
+def test_stages_that_cannot_be_seen_are_warned_of() -> None:
+    torch.manual_seed(0)
+    model = Shuffled()
+    with pytest.warns(UserWarning, match=r"attach_pyramid: 75% .*'mixed.0' \(Sequential\): .*tokens") as warned:
+        attachment = attach_pyramid(model, "se", input_size=SIZE)
+    assert warned[0].filename == __file__
+    assert [site.name for site in attachment.sites] == ["stage"]
 
 
 def test_the_order_of_the_modules_is_that_in_which_they_end() -> None:
