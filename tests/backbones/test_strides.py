@@ -218,21 +218,23 @@ def test_a_stem_that_halves_the_map_is_no_stage_of_a_network_of_one_size() -> No
 
 
 class Sharing(nn.Module):
-    """Two stages that are halved by one pooling."""
+    """One pooling halves the map of the last stage, and a copy of the map on the side of an earlier one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.third = block(3, 8, 2), block(8, 8, 1), block(8, 8, 1)
+        self.first, self.value, self.second, self.third = block(3, 8, 4), block(8, 8, 1), block(8, 8, 2), block(8, 8, 1)
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.third(self.pool(self.second(self.pool(self.first(x)))))
+        x = self.first(x)
+        x = self.second(x + self.value(self.pool(x)).mean((2, 3), keepdim=True))
+        return self.third(self.pool(x))
 
 
-def test_a_pooling_that_an_earlier_stage_shares_is_refused(observe: Observe) -> None:
+def test_a_pooling_that_is_used_earlier_too_is_refused(observe: Observe) -> None:
     model = Sharing().eval()
     before = observe(model)
-    with pytest.raises(ValueError, match=r"set_last_stride: 'third' .* changes '.*' before it too .*'pool'"):
+    with pytest.raises(ValueError, match=r"set_last_stride: 'third' .* changes 'value.*' before it too .*'pool'"):
         set_last_stride(model)
     assert observe(model) == before
 
