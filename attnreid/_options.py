@@ -44,7 +44,7 @@ class CostOptions(ModelOptions):
         preset: apnet: pyramids after the four stages, as the paper has them; pyramid: the same with every option; mla:
             multi-level attention for the 3x3 convolutions of a ResNet's last stage; se: a gate in every block of a
             ResNet.
-        last_stride: first set the stride of a ResNet's last stage, 1 or 2; both papers have 1 (default: as it is in
+        last_stride: first set the stride of the last stage, 1 or 2; both papers have 1 (default: as it is in
             the model).
         attention: apnet, pyramid: se, rga_s or another registered name, timm:NAME for a layer of timm's, or
             MODULE:CALLABLE for one of yours; several are one for each level (default: se).

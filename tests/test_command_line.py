@@ -459,7 +459,7 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
         ("cost mine:resnet18 --preset mla --levels pixle", "got 'pixle': .*'pixel'"),
         ("cost mine:resnet18 --preset se --reduction 0", "reduction .*1, got 0"),
         ("cost mine:resnet18 --preset apnet --last-stride 3", "cost: --last-stride .*1, 2, got 3"),
-        ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: .*model .*ResNet.* got Sequential"),
+        ("cost mine:build --preset apnet --last-stride 1", "set_last_stride: .*model .*last stage .* got Sequential"),
         (
             "cost mine:resnet18 --preset apnet --attention rga_s --levels 3 --input-size 250 128",
             "map .*height that 4 divides, .*; .*input height of 128 or 256",

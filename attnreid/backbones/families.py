@@ -44,17 +44,6 @@ def family_of(model: nn.Module) -> Family | None:
     return None
 
 
-def check_family(who: str, model: nn.Module) -> Family:
-    """Return the family that `model` belongs to; refuse one of none."""
-    family = family_of(model)
-    if family is None:
-        stages = "; or ".join(f"{each.name} with {', '.join(each.stages)}" for each in _FAMILIES)
-        raise ValueError(
-            f"{who}: the model must be one of {stages}; {_found(model, lambda part: family_of(part) is not None)}"
-        )
-    return family
-
-
 def check_resnet(who: str, model: nn.Module) -> None:
     """Refuse a model that is no ResNet."""
     if not is_resnet(model):

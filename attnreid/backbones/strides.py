@@ -5,45 +5,52 @@
 | ResNet | what has a stride of 2 in the first block of `layer4`: convolutions, pooling, blurring |
 | DenseNet | the pooling in `features.transition3`, before the last block |
 | Inception-V3 | two convolutions and a pooling in `Mixed_7a` |
+| any other staged network | what halves the map between the last two stages that looking finds (`_last_stage.py`) |
 
 What to change is written down first, as data, and tried on a copy; the model is changed if the copy's map has
 the size that it should have.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import os.path
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.backbones._measuring import Observation, observe, stand_in
+from attnreid.backbones._last_stage import Edit, check_last_stage, find_last_stage
+from attnreid.backbones._measuring import Observation, Seen, observe, stand_in
 from attnreid.backbones._wrapping import check_python
 from attnreid.backbones.attach import attachments
-from attnreid.backbones.families import DENSENET, INCEPTION_V3, RESNET, Family, blocks_of, check_family
-
-Edit = tuple[str, str, Any]  # of the module of this name, this attribute becomes this
+from attnreid.backbones.families import DENSENET, INCEPTION_V3, RESNET, Family, blocks_of, family_of
+from attnreid.backbones.sites import InputSize, look
 
 _UNDO = "_attnreid_last_stride"
 _HEIGHT, _WIDTH = 256, 128
 _STAGE = {RESNET: "layer4", DENSENET: "features.transition3", INCEPTION_V3: "Mixed_7a"}
 
 
-def set_last_stride(model: nn.Module, stride: int = 1) -> None:
+def set_last_stride(model: nn.Module, stride: int = 1, *, input_size: InputSize | None = None) -> None:
     """Set the stride of a backbone's last stage, 1 for the larger last map that re-identification uses.
 
-    For ResNets (torchvision's, and timm's with average pooling or blurring in the shortcut), DenseNets and
-    Inception-V3. Names and weights stay. Nothing changes where the stage has this stride already. Inception's
-    convolutions are not padded: at stride 1 its last map is two rows smaller than the one before it.
+    For ResNets (torchvision's, and timm's with average pooling or blurring in the shortcut), DenseNets, Inception-V3
+    and any other network whose last stage has a map half as high and wide as the one before, by the strides of
+    convolutions, pooling or blurring. Names and weights stay. Nothing changes where the stage has this stride already.
+    Inception's convolutions are not padded: at stride 1 its last map is two rows smaller than the one before it.
+
+    In a network of no family the last stage is where the map gets smaller for the last time. One that was built with a
+    stride of 1 in its last stage is not told apart: its last stride is that of the stage before.
 
     Args:
         model: the backbone; changed in place.
         stride: 1 or 2.
+        input_size: what the maps are measured with, (height, width) or (channels, height, width); 256x128 if it is left
+            out, with the channels of the first convolution.
 
     Raises:
-        ValueError: the stride is another, the model is of no such family or does not run, its last stage gives
-            a map of another size than this stride should, or attention was measured at the present stride. The
-            model is then as it was.
+        ValueError: the stride is another, the model does not run, has maps of one size or makes the last one smaller by
+            other means than a stride (Swin merges patches), its last stage gives a map of another size than this
+            stride should, or attention was measured at the present stride. The model is then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -56,33 +63,61 @@ def set_last_stride(model: nn.Module, stride: int = 1) -> None:
     if stride not in (1, 2):
         raise ValueError(f"{who}: stride must be 1 or 2, got {stride!r}; a plain backbone has 2.")
     check_python(who, model)
-    family = check_family(who, model)
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    size = (channels, _HEIGHT, _WIDTH) if input_size is None else (3, *input_size)[-3:]
+    family = family_of(model)
+    if family is None:
+        _set_where_it_is_found(who, model, stride, size)
+        return
     stage = _STAGE[family]
-    double = _stand_in(who, model)
-    before = _observe(double, model)
-    now = _stride_of(who, before, stage)
+    double = _stand_in(who, model, size)
+    before = _observe(double, size)
+    now = _stride_of(who, before, stage, size)
     if now == stride:
         return
     region = f"layer4.{blocks_of(model, 'layer4')[0][0]}" if family is RESNET else stage
     edits = _edits(who, family, model.get_submodule(region), stride)
     _edit(double.get_submodule(region), edits)
-    after = _observe(double, model)
+    after = _observe(double, size)
     if after.error is not None and before.error is None:
         raise ValueError(
             f"{who}: the model must run with a last stride of {stride}; it failed with: {after.error}. Set the stride "
             "where the model is built."
         )
-    if _stride_of(who, after, stage) != stride:
+    if _stride_of(who, after, stage, size) != stride:
         raise ValueError(
             f"{who}: {stage!r} must give a map of the size for a stride of {stride}, got {after.seen[stage].given} "
             f"from {after.seen[stage].taken}; set the stride where the model is built."
         )
-    _check_no_attention(who, model, stage, before, after)
-    undo = [(name, key, getattr(model.get_submodule(f"{region}.{name}".strip(".")), key)) for name, key, _ in edits]
-    part = model.get_submodule(region)
-    _edit(part, edits)
-    if vars(part).pop(_UNDO, None) is None:
-        part.__dict__[_UNDO] = undo
+    _check_no_attention(who, model, stage, before.seen, after.seen)
+    _change(model.get_submodule(region), edits)
+
+
+def _set_where_it_is_found(who: str, model: nn.Module, stride: int, input_size: InputSize) -> None:
+    """Do it in a network of no family."""
+    changed = next((name for name, module in model.named_modules() if _UNDO in vars(module)), None)
+    if changed is not None and stride == 1:
+        return
+    survey = look(who, model, input_size)
+    if changed is not None:
+        region, edits = changed, vars(model.get_submodule(changed))[_UNDO]
+    else:
+        stage = find_last_stage(who, model, survey)
+        if stride == 2:
+            return
+        region, edits = _together(stage.edits)
+    _edit(survey.double.get_submodule(region), edits)
+    after = observe(survey.double, [tensor.to("meta") if survey.meta else tensor for tensor in survey.inputs])
+    if changed is None:
+        check_last_stage(who, stage, survey, after)
+    _check_no_attention(who, model, None, survey.seen, after.seen)
+    _change(model.get_submodule(region), edits)
+
+
+def _together(edits: Iterable[Edit]) -> tuple[str, list[Edit]]:
+    """Return the innermost module around all that is edited, and the edits with names inside it."""
+    region = os.path.commonpath([name.replace(".", "/") for name, _, _ in edits]).replace("/", ".")
+    return region, [(name.removeprefix(region).removeprefix("."), key, value) for name, key, value in edits]
 
 
 class ReductionOfStride1(nn.Module):
@@ -148,42 +183,52 @@ def _is_conv(module: nn.Module | None) -> bool:
     return isinstance(module, nn.Conv2d)
 
 
+def _change(part: nn.Module, edits: Iterable[Edit]) -> None:
+    """Edit a part of the model, leaving on it how to undo that, or taking that away where this undoes it."""
+    undo = [(name, key, getattr(part.get_submodule(name), key)) for name, key, _ in edits]
+    _edit(part, edits)
+    if vars(part).pop(_UNDO, None) is None:
+        part.__dict__[_UNDO] = undo
+
+
 def _edit(part: nn.Module, edits: Iterable[Edit]) -> None:
     for name, key, value in edits:
         setattr(part.get_submodule(name), key, value)
 
 
-def _stand_in(who: str, model: nn.Module) -> nn.Module:
+def _stand_in(who: str, model: nn.Module, size: tuple[int, ...]) -> nn.Module:
     try:
         double = stand_in(model, meta=True, bypass=True)
-        return double if _observe(double, model).error is None else stand_in(model, meta=False, bypass=True)
+        return double if _observe(double, size).error is None else stand_in(model, meta=False, bypass=True)
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from error
 
 
-def _observe(double: nn.Module, model: nn.Module) -> Observation:
-    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+def _observe(double: nn.Module, size: tuple[int, ...]) -> Observation:
     like = next(double.parameters())
-    return observe(double, [torch.zeros((2, channels, _HEIGHT, _WIDTH), dtype=like.dtype, device=like.device)])
+    return observe(double, [torch.zeros((2, *size), dtype=like.dtype, device=like.device)])
 
 
-def _stride_of(who: str, observed: Observation, stage: str) -> int:
+def _stride_of(who: str, observed: Observation, stage: str, size: tuple[int, ...]) -> int:
     taken, given = observed.seen[stage].taken, observed.seen[stage].given
     if taken is None or given is None or len(taken) != 4 or len(given) != 4:
         raise ValueError(
-            f"{who}: {stage!r} must map one map to another when the model runs on {_HEIGHT}x{_WIDTH} images, and does "
+            f"{who}: {stage!r} must map one map to another when the model runs on {size[1]}x{size[2]} images, and does "
             f"not{f'; it failed with: {observed.error}' if observed.error else ''}. Set the stride where the model is "
             "built."
         )
     return round(taken[2] / given[2])
 
 
-def _check_no_attention(who: str, model: nn.Module, stage: str, before: Observation, after: Observation) -> None:
+def _check_no_attention(
+    who: str, model: nn.Module, stage: str | None, before: Mapping[str, Seen], after: Mapping[str, Seen]
+) -> None:
+    """Refuse attention in the last stage, where that has a name, and wherever the map's size changes."""
     sites = [site.name for one in attachments(model) for site in one.sites]
     carriers = [
         name
         for name in sites
-        if f"{name}.".startswith(f"{stage}.") or before.seen[name].given != after.seen[name].given
+        if (stage is not None and f"{name}.".startswith(f"{stage}.")) or before[name].given != after[name].given
     ]
     if carriers:
         raise ValueError(
