@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import attnreid
 from attnreid.command_line import Command, Program, UserError
 from reference_pipelines.commands.options import (
+    ClusterOptions,
     DemoOptions,
     DifficultyOptions,
     EvaluateOptions,
+    ExtractOptions,
     RenderOptions,
     ReportOptions,
+    SearchOptions,
     VerifyOptions,
 )
 from reference_pipelines.errors import Stopped
@@ -25,6 +28,28 @@ COMMANDS = {
     "resume": Command("go on with a run from its last checkpoint", f"{_HERE}.resume:run", None),
     "evaluate": Command(
         "test a trained network on any data set, without training", f"{_HERE}.evaluate:run", EvaluateOptions
+    ),
+    "extract": Command(
+        "features of a whole set of images, kept on the disk",
+        f"{_HERE}.extract:run",
+        ExtractOptions,
+        "Writes the unit features of a data set's images, or of all images in a folder, into a new folder: "
+        "features.npy (float32, a row an image), table.csv (path, id, camera) and meta.json. Images that do not decode "
+        "are passed over and named. Stopped at any moment, the same command goes on.",
+    ),
+    "search": Command(
+        "the images of a gallery that are most alike to some images",
+        f"{_HERE}.search:run",
+        SearchOptions,
+        "Ranks the images of a folder of features by their cosine similarity to each query, computed in double "
+        "precision; ties are in the order of the gallery. An image that is in the gallery itself comes first.",
+    ),
+    "cluster": Command(
+        "clusters of a gallery without labels, as the training makes them",
+        f"{_HERE}.cluster:run",
+        ClusterOptions,
+        "Clusters features by DBSCAN on k-reciprocal Jaccard distances, MLA's own pseudo-labels, and says how pure the "
+        "clusters are where the people or the cameras are known.",
     ),
     "report": Command("one HTML file about finished runs", f"{_HERE}.report:run", ReportOptions),
     "data render": Command("render pedestrians in the Market-1501 layout", f"{_HERE}.data_render:run", RenderOptions),

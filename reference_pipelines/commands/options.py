@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from attnreid.command_line import typed
+from reference_pipelines.config.clustering import Search
 from reference_pipelines.config.sections import Device
 
 
@@ -50,6 +52,82 @@ class EvaluateOptions:
     skip_corrupt: bool = False
     device: Device = "auto"
     out: Path | None = None
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """Images whose features are wanted.
+
+    Args:
+        model: run folder, or a weights file.
+        images: folder or CSV file of a data set, or any folder with images in it.
+        out: folder of the features; one that was begun is gone on with.
+        part: of the data set; images takes the files of a folder without looking for a data set.
+        layout: name of the data set's layout; found by content when left out.
+        flip: add the features of each image's mirror, or --no-flip; as trained if left out.
+        workers: processes that decode images; 0 decodes in the main one; as many as cores, up to 8, if left out.
+        batch_size: images a batch; as trained if left out.
+        device: where to compute.
+    """
+
+    model: Path = typed(word="MODEL")
+    images: Path = typed(word="FOLDER|CSV")
+    out: Path = typed(metavar="FEATURES")
+    part: Literal["all", "train", "query", "gallery", "images"] = "all"
+    layout: str | None = None
+    flip: bool | None = None
+    workers: int | None = typed(None, least=0)
+    batch_size: int | None = typed(None, least=1)
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Images to search for, and where.
+
+    Args:
+        queries: run folder or weights file that computes the queries' features, or a folder of features whose rows
+            are the queries.
+        query: image files; of a folder of features, those of its images that are meant, all if left out.
+        gallery: folder of features to search in.
+        top: images to list for each query.
+        engine: exact, or faiss, which may miss some where the gallery has more than 50,000 images.
+        json: print the ranking as JSON instead of a table.
+        html: file for a page with the pictures.
+        device: where to compute the queries' features.
+    """
+
+    queries: Path = typed(word="MODEL|FEATURES", like=lambda word: Path(word).is_dir())
+    gallery: Path = typed(metavar="FEATURES")
+    query: tuple[Path, ...] = typed((), metavar="IMAGE")
+    top: int = typed(10, least=1)
+    engine: Literal["exact", "faiss"] = "exact"
+    json: bool = False
+    html: Path | None = typed(None, metavar="FILE")
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Features to cluster; the defaults are MLA's.
+
+    Args:
+        features: folder of features.
+        out: CSV file of each image's cluster, -1 for noise.
+        eps: the largest Jaccard distance of two neighbours, above 0 and below 1.
+        k1: neighbours of the k-reciprocal Jaccard distance, about the images of a person.
+        k2: neighbours of its query expansion, at most k1.
+        min_samples: neighbours that make a core point, the point itself counted.
+        search: of the neighbours; approximate (faiss) for more than 50,000 images.
+    """
+
+    features: Path = typed(word="FEATURES")
+    out: Path = typed(metavar="FILE")
+    eps: float = 0.4
+    k1: int = typed(30, least=1)
+    k2: int = typed(6, least=1)
+    min_samples: int = typed(4, least=1)
+    search: Search = "exact"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from reference_pipelines.errors import require
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 Interpolation = Literal["bilinear", "bicubic"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 # What the forward pass of training computes in; "none" is single precision. (YAML reads a bare "off" as false.)
 Amp = Literal["none", "float16", "bfloat16"]

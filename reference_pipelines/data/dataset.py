@@ -3,16 +3,17 @@
 import math
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reference_pipelines.data.decoding import load_image
+from reference_pipelines.data.decoding import load_image, try_to_load
 from reference_pipelines.data.transforms import Box, Transform
 from reference_pipelines.data.workers import AHEAD, Workers
 
@@ -25,10 +26,15 @@ class Draw(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images (B, 3, H, W) and their indices (B,) in the list they were drawn from."""
+    """Images (B, 3, H, W) and their indices (B,) in the list they were drawn from.
+
+    Fields: `unread` has the reason of each that did not decode, by its index, and such an image is black; it is empty
+    unless such images were asked for.
+    """
 
     images: Tensor
     indices: Tensor
+    unread: Mapping[int, str] = MappingProxyType({})
 
 
 class _Places:
@@ -57,27 +63,42 @@ class _Task(NamedTuple):
     paths: list[Path]
     seeds: list[int]
     transform: Transform
+    lenient: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         return len(self.paths), *self.transform.size, 3
 
 
+class _Loaded(NamedTuple):
+    """What of each image is to be erased, and why some did not decode, by their place in the batch."""
+
+    erased: list[Box | None]
+    unread: dict[int, str]
+
+
 class _Loader:
-    """Decodes and arranges a batch into its place; returns what of each image is to be erased."""
+    """Decodes and arranges a batch into its place."""
 
     def __init__(self, places: _Places) -> None:
         self.places = places
 
-    def __call__(self, task: _Task) -> list[Box | None]:
-        images = [load_image(path) for path in task.paths]
-        return task.transform.arrange(images, task.seeds, self.places.pixels(task.place, task.shape))
+    def __call__(self, task: _Task) -> _Loaded:
+        images, unread = [], {}
+        for number, path in enumerate(task.paths):
+            found = try_to_load(path) if task.lenient else load_image(path)
+            if isinstance(found, str):
+                unread[number] = found
+                found = torch.zeros((3, *task.transform.size), dtype=torch.uint8)
+            images.append(found)
+        erased = task.transform.arrange(images, task.seeds, self.places.pixels(task.place, task.shape))
+        return _Loaded(erased, unread)
 
 
 class _Crew(NamedTuple):
     """Workers, and the places they load into."""
 
-    workers: Workers[_Task, list[Box | None]]
+    workers: Workers[_Task, _Loaded]
     places: _Places
 
 
@@ -118,7 +139,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def load_batches(
-    paths: Sequence[Path], transform: Transform, batches: Iterable[list[Draw]], *, workers: int
+    paths: Sequence[Path],
+    transform: Transform,
+    batches: Iterable[list[Draw]],
+    *,
+    workers: int,
+    lenient: bool = False,
 ) -> Iterator[Batch]:
     """Load the batches in order; the images have the channels last in memory.
 
@@ -130,6 +156,7 @@ def load_batches(
         transform: what is done to each image.
         batches: which images go together, and the seed of each one's augmentation.
         workers: processes that decode ahead; 0 decodes in this one.
+        lenient: whether an image that does not decode is told with its batch, instead of ending the pass.
 
     Raises:
         UserError: an image does not decode, the sentence names it; or a worker died or could not be started.
@@ -141,13 +168,14 @@ def load_batches(
     crew = _engage(workers, room) if workers else None
     places = crew.places if crew else _Places(1, room, shared=False)
     tasks = [
-        _Task(place, [paths[draw.image] for draw in draws], [draw.seed for draw in draws], transform)
+        _Task(place, [paths[draw.image] for draw in draws], [draw.seed for draw in draws], transform, lenient)
         for place, draws in zip(cycle(range(places.count)), batches)
     ]
     loaded = crew.workers.map(tasks) if crew else map(_Loader(places), tasks)
     pin_memory = torch.cuda.is_available()
-    for task, draws, erased in zip(tasks, batches, loaded, strict=True):
+    for task, draws, (erased, unread) in zip(tasks, batches, loaded, strict=True):
         images = transform.normalise(places.pixels(task.place, task.shape), erased, pin_memory=pin_memory)
-        yield Batch(images, torch.tensor([draw.image for draw in draws]))
+        reasons = {draws[number].image: reason for number, reason in unread.items()}
+        yield Batch(images, torch.tensor([draw.image for draw in draws]), reasons)
     if crew:
         _leave_idle(crew)

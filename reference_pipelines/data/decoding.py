@@ -61,7 +61,7 @@ def _decode(path: Path) -> Tensor:
     if pixels is not None:
         return pixels
     with Image.open(BytesIO(content), formats=_formats()) as image:
-        return torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+        return image_pixels(image)
 
 
 @cache
@@ -95,6 +95,15 @@ def _decode_jpeg(content: bytearray) -> Tensor | None:
     return pixels.expand(3, -1, -1) if len(pixels) in (1, 3) else None
 
 
+def image_pixels(image: Image.Image) -> Tensor:
+    """Return a Pillow image's pixels as (3, H, W) uint8 RGB, converted as those of a file are.
+
+    Raises:
+        ValueError: its pixels are of 32 bits.
+    """
+    return torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+
+
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -117,17 +126,16 @@ def _reason(error: Exception, path: Path) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
-def _why_corrupt(path: Path) -> str:
-    """Return why a file does not decode, or "" if it does."""
+def try_to_load(path: Path) -> Tensor | str:
+    """Return a file's pixels as `load_image` does, or why it does not decode."""
     try:
-        _decode(path)
+        return _decode(path)
     except Exception as error:  # as in load_image
         return _reason(error, path)
-    return ""
 
 
 def _check(paths: Sequence[Path]) -> list[str]:
-    return [_why_corrupt(path) for path in paths]
+    return [found if isinstance(found := try_to_load(path), str) else "" for path in paths]
 
 
 def find_corrupt(paths: Sequence[Path], *, workers: int) -> list[tuple[Path, str]]:

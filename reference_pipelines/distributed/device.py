@@ -10,7 +10,7 @@ from reference_pipelines.errors import UserError
 
 
 def pick_device(wanted: Device, local_rank: int = 0) -> torch.device:
-    """Return the device; "auto" takes CUDA where there is one.
+    """Return the device; "auto" takes CUDA where there is one, and "mps", which is Apple's, only where it is asked for.
 
     Args:
         wanted: what the config asks for.
@@ -18,6 +18,10 @@ def pick_device(wanted: Device, local_rank: int = 0) -> torch.device:
     """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda was asked for and torch sees no CUDA device; use --device auto or cpu")
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("device: mps was asked for and torch sees no Apple GPU; use --device auto or cpu")
+        return torch.device("mps")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
@@ -33,6 +37,8 @@ def describe_hardware(device: torch.device) -> str:
     """Return one line for a result: what it was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{_cpu_name()}, Apple GPU"
     return f"{_cpu_name()}, cores: {os.cpu_count()}, threads: {torch.get_num_threads()}"
 
 

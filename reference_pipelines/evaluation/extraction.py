@@ -17,6 +17,20 @@ from reference_pipelines.progress import progress_bar
 from reference_pipelines.unit_vectors import unit_rows
 
 
+def unit_features_of(model: Callable[[Tensor], Embedding], pixels: Tensor, *, flip: bool) -> Tensor:
+    """Return L2-normalised features (B, D) of what the network reads, (B, 3, H, W), where that is.
+
+    Args:
+        model: in eval mode.
+        pixels: resized and normalised images.
+        flip: add the features of the mirrored images before normalising.
+    """
+    found = model(pixels).features
+    if flip:
+        found = found + model(pixels.flip(-1)).features
+    return unit_rows(found.float())
+
+
 @torch.no_grad()
 def extract_features(
     model: Callable[[Tensor], Embedding],
@@ -57,10 +71,7 @@ def extract_features(
         with progress_bar(loaded, len(batches), title, shown=processes.first) as bar:
             for batch in bar:
                 pixels = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-                found = model(pixels).features
-                if flip:
-                    found = found + model(pixels.flip(-1)).features
-                features.append(unit_rows(found.float()).cpu())
+                features.append(unit_features_of(model, pixels, flip=flip).cpu())
         joined = torch.cat(features) if features else torch.zeros(0, 0)
         if not torch.isfinite(joined).all():
             raise UserError(f"{title}: the network's features are NaN or Inf; its weights are damaged or have diverged")

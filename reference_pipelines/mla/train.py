@@ -99,7 +99,9 @@ def make_pseudo_labels(
         previous: the pseudo-labels of the epoch before, or None.
         device: where to cluster; the memory is on the CPU.
     """
-    clusters, eps = cluster(features.to(device), config.clustering, previous=previous, epoch=epoch, seed=config.seed)
+    # Apple's GPUs have no double precision, which the neighbours are ordered in.
+    place = torch.device("cpu") if device.type == "mps" else device
+    clusters, eps = cluster(features.to(place), config.clustering, previous=previous, epoch=epoch, seed=config.seed)
     seed = np.random.SeedSequence((config.seed, epoch)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(seed[0]))
     memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)

@@ -29,8 +29,10 @@ APPROXIMATE_ABOVE = 50_000
 PROGRESS_ABOVE = 10_000
 """Points above which the work is long enough for a progress bar."""
 
+UNSETTLED_ROWS = 250
+"""Rows whose neighbours are found at a time by products in double precision."""
+
 _SPARE = 8  # candidates beyond k: within them the products' rounding may order neighbours wrongly
-_UNSETTLED_ROWS = 250
 _PAIRS_AT_ONCE = 4096
 # Of the inverted lists: 4 sqrt(N) of them, learnt from few points each, one in 64 looked at for a point, 32 at least.
 _LISTS_PER_ROOT, _POINTS_PER_LIST, _LEAST_PROBED, _PROBED_PART = 4, 64, 32, 64
@@ -176,13 +178,13 @@ def _settle(points: Tensor, rows: np.ndarray, k: int) -> Iterator[tuple[np.ndarr
     if not len(rows):
         return
     columns = _without_later_duplicates(points, k)
-    starts = range(0, len(rows), _UNSETTLED_ROWS)
+    starts = range(0, len(rows), UNSETTLED_ROWS)
     for start in progress_bar(starts, len(starts), "near ties", unit="block", shown=len(points) > PROGRESS_ABOVE):
-        some = rows[start : start + _UNSETTLED_ROWS]
-        yield some, *_nearest_columns(points, some, columns, k)
+        some = rows[start : start + UNSETTLED_ROWS]
+        yield some, *nearest_columns(points, some, columns, k)
 
 
-def _nearest_columns(points: Tensor, rows: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_columns(points: Tensor, rows: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest of the (b,) `rows` among the points `columns`, and their similarities."""
     best, best_columns = np.full((len(rows), k), -np.inf), np.zeros((len(rows), k), dtype=np.int32)
     error = 2 * _product_error(points.shape[1], torch.float64)
@@ -215,15 +217,26 @@ def _without_later_duplicates(points: Tensor, k: int) -> np.ndarray:
 
 def _approximate_candidates(points: Tensor, width: int) -> np.ndarray:
     """Return (N, width) candidates from inverted lists, -1 where the lists looked at hold too few."""
+    vectors = points.float().cpu().numpy()
+    return propose(vectors, vectors, width)
+
+
+def propose(vectors: np.ndarray, query: np.ndarray, width: int) -> np.ndarray:
+    """Return (Q, width) rows of float32 `vectors` (N, D) that may be the nearest to each `query` (Q, D), by faiss.
+
+    They are in inverted lists; it is -1 where the lists looked at hold too few.
+
+    Raises:
+        UserError: faiss is not installed.
+    """
     try:
         import faiss
     except ModuleNotFoundError:
         raise UserError(
-            "clustering: approximate search needs faiss, which is not installed; "
+            "search: approximate search needs faiss, which is not installed; "
             "pip install 'attnreid[faiss]' or search exactly"
         ) from None
     faiss.omp_set_num_threads(torch.get_num_threads())
-    vectors = points.float().cpu().numpy()
     count, dim = vectors.shape
     lists = _LISTS_PER_ROOT * int(count**0.5)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
@@ -231,10 +244,10 @@ def _approximate_candidates(points: Tensor, width: int) -> np.ndarray:
     index.train(vectors)
     index.add(vectors)
     index.nprobe = max(_LEAST_PROBED, lists // _PROBED_PART)
-    candidates = np.empty((count, width), dtype=np.int32)
-    blocks = list(_blocks(count))
+    candidates = np.empty((len(query), width), dtype=np.int32)
+    blocks = list(_blocks(len(query)))
     for block in progress_bar(blocks, len(blocks), "approximate search", unit="block"):
-        candidates[block] = index.search(vectors[block], width)[1]
+        candidates[block] = index.search(query[block], width)[1]
     return candidates
 
 

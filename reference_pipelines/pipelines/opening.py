@@ -45,40 +45,41 @@ class TrainedRun:
     model: ReidModel
 
 
-def open_run(checkpoint: Path) -> TrainedRun:
+def open_run(checkpoint: Path, who: str = "evaluate") -> TrainedRun:
     """Return the trained network of a run.
 
     Args:
         checkpoint: a run folder, a weights file in it, or such a file anywhere else.
+        who: complains.
 
     Raises:
         UserError: it is none, has saved nothing yet, or its files do not fit one another.
     """
     if not checkpoint.exists():
-        raise UserError(f"evaluate: there is no {checkpoint}; name a run folder or a checkpoint")
+        raise UserError(f"{who}: there is no {checkpoint}; name a run folder or a checkpoint")
     folder, weights = (checkpoint, last_weights(checkpoint)) if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
     if not weights.is_file():
-        raise _lacking(folder, weights.name)
+        raise _lacking(who, folder, weights.name)
     description = _description_of(weights)
     if (folder / CONFIG).is_file():
-        result = _result_of(folder, weights)
+        result = _result_of(who, folder, weights)
     elif description is not None:
         result = told_by_itself(description)
     else:
-        raise _lacking(folder, CONFIG)
+        raise _lacking(who, folder, CONFIG)
     pipeline = PIPELINES[result["pipeline"]]
-    config = _config_of(folder, weights, description, pipeline.config)
+    config = _config_of(who, folder, weights, description, pipeline.config)
     # The weights of the run replace whatever it started from, which need not be there any more.
     model = pipeline.build(replace(config, model=replace(config.model, weights="none")))
     assert isinstance(model, ReidModel)
-    _load(model, folder, weights, description)
+    _load(who, model, folder, weights, description)
     model = model.to(memory_format=torch.channels_last).eval()  # as in training: the same features, bit for bit
     return TrainedRun(folder, weights, result["pipeline"], config, result, model)
 
 
-def _lacking(folder: Path, name: str) -> UserError:
+def _lacking(who: str, folder: Path, name: str) -> UserError:
     return UserError(
-        f"evaluate: {folder} must be a run, with its {CONFIG} and weights, and it has no {name}; name another"
+        f"{who}: {folder} must be a run, with its {CONFIG} and weights, and it has no {name}; name another"
     )
 
 
@@ -95,48 +96,48 @@ def _description_of(weights: Path) -> RunDescription | None:
         raise UserError(f"model: {weights} must be a checkpoint of a run ({damage}); name a run folder") from None
 
 
-def _result_of(folder: Path, weights: Path) -> dict[str, Any]:
+def _result_of(who: str, folder: Path, weights: Path) -> dict[str, Any]:
     try:
         result = read_result(folder, weights.name)
         if result is not None:
             _ = PIPELINES[result["pipeline"]], result["title"], result["data"]["name"]  # what tables say of it
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"evaluate: {folder / RESULT} was not written by `train`; name a run folder") from None
+        raise UserError(f"{who}: {folder / RESULT} was not written by `train`; name a run folder") from None
     if result is None:
         raise UserError(
-            f"evaluate: {folder} must hold a run that has saved something, and it has no {RESULT} and no whole "
+            f"{who}: {folder} must hold a run that has saved something, and it has no {RESULT} and no whole "
             "checkpoint; name another"
         )
     return result
 
 
-def _config_of(folder: Path, weights: Path, description: RunDescription | None, schema: type) -> Any:
+def _config_of(who: str, folder: Path, weights: Path, description: RunDescription | None, schema: type) -> Any:
     """Return the config of the run's folder, which must be the checkpoint's; without a folder, the checkpoint's."""
     if not (folder / CONFIG).is_file():
         assert description is not None
-        return _build_config(schema, description.config)
-    config: Any = load_config(schema, [f"--config={folder / CONFIG}"], prog="evaluate")
+        return _build_config(who, schema, description.config)
+    config: Any = load_config(schema, [f"--config={folder / CONFIG}"], prog=who)
     if description is not None:
         differing = differing_keys(description.config, config)
         refused = {key: values for key, values in differing.items() if key not in _FREE}
         if refused:
             raise UserError(
-                f"evaluate: the weights {weights} must be those of the network in {folder / CONFIG}, which differs in "
+                f"{who}: the weights {weights} must be those of the network in {folder / CONFIG}, which differs in "
                 f"{list_differences(refused)}; name the run that they come from, or start a training from them with "
                 "--model.weights"
             )
     return config
 
 
-def _build_config(schema: type, content: Mapping[str, Any]) -> Any:
+def _build_config(who: str, schema: type, content: Mapping[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CONFIG
         path.write_text(yaml.safe_dump(dict(content)), encoding="utf-8")
-        return load_config(schema, [f"--config={path}"], prog="evaluate")
+        return load_config(schema, [f"--config={path}"], prog=who)
 
 
-def _load(model: ReidModel, folder: Path, weights: Path, description: RunDescription | None) -> None:
-    rule = f"evaluate: the weights {weights} must be those of the network in {folder / CONFIG}, attention and all"
+def _load(who: str, model: ReidModel, folder: Path, weights: Path, description: RunDescription | None) -> None:
+    rule = f"{who}: the weights {weights} must be those of the network in {folder / CONFIG}, attention and all"
     way_on = "name the run that they come from, or start a training from them with --model.weights"
     if description is not None:
         model.set_classifier(description.classes)

@@ -18,7 +18,7 @@ ON_DEVICE = pytest.mark.parametrize("way", ["compiled", "on any device"])
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(neighbours, "SEARCH_BLOCK", 23)
-    monkeypatch.setattr(neighbours, "_UNSETTLED_ROWS", 5)
+    monkeypatch.setattr(neighbours, "UNSETTLED_ROWS", 5)
 
 
 def points(count, dim=8, seed=0, dtype=torch.float64):

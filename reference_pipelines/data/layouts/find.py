@@ -51,6 +51,11 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
     return replace(data, notes=(*data.notes, *notes))
 
 
+def holds_data_set(root: Path) -> bool:
+    """Return whether `read` would find a data set at a path: a file, or a folder that looks like one, whole or not."""
+    return root.is_file() or bool(root.is_dir() and _candidates(root))
+
+
 def _difference(data: ReidData) -> str:
     """Say in the printed line that a public or rendered data set is not the whole one; `data verify` says more."""
     whole = _whole(data)

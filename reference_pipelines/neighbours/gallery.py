@@ -1,0 +1,77 @@
+"""The nearest of a gallery to each query, exact in double precision, or among what faiss proposes.
+
+The gallery may lie on the disk: it is read a block at a time. Neighbours are ordered by similarity, then by index, as
+in the search among all points, whatever the blocks.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reference_pipelines.config.clustering import Search
+from reference_pipelines.neighbours import search as among_all
+from reference_pipelines.neighbours.search import Neighbours, nearest_columns, pair_similarities, propose
+from reference_pipelines.progress import progress_bar
+
+GALLERY_BLOCK = 20_000
+"""Rows of the gallery that are in memory at a time."""
+
+_SPARE = 8  # candidates beyond k that faiss is asked for, as its products are of single precision
+
+
+def find_in_gallery(query: np.ndarray, gallery: np.ndarray, k: int, *, search: Search = "exact") -> Neighbours:
+    """Return the min(k, G) nearest rows of the gallery to each query, by cosine.
+
+    Args:
+        query: (Q, D) unit vectors, float32.
+        gallery: (G, D) unit vectors, float32; a memory-mapped array is not loaded whole.
+        k: neighbours a query.
+        search: "exact", or "approximate" (faiss, inverted lists) where the gallery has more than
+            `APPROXIMATE_ABOVE` rows: some neighbours may be missed, none is ranked wrongly.
+
+    Returns:
+        `indices` (Q, k) rows of the gallery, -1 where faiss proposes too few; `similarities` (Q, k), -inf for these.
+
+    Raises:
+        UserError: approximate search without faiss.
+    """
+    k = min(k, len(gallery))
+    if search == "approximate" and len(gallery) > among_all.APPROXIMATE_ABOVE:
+        return _among_proposed(query, gallery, k)
+    found = [np.empty((len(query), 0), dtype=np.int64), np.empty((len(query), 0))]
+    starts = range(0, len(gallery), GALLERY_BLOCK)
+    for start in progress_bar(starts, len(starts), "search", unit="block"):
+        block = gallery[start : start + GALLERY_BLOCK]
+        nearest, similarities = _nearest_of_block(query, block, min(k, len(block)))
+        found = _merge(found, [nearest + start, similarities], k)
+    return Neighbours(*found)
+
+
+def _nearest_of_block(query: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    points = torch.from_numpy(np.concatenate([query, block]))
+    columns = np.arange(len(query), len(points), dtype=np.int32)
+    step = among_all.UNSETTLED_ROWS
+    rows = [np.arange(i, min(i + step, len(query)), dtype=np.int32) for i in range(0, len(query), step)]
+    found = [nearest_columns(points, some, columns, k) for some in rows]
+    return np.concatenate([each[0] for each in found]).astype(np.int64) - len(query), np.concatenate(
+        [each[1] for each in found]
+    )
+
+
+def _merge(first: list[np.ndarray], second: list[np.ndarray], k: int) -> list[np.ndarray]:
+    """Return the k best of two lists of indices and similarities a row, ties in the order of the index."""
+    indices, similarities = (np.concatenate(pair, axis=1) for pair in zip(first, second, strict=True))
+    order = np.lexsort((indices, -similarities))[:, :k]
+    return [np.take_along_axis(each, order, axis=1) for each in (indices, similarities)]
+
+
+def _among_proposed(query: np.ndarray, gallery: np.ndarray, k: int) -> Neighbours:
+    candidates = propose(gallery, query, min(k + _SPARE, len(gallery))).astype(np.int64)
+    chosen, places = np.unique(candidates, return_inverse=True)
+    points: Tensor = torch.from_numpy(np.concatenate([query, gallery[np.maximum(chosen, 0)]]))
+    rows = np.repeat(np.arange(len(query), dtype=np.int32), candidates.shape[1])
+    columns = (places.ravel() + len(query)).astype(np.int32)
+    similarities = pair_similarities(points, rows, columns).reshape(candidates.shape)
+    similarities[candidates < 0] = -np.inf
+    none = [candidates[:, :0], similarities[:, :0]]
+    return Neighbours(*_merge(none, [candidates, similarities], k))

@@ -1,0 +1,218 @@
+"""A trained network that maps images to features, with the training's own preprocessing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reference_pipelines.config.sections import IMAGENET_MEAN, Device, Interpolation
+from reference_pipelines.data.decoding import image_pixels, load_image
+from reference_pipelines.data.transforms import IMAGENET_STD, Transform, evaluation_transform
+from reference_pipelines.distributed.device import pick_device
+from reference_pipelines.evaluation.extraction import unit_features_of
+from reference_pipelines.models import ReidModel
+from reference_pipelines.pipelines.opening import open_run
+from reference_pipelines.runs.provenance import file_digest
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+"""A file, a Pillow image, uint8 RGB pixels as an (H, W, 3) array or a (3, H, W) tensor, or a float (3, H, W) tensor
+that `preprocess` has made."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes features comparable: the weights, and what is done to an image before and after them.
+
+    Args:
+        digest: of the weights' file.
+        image_size: height and width that images are resized to.
+        interpolation: how.
+        flip: whether the mirrored image's features are added.
+    """
+
+    digest: str
+    image_size: tuple[int, int]
+    interpolation: Interpolation
+    flip: bool
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as it is written to JSON, with what is the same for all networks."""
+        return {
+            "digest": self.digest,
+            "image_size": list(self.image_size),
+            "interpolation": self.interpolation,
+            "antialias": True,
+            "channels": "RGB",
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+            "flip": self.flip,
+            "unit_length": True,
+        }
+
+
+class Embedder:
+    """Maps images to unit features, as the evaluation of the run does; `load` makes it.
+
+    Args:
+        model: in eval mode, on the device.
+        identity: of its features.
+        title: how tables call it.
+        device: where it computes.
+        batch_size: images that it takes at a time.
+    """
+
+    def __init__(
+        self, model: ReidModel, identity: Identity, *, title: str, device: torch.device, batch_size: int
+    ) -> None:
+        self.model = model
+        self.identity = identity
+        self.title = title
+        self.device = device
+        self.batch_size = batch_size
+
+    def __repr__(self) -> str:
+        height, width = self.identity.image_size
+        flip = ", flip-averaged" if self.identity.flip else ""
+        return f"Embedder({self.title}: {height}x{width} images to {self.dim} numbers{flip}, on {self.device})"
+
+    @property
+    def dim(self) -> int:
+        """D, the numbers of a feature."""
+        return self.model.neck.num_features
+
+    @property
+    def transform(self) -> Transform:
+        """What is done to an image's pixels, (3, h, w) uint8, before the network."""
+        return evaluation_transform(self.identity.image_size, self.identity.interpolation)
+
+    def preprocess(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
+        """Return what the network reads of one image or several, (N, 3, H, W) float32 on the CPU: resized, normalised.
+
+        Args:
+            images: one, or several in a sequence or along the first axis of an array or tensor. A float tensor is
+                taken to be preprocessed already.
+
+        Raises:
+            TypeError: something else, or float pixels in an array.
+            ValueError: a shape that is no image's, or preprocessed images of another size.
+            UserError: a file does not decode.
+        """
+        made = [self._prepared(image) for image in _each(images)]
+        return torch.stack(made) if made else torch.zeros(0, 3, *self.identity.image_size)
+
+    def embed(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
+        """Return the unit features (N, D) of one image or several, float32 on the CPU, a batch at a time.
+
+        They are those that `evaluate` and `extract` compute of the same batches of files.
+
+        Args:
+            images: as in `preprocess`.
+
+        Raises:
+            TypeError: as in `preprocess`.
+            ValueError: as in `preprocess`, or the features are not finite.
+            UserError: a file does not decode.
+        """
+        several = _each(images)
+        starts = range(0, len(several), self.batch_size)
+        features = [self.embed_batch(self.preprocess(several[start : start + self.batch_size])) for start in starts]
+        return torch.cat(features) if features else torch.zeros(0, self.dim)
+
+    @torch.no_grad()
+    def embed_batch(self, pixels: Tensor) -> Tensor:
+        """Return the unit features (B, D), float32 on the CPU, of one batch of preprocessed images (B, 3, H, W)."""
+        pixels = pixels.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        features = unit_features_of(self.model, pixels, flip=self.identity.flip).cpu()
+        if not torch.isfinite(features).all():
+            raise ValueError("embed: features must be finite, got NaN or Inf; the weights are damaged or have diverged")
+        return features
+
+    def _prepared(self, image: ImageLike) -> Tensor:
+        if isinstance(image, Tensor) and image.is_floating_point():
+            wanted = (3, *self.identity.image_size)
+            if image.shape != wanted:
+                raise ValueError(
+                    f"embed: a float tensor must be preprocessed, {wanted}, got {tuple(image.shape)}; give uint8 "
+                    "pixels, which are resized and normalised"
+                )
+            return image.detach().float().cpu()
+        return self.transform(_pixels(image))
+
+
+def load(
+    model: str | Path,
+    *,
+    device: Device = "auto",
+    flip: bool | None = None,
+    batch_size: int | None = None,
+    who: str = "load",
+) -> Embedder:
+    """Return the trained network of a run, ready to map images to features.
+
+    Args:
+        model: a run folder, a weights file in it, or such a file anywhere else.
+        device: where to compute.
+        flip: add the features of each image's mirror; as trained where it is None.
+        batch_size: images at a time; as trained where it is None.
+        who: complains.
+
+    Raises:
+        UserError: it is no run, has saved nothing yet, or there is no such device.
+        ValueError: a batch size below 1.
+
+    Example:
+        model = reference_pipelines.load("runs/apnet")
+        features = model.embed(["a.jpg", "b.jpg"])
+        similarity = features[0] @ features[1]
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"{who}: batch_size must be at least 1, got {batch_size}")
+    place = pick_device(device)
+    run = open_run(Path(model), who)
+    own = run.config
+    identity = Identity(
+        digest=file_digest(run.weights) or "",
+        image_size=own.data.image_size,
+        interpolation=own.data.interpolation,
+        flip=own.evaluation.flip if flip is None else flip,
+    )
+    size = own.evaluation.batch_size if batch_size is None else batch_size
+    return Embedder(run.model.to(place), identity, title=run.result["title"], device=place, batch_size=size)
+
+
+def _each(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    """Return the images one by one, of one image too."""
+    if isinstance(images, str | Path | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | Tensor):
+        if images.ndim not in (3, 4):
+            raise ValueError(f"embed: images must have 3 axes, or 4 with the first over images, got {images.ndim}")
+        return [images] if images.ndim == 3 else [*images]
+    if not isinstance(images, Sequence):
+        raise TypeError(f"embed: images must be an image or a sequence of them, got {type(images).__name__}")
+    return [*images]
+
+
+def _pixels(image: ImageLike) -> Tensor:
+    """Return (3, h, w) uint8 pixels."""
+    if isinstance(image, str | Path):
+        return load_image(Path(image))
+    if isinstance(image, Image.Image):
+        return image_pixels(image)
+    if not isinstance(image, np.ndarray | Tensor):
+        raise TypeError(
+            f"embed: an image must be a path, a Pillow image, an array or a tensor, got {type(image).__name__}"
+        )
+    array = isinstance(image, np.ndarray)
+    kind, layout = str(image.dtype).removeprefix("torch."), "(H, W, 3)" if array else "(3, H, W)"
+    if kind != "uint8":
+        raise TypeError(f"embed: pixels must be uint8 from 0 to 255, got {kind}; scale and convert them")
+    if image.ndim != 3 or image.shape[-1 if array else 0] != 3 or 0 in image.shape:
+        what = "an array" if array else "a uint8 tensor"
+        raise ValueError(f"embed: the pixels of {what} must be {layout} RGB, got {tuple(image.shape)}")
+    return torch.from_numpy(image.copy()).permute(2, 0, 1) if isinstance(image, np.ndarray) else image.cpu()
