@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from attnreid.backbones._measuring import run_watched
 from attnreid.backbones._probing import real_stand_in
@@ -52,7 +53,8 @@ def branch_ends(model: nn.Module, survey: Survey) -> list[str]:
 def _awake(double: nn.Module) -> nn.Module:
     """Return the copy with 1 for every scale that starts at 0 and hides its branch."""
     for name, parameter in double.named_parameters():
-        if parameter.ndim <= 1 and not name.endswith("bias") and not parameter.any():
+        of_channels = parameter.numel() == max(parameter.shape, default=1)
+        if of_channels and not name.endswith("bias") and not parameter.any():
             parameter.fill_(1)
     return double
 
@@ -102,7 +104,7 @@ def _try_ends(double: nn.Module, block: Part, parts: Sequence[Part], call: _Call
         return None
     # What ends with the block's own output follows the addition: look at what it is given.
     after = next((part for part in inside if plain.gives(part, plain.result)), None)
-    total = plain.result if after is None else plain.taken.get(after.name)
+    total = plain.total(after)
     if total is None:
         return None
     for part in inside[:_TRIED]:
@@ -112,7 +114,7 @@ def _try_ends(double: nn.Module, block: Part, parts: Sequence[Part], call: _Call
         if plain.gives(part, plain.result) or _is_shortcut(part, inside, plain, call):
             continue
         without = _Run(double, module, call, inside, without=part.name)
-        rest = without.result if after is None else without.taken.get(after.name)
+        rest = without.total(after)
         # The rest must be a map of the image, and not the same for all: an affine layer behind B adds up, too.
         if not isinstance(rest, Tensor) or not given.any() or _close(rest[:1], rest[1:], rest):
             continue
@@ -136,6 +138,28 @@ def _is_shortcut(part: Part, inside: Sequence[Part], run: "_Run", call: _Call) -
     )
 
 
+class _LastActivation(TorchFunctionMode):
+    """Keeps what the last function took that makes a map of one map, such as `relu`, and what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: Tensor | None = None
+        self.given: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+        alone = len(tensors) == 1 and tensors[0].ndim > 2
+        taken = tensors[0].clone() if alone else None  # it may be written to
+        given = func(*args, **(kwargs or {}))
+        if taken is not None and isinstance(given, Tensor) and given.shape == taken.shape:
+            self.taken, self.given = taken, given
+        elif given is self.given:  # an addition wrote to it in place
+            self.taken = self.given = None
+        return given
+
+
 class _Run:
     """One run of a block: what the modules inside took and gave; with `without`, that one's output is 0."""
 
@@ -149,11 +173,22 @@ class _Run:
             each = double.get_submodule(part.name)
             hooks.append(each.register_forward_pre_hook(self._before(part.name)))
             hooks.append(each.register_forward_hook(self._after(part.name, without)))
+        self._last = _LastActivation()
         try:
-            self.result: Any = module(*_own(call.taken), **call.options)
+            with self._last:
+                self.result: Any = module(*_own(call.taken), **call.options)
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def total(self, after: Part | None) -> Tensor | None:
+        """Return what the block's last activation, a module or a function, takes; the output where there is none."""
+        if after is not None:
+            return self.taken.get(after.name)
+        last = self._last
+        if last.given is not None and isinstance(self.result, Tensor) and last.given is self.result:
+            return last.taken
+        return self.result if isinstance(self.result, Tensor) else None
 
     def _before(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def before(module: nn.Module, taken: tuple[Any, ...]) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from torch import nn
 
 from attnreid.backbones._arranging import Stated
+from attnreid.backbones._callers import users_frame
 from attnreid.backbones._calls import Call
 from attnreid.backbones._measuring import Seen
 from attnreid.backbones._stages import Part, Stage, around, count_weights, parts_of, stage_ends
@@ -124,7 +125,7 @@ def _warn_of_unseen(who: str, survey: Survey, parts: Sequence[Part]) -> None:
         f"{who}: {share:.0%} of the weights are in modules whose maps cannot be read, such as {site.name!r} "
         f"({site.kind}): {site.refusal}. Stages that end there get no attention; use attach(model, ..., at=...) for "
         "them.",
-        stacklevel=5,
+        stacklevel=users_frame(),
     )
 
 

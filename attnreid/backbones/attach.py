@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid.backbones._building import build_layer, size_built_for
+from attnreid.backbones._callers import users_frame
 from attnreid.backbones._calls import Call, describe_call, with_sizes
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.backbones._resizing import resize_attached
@@ -525,7 +526,7 @@ def _warn_of_unread(who: str, sites: Sequence[Site]) -> None:
             f"{who}: the model reads only the {sites[0].prefix} token(s) in front of what {names} returns, so that the "
             "attention there changes nothing and does not learn; have the model pool its patch tokens, or choose an "
             "earlier block.",
-            stacklevel=4,
+            stacklevel=users_frame(),
         )
 
 

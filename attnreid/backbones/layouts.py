@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnreid._tracing import is_recording, leaf, rearrange
+from attnreid._tracing import is_recording, leaf, makes_graph, rearrange
 from attnreid.backbones._site import Layout, Site
 from attnreid.layers._resizing import resize_attention
 
@@ -60,9 +60,8 @@ class MapAdapter(nn.Module):
         attended: Tensor
         if self.layout == "tokens":
             assert self.grid is not None  # for the type checker: tokens have a grid
-            given = _check_tokens(given, self.grid, self.prefix)
-            patches = given[:, self.prefix :]
-            attended = self.layer(rearrange(patches, "n (h w) c -> n c h w", h=self.grid[0], w=self.grid[1]))
+            any_number = bool(getattr(self.layer, "reads_average", False))
+            attended = self.layer(_map_of_tokens(given, self.grid, self.prefix, any_number))
             patches = rearrange(attended, "n c h w -> n (h w) c")
             return torch.cat([given[:, : self.prefix], patches], 1) if self.prefix else _laid_as(given, patches)
         nhwc = self.layout == "NHWC"
@@ -101,18 +100,23 @@ def shape_at(site: Site) -> tuple[int, ...]:
 
 
 @leaf
-def _check_tokens(given: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Return the tokens, refusing another number of them than the grid has."""
-    if is_recording():
-        return given
-    expected = prefix + grid[0] * grid[1]
-    if given.ndim != 3 or given.shape[1] != expected:
-        raise ValueError(
-            f"attnreid: the tokens must be (N, {expected}, C), {f'{prefix} and then ' if prefix else ''}"
-            f"{grid[0]}x{grid[1]} (height x width), got {tuple(given.shape)}: call attachment.resize(input_size) for "
-            "images of another size, or feed the size that the attention was attached for"
-        )
-    return given
+def _map_of_tokens(given: Tensor, grid: tuple[int, int], prefix: int, any_number: bool) -> Tensor:
+    """Return the tokens behind the prefix as a map; refuse another number of them than the grid has.
+
+    With `any_number`, for attention that reads their average alone, another number stands in one column.
+    """
+    if not is_recording():
+        expected = prefix + grid[0] * grid[1]
+        # A graph is to serve every number, so that it must not compare theirs with the grid's.
+        if any_number and given.ndim == 3 and (makes_graph() or given.shape[1] != expected):
+            return rearrange(given[:, prefix:], "n (h w) c -> n c h w", h=given.shape[1] - prefix, w=1)
+        if given.ndim != 3 or given.shape[1] != expected:
+            raise ValueError(
+                f"attnreid: the tokens must be (N, {expected}, C), {f'{prefix} and then ' if prefix else ''}"
+                f"{grid[0]}x{grid[1]} (height x width), got {tuple(given.shape)}: call attachment.resize(input_size) "
+                "for images of another size, or feed the size that the attention was attached for"
+            )
+    return rearrange(given[:, prefix:], "n (h w) c -> n c h w", h=grid[0], w=grid[1])
 
 
 @leaf

@@ -169,6 +169,11 @@ class PooledGate(Gate):
         return _check_gate_of(type(self).__name__, self.gate_of(pooled), pooled)[..., None, None]
 
     @property
+    def reads_average(self) -> bool:
+        """Whether the gate depends on the map's average alone, so that positions in any number and order will do."""
+        return type(self).gate is PooledGate.gate and self.size is None
+
+    @property
     def joins(self) -> bool:
         """Whether the layer is `x * factor + offset` of the map's moments: its norm, if any, is as it was built.
 

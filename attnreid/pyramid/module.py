@@ -149,6 +149,11 @@ class AttentionPyramid(HidesProbes, Unscriptable):
                 y = probed(self.maps[f"level{index + 1}"], y)
         return blend_map(self.blend, x, y)
 
+    @property
+    def reads_average(self) -> bool:
+        """Whether every level's gate depends on its map's average alone; see `PooledGate.reads_average`."""
+        return self._needed_size is None and all(getattr(level, "reads_average", False) for level in self.levels)
+
     def resize(self, size: Size) -> "AttentionPyramid":
         """Return a copy for maps of another size: each level resized in its own way, the blend as it is.
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision.models
 from torch import Tensor, nn
+from torch.nn import functional
 
 from attnreid.backbones import attach_se, attachments
 from attnreid.checkpoints import load_checkpoint, save_checkpoint
@@ -31,6 +32,37 @@ class PostActivation(nn.Module):
         branch = self.last(self.act(self.first(x)))
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return self.relu(branch + shortcut)
+
+
+class FunctionalActivation(nn.Module):
+    """As a ResNet's block, with functions for activations."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.first, self.last, self.inplace = conv(), conv(), inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.last(functional.relu(self.first(x))), inplace=self.inplace)
+
+
+class Scaled(nn.Module):
+    """A branch with a scale for each channel that starts at 0, as ReZero and layer scales do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.scale = conv(), conv(), Scale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale(self.last(self.first(x).relu()))
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(C, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gamma * x
 
 
 class PreActivation(nn.Module):
@@ -84,6 +116,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "projected shortcut": (lambda: PostActivation(projected=True), "last"),
     "nothing behind it": (PreActivation, "drop"),
     "two branches": (Transformer, "mlp"),
+    "a function behind it": (FunctionalActivation, "last"),
+    "a function in place behind it": (lambda: FunctionalActivation(inplace=True), "last"),
+    "a scale of 0": (Scaled, "scale"),
 }
 
 
@@ -112,6 +147,8 @@ def test_a_gate_of_zero_leaves_the_rest_of_the_block(make: Callable[[], nn.Modul
     rest = {
         PostActivation: lambda: (stem if block.shortcut is None else block.shortcut(stem)).relu(),
         PreActivation: lambda: stem,
+        FunctionalActivation: lambda: stem.relu(),
+        Scaled: lambda: stem,
         Transformer: lambda: stem + block.mix(stem),
     }[type(block)]()
     torch.testing.assert_close(shut[1], rest)

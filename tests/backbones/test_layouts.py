@@ -17,6 +17,7 @@ from attnreid.backbones import attach, attachments, find_sites
 from attnreid.backbones._arranging import Answers, Arrangement, Evidence, Reading, Stated, allowed, own_patches
 from attnreid.backbones._measuring import Seen
 from attnreid.backbones._probing import ANYHOW
+from attnreid.backbones.layouts import MapAdapter
 from attnreid.checkpoints import load_checkpoint, save_checkpoint
 from tests.conftest import says
 
@@ -573,3 +574,36 @@ def test_an_output_that_is_not_there_is_refused(observe) -> None:
     with pytest.raises(ValueError, match=r"output .*where='instead'"):
         attach(model, "se", "block", input_size=SIZE, output=0, where="instead")
     assert observe(model) == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: SqueezeExcitation(C, reduction=2), lambda: AttentionPyramid(C, ("se", "split"), levels=2)],
+    ids=["one gate", "a pyramid"],
+)
+def test_attention_that_reads_averages_takes_any_number_of_tokens(make: Callable[[], nn.Module]) -> None:
+    layer = make().eval()
+    adapter, tokens = MapAdapter(layer, "tokens", GRID, prefix=2), torch.randn(3, 2 + 35, C)
+    attended = adapter(tokens)
+    assert torch.equal(attended[:, :2], tokens[:, :2])
+    torch.testing.assert_close(attended[:, 2:].mT.unflatten(2, (5, 7)), layer(tokens[:, 2:].mT.unflatten(2, (5, 7))))
+    count = torch.export.Dim("count", min=4, max=90)
+    exported = torch.export.export(adapter, (tokens,), dynamic_shapes=({1: count},)).module()
+    for number in (24, 60):  # that of the grid, and another
+        other = torch.randn(3, 2 + number, C)
+        torch.testing.assert_close(exported(other), adapter(other))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: AttentionPyramid(C, ("se", "rga_s"), levels=2, size=GRID),
+        lambda: AttentionPyramid(C, "rga_s", levels=1, size=GRID),
+        lambda: nn.Conv2d(C, C, 1),
+    ],
+    ids=["relations in a pyramid", "relations", "a foreign layer"],
+)
+def test_other_attention_refuses_another_number_of_tokens(layer: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ValueError) as caught:
+        MapAdapter(layer(), "tokens", GRID)(torch.randn(2, 35, C))
+    assert says(str(caught.value), "(N, 24, C)", "4x6", "(2, 35, 8)", "attachment.resize")
