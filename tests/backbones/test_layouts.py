@@ -604,6 +604,6 @@ def test_attention_that_reads_averages_takes_any_number_of_tokens(make: Callable
     ids=["relations in a pyramid", "relations", "a foreign layer"],
 )
 def test_other_attention_refuses_another_number_of_tokens(layer: Callable[[], nn.Module]) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="tokens must be") as caught:
         MapAdapter(layer(), "tokens", GRID)(torch.randn(2, 35, C))
     assert says(str(caught.value), "(N, 24, C)", "4x6", "(2, 35, 8)", "attachment.resize")
