@@ -45,8 +45,8 @@ def pillow(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
         from torch.utils.data import DataLoader
         from torchvision import transforms
 
-        from reference_pipelines.config.sections import IMAGENET_MEAN, AugmentConfig
-        from reference_pipelines.data.transforms import ERASE_ASPECT, IMAGENET_STD
+        from reference_pipelines.config.sections import IMAGENET, AugmentConfig
+        from reference_pipelines.data.transforms import ERASE_ASPECT
 
         paths = _files(problem.batch)
     augment, size = AugmentConfig(), problem.size
@@ -54,7 +54,7 @@ def pillow(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
     if train:
         steps += [transforms.RandomHorizontalFlip(augment.flip), transforms.Pad(augment.pad)]
         steps += [transforms.RandomCrop(size)]
-    steps += [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    steps += [transforms.ToTensor(), transforms.Normalize(*IMAGENET)]
     if train:
         fill = list(augment.erase_fill)
         steps += [transforms.RandomErasing(augment.erase, augment.erase_area, ERASE_ASPECT, value=fill)]

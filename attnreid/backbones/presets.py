@@ -14,7 +14,7 @@ from attnreid.backbones._branches import branch_ends
 from attnreid.backbones._calls import Call, describe_call
 from attnreid.backbones._staged import attach_to_stages
 from attnreid.backbones._wrapping import check_plain
-from attnreid.backbones.attach import Attachment, Place, put_in
+from attnreid.backbones.attach import Attachment, Place, Where, put_in
 from attnreid.backbones.families import RESNET, blocks_of, check_resnet, is_resnet
 from attnreid.backbones.sites import InputSize, look, select
 from attnreid.layers.gate import SplitDim
@@ -92,6 +92,7 @@ def attach_apnet(
     *,
     levels: int | Sequence[int] = 2,
     radix: int = RADIX,
+    order: Order = "coarse_to_fine",
     input_size: InputSize,
     variant: Variant = "paper",
     identity_init: bool = False,
@@ -110,6 +111,7 @@ def attach_apnet(
         attention: "se" for the paper's APNet-C, "rga_s" for APNet-S, or what else `AttentionPyramid` takes.
         levels: how many levels the pyramids have, or the parts of each level.
         radix: into how many parts each level splits those of the level before.
+        order: which level is applied first; the released variant has its own.
         input_size: (height, width) of an input with 3 channels, or (channels, height, width).
         variant: "paper", or "released" for the network of the authors' code, with levels 0, 1 or 2.
         identity_init: start with pyramids that pass every finite map unchanged.
@@ -133,6 +135,7 @@ def attach_apnet(
         attention=attention,
         levels=levels,
         radix=radix,
+        order=order,
         input_size=input_size,
         variant=variant,
         identity_init=identity_init,
@@ -141,7 +144,7 @@ def attach_apnet(
         return _attach_released(who, model, attention, levels, radix, input_size, identity_init, call)
     if variant != "paper":
         raise ValueError(f"{who}: variant must be 'paper' or 'released', got {variant!r}; choose one.")
-    pyramid = partial(AttentionPyramid, attention=attention, levels=levels, radix=radix)
+    pyramid = partial(AttentionPyramid, attention=attention, levels=levels, radix=radix, order=order)
     return attach_to_stages(who, model, pyramid, None, input_size, identity_init, call)
 
 
@@ -153,12 +156,14 @@ def attach_mla(
     blocks: Literal["all", "last"] = "all",
     heads: int = 4,
     memory: int = 64,
+    where: Where = "instead",
+    identity_init: bool = False,
 ) -> Attachment:
-    """Put multi-level attention in the place of the 3x3 convolution `conv2` of a ResNet's last stage.
+    """Put multi-level attention in the place of the 3x3 convolution `conv2` of a ResNet's last stage, or behind it.
 
-    The batch norm and ReLU after the convolution stay. Where the convolution has a stride of 2, average
-    pooling follows the attention. The convolutions' weights leave the state dict and come back with
-    `remove()`.
+    The batch norm and ReLU after the convolution stay. In its place, average pooling follows the attention where the
+    convolution has a stride of 2, and the convolutions' weights leave the state dict and come back with `remove()`.
+    The paper has it in their place; behind them the pretrained network is kept whole.
 
     Args:
         model: a ResNet; changed in place.
@@ -167,13 +172,15 @@ def attach_mla(
         blocks: "all" blocks of the last stage, or the "last" one only.
         heads: heads of the head level.
         memory: slots of the domain level's memory.
+        where: "instead" of the convolutions, as the paper has it, or "after" them.
+        identity_init: start with attention that passes every finite map unchanged; only where it stands "after".
 
     Returns:
         The handle that lists the attention and takes it out again.
 
     Raises:
-        ValueError: the model is no ResNet, a block already carries attention at this place, or an option does
-            not suit the channels. The model is then as it was.
+        ValueError: the model is no ResNet, a block already carries attention at this place, the identity is asked for
+            in the place of a convolution, or an option does not suit the channels. The model is then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -184,20 +191,28 @@ def attach_mla(
     who = "attach_mla"
     if blocks not in ("all", "last"):
         raise ValueError(f"{who}: blocks must be 'all' or 'last', got {blocks!r}; pass one of them.")
+    if where not in ("instead", "after"):
+        raise ValueError(f"{who}: where must be 'instead' or 'after', got {where!r}; pass one of them.")
+    if identity_init and where == "instead":
+        raise ValueError(
+            f"{who}: identity_init must stay False with where='instead': without the convolutions the model is "
+            "another; use where='after' to start from the model as it is."
+        )
     check_plain(who, model)
     check_resnet(who, model)
     survey = look(who, model, input_size)
     names = [f"layer4.{name}.conv2" for name, _ in blocks_of(model, "layer4")]
     sites = select(who, model, survey, names if blocks == "all" else names[-1:])
-    places = []
-    for site in sites:
+    places = [Place(site, "after") for site in sites] if where == "after" else []
+    for site in sites if where == "instead" else ():
         stride = _stride_of_3x3(who, site.name, model.get_submodule(site.name))
         taken = survey.seen[site.name].taken or ()
         before = dataclasses.replace(site, size=(taken[2], taken[3]))
         places.append(Place(before, "instead", stride))
     attention = partial(MultiLevelAttention, levels=levels, heads=heads, memory=memory)
-    call = describe_call(who, levels=levels, input_size=input_size, blocks=blocks, heads=heads, memory=memory)
-    return put_in(who, model, attention, places, survey, call)
+    options = {"levels": levels, "input_size": input_size, "blocks": blocks, "heads": heads, "memory": memory}
+    call = describe_call(who, **options, where=where, identity_init=identity_init)
+    return put_in(who, model, attention, places, survey, call, identity_init=identity_init)
 
 
 def attach_se(model: nn.Module, *, reduction: int = REDUCTION, input_size: InputSize = (64, 64)) -> Attachment:

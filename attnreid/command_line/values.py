@@ -23,7 +23,7 @@ def convert(kind: Any, value: Any) -> Any:
     """
     parts = get_args(kind)
     if get_origin(kind) is tuple:
-        each = list(value) if parts[0] in (str, Path) else _items(value)
+        each = _items(value) if parts[0] not in (str, Path) else [value] if isinstance(value, str) else list(value)
         kinds = parts[:1] * len(each) if Ellipsis in parts else parts
         return tuple(convert(*pair) for pair in zip(kinds, each, strict=True))
     if type(None) in parts:

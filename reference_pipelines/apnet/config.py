@@ -2,8 +2,9 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from reference_pipelines.config.attention import AttentionConfig
 from reference_pipelines.config.sampling import SamplerConfig
 from reference_pipelines.config.sections import (
     Amp,
@@ -18,21 +19,6 @@ from reference_pipelines.errors import UserError, require
 
 if TYPE_CHECKING:
     from reference_pipelines.data.records import ReidData
-
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """The attention pyramid after each residual stage.
-
-    Args:
-        kind: "se" (APNet-C), "rga_s" (APNet-S) or "none" (APNet_0).
-        levels: levels of the pyramid; 1 is the plain attention.
-        radix: parts at level i are radix ** (i - 1); 1 stacks unsplit attention.
-    """
-
-    kind: Literal["none", "se", "rga_s"] = "se"
-    levels: int = 2
-    radix: int = 2
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class ApnetConfig:
     data: DataConfig
     optimizer: OptimizerConfig
     model: ModelConfig = ModelConfig()
-    attention: AttentionConfig = AttentionConfig()
+    attention: AttentionConfig = AttentionConfig("apnet")
     augment: AugmentConfig = AugmentConfig()
     sampler: SamplerConfig = SamplerConfig()
     loss: LossConfig = LossConfig()

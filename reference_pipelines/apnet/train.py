@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from attnreid import attach_apnet
 from reference_pipelines.apnet.config import ApnetConfig
 from reference_pipelines.apnet.losses import SupervisedObjective
 from reference_pipelines.data.sampler import identity_batches
@@ -27,18 +26,8 @@ def build_model(config: ApnetConfig, classes: int | None = None, *, say: Callabl
     Raises:
         UserError: the attention does not fit the backbone at this image size.
     """
-    attention = config.attention
-    attach = partial(
-        attach_apnet,
-        attention=attention.kind,
-        levels=attention.levels,
-        radix=attention.radix,
-        input_size=config.data.image_size,
-    )
-    backbone, width = build_backbone(
-        config.model, None if attention.kind == "none" else attach, attention=attention, say=say
-    )
-    return ReidModel(backbone, width, classes=classes)
+    backbone = build_backbone(config.model, config.attention, image_size=config.data.image_size, say=say)
+    return ReidModel(*backbone, classes=classes)
 
 
 def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:

@@ -5,7 +5,11 @@ from typing import Literal
 
 from reference_pipelines.errors import require
 
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # means and deviations of R, G and B
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET: Normalisation = (IMAGENET_MEAN, IMAGENET_STD)
 
 Interpolation = Literal["bilinear", "bicubic"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -23,6 +27,8 @@ class DataConfig:
         layout: name of its layout; found by content when left out.
         image_size: height and width that images are resized to.
         interpolation: how they are resized.
+        mean: of each channel, subtracted from pixels between 0 and 1; ImageNet's, or what the weights were made with.
+        std: of each channel, that the difference is divided by.
         workers: processes that decode images; 0 decodes in the main process.
         skip_corrupt: decode every image before the run and leave out those that do not decode, instead of stopping
             at the first.
@@ -32,6 +38,8 @@ class DataConfig:
     layout: str | None = None
     image_size: tuple[int, int] = (256, 128)
     interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     workers: int = 4
     skip_corrupt: bool = False
 
@@ -42,7 +50,13 @@ class DataConfig:
             "data.image_size must be a height and a width above 0",
             self.image_size,
         )
+        require(min(self.std) > 0, "data.std must be above 0", self.std)
         require(self.workers >= 0, "data.workers must be at least 0", self.workers)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Mean and standard deviation of each channel."""
+        return self.mean, self.std
 
 
 @dataclass(frozen=True)
@@ -50,12 +64,15 @@ class ModelConfig:
     """The backbone and where its weights come from.
 
     Args:
-        backbone: torchvision's name of a ResNet, or "resnet_demo", torchvision's ResNet class with one narrow
-            bottleneck a stage.
-        weights: "imagenet" (torchvision's), "none" (random), or where to start from: a run's folder, or a file of
-            safetensors or torch.save with this backbone in it, under any names; heads are left aside, and attention
+        backbone: torchvision's name of a classification network; timm:NAME; module:callable, which returns a network;
+            or "resnet_demo", torchvision's ResNet class with one narrow bottleneck a stage.
+        weights: "imagenet" (torchvision's or timm's), "none" (random), "package" (ImageNet's for
+            timm:tf_efficientnet_lite0, from the extra pretrained), or where to start from: a run's folder, or a file
+            of safetensors or torch.save with this backbone in it, under any names; heads are left aside, and attention
             too unless it is the same.
-        last_stride: stride of the last stage; both papers use 1.
+        last_stride: stride of the last stage, 1 or 2; both papers use 1. null leaves the backbone as it is.
+        pooling: of the last map: "own", as the network does it, "average", or "gem", the generalised mean with a
+            learnt exponent.
         bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
             many devices; 1 takes them over the whole batch. Any other must divide the batch, and be divided by the
             number of processes.
@@ -63,11 +80,12 @@ class ModelConfig:
 
     backbone: str = "resnet50"
     weights: str = "imagenet"
-    last_stride: int = 1
+    last_stride: int | None = 1
+    pooling: Literal["own", "average", "gem"] = "own"
     bn_chunks: int = 1
 
     def __post_init__(self) -> None:
-        require(self.last_stride in (1, 2), "model.last_stride must be 1 or 2", self.last_stride)
+        require(self.last_stride in (1, 2, None), "model.last_stride must be 1, 2 or null", self.last_stride)
         require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
 
     def check_batch(self, images: int) -> None:

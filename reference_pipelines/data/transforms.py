@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reference_pipelines.config.sections import IMAGENET_MEAN, AugmentConfig, Interpolation
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from reference_pipelines.config.sections import IMAGENET, AugmentConfig, Interpolation, Normalisation
 
 ENLARGEMENT = 1.125
 ERASE_ASPECT = (0.3, 1 / 0.3)  # of height by width
@@ -108,11 +106,13 @@ class Transform:
             to 8 bits. That is Pillow's way, up to 1 grey level for "bilinear" (0 from 128 x 64 to the papers' sizes)
             and 2 for "bicubic", where Pillow takes the width first too.
         augment: the random changes; None for none.
+        normalisation: mean and standard deviation of each channel, of pixels between 0 and 1.
     """
 
     size: tuple[int, int]
     interpolation: Interpolation = "bilinear"
     augment: AugmentConfig | None = None
+    normalisation: Normalisation = IMAGENET
 
     def __call__(self, image: Tensor, seed: int = 0) -> Tensor:
         """Return (3, H, W) float32 of one image, (3, h, w) uint8; `seed` is that of its augmentation."""
@@ -145,7 +145,7 @@ class Transform:
         return [change.erased for change in changes]
 
     def normalise(self, pixels: Tensor, erased: Sequence[Box | None], *, pin_memory: bool = False) -> Tensor:
-        """Return (B, 3, H, W) float32, channels last: ImageNet's mean subtracted, divided by its deviation, erased.
+        """Return (B, 3, H, W) float32, channels last: the mean subtracted, divided by the deviation, erased.
 
         Args:
             pixels: (B, H, W, 3) uint8.
@@ -153,7 +153,7 @@ class Transform:
             pin_memory: put it into memory that CUDA copies from without waiting.
         """
         batch, height, width, _ = pixels.shape
-        scale, shift = _rows(width)
+        scale, shift = _rows(width, self.normalisation)
         lines = torch.empty((batch, height, width * 3), pin_memory=pin_memory)
         torch.addcmul(shift, pixels.view(batch, height, width * 3), scale, out=lines)
         if self.augment is not None:
@@ -196,19 +196,24 @@ def _inside(start: int, length: int) -> slice:
     return slice(max(0, start), max(0, min(length, length + start)))
 
 
-def _rows(width: int) -> tuple[Tensor, Tensor]:
+def _rows(width: int, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
     """Return factor and summand of each number of a row: (x / 255 - mean) / std = x * scale + shift."""
-    mean, std = torch.tensor(IMAGENET_MEAN, dtype=torch.float64), torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    mean, std = torch.tensor(normalisation, dtype=torch.float64)
     return (1 / (255 * std)).float().repeat(width), (-mean / std).float().repeat(width)
 
 
-def evaluation_transform(size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Transform:
+def evaluation_transform(
+    size: tuple[int, int], interpolation: Interpolation = "bilinear", normalisation: Normalisation = IMAGENET
+) -> Transform:
     """Return resize and normalisation only; `size` is (height, width)."""
-    return Transform(size, interpolation)
+    return Transform(size, interpolation, normalisation=normalisation)
 
 
 def train_transform(
-    size: tuple[int, int], augment: AugmentConfig, interpolation: Interpolation = "bilinear"
+    size: tuple[int, int],
+    augment: AugmentConfig,
+    interpolation: Interpolation = "bilinear",
+    normalisation: Normalisation = IMAGENET,
 ) -> Transform:
     """Return the training transform: resize, mirror, crop, normalise, erase."""
-    return Transform(size, interpolation, augment)
+    return Transform(size, interpolation, augment, normalisation)

@@ -5,6 +5,7 @@ another experiment than the same run on two. Here the number of shares is chosen
 chunks on one device stand for devices, and processes can act as one.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -33,7 +34,8 @@ def set_batch_statistics(model: Model, chunks: int) -> Model:
     and attention that was attached to a norm stays.
 
     Args:
-        model: changed in place; its batch norms must be torch's BatchNorm1d and BatchNorm2d.
+        model: changed in place. Its batch norms must be BatchNorm1d, BatchNorm2d or classes made of them; to
+            synchronise processes, torch's own or those that timm fuses with an activation.
         chunks: parts of the global batch with statistics of their own, at least 1.
 
     Returns:
@@ -41,7 +43,7 @@ def set_batch_statistics(model: Model, chunks: int) -> Model:
 
     Raises:
         UserError: `chunks` is neither 1 nor a multiple of the number of processes.
-        ValueError: `chunks` is below 1, or a batch norm is of another class.
+        ValueError: `chunks` is below 1, or a batch norm is of a class for which this cannot be done.
     """
     if chunks < 1:
         raise ValueError(f"set_batch_statistics: chunks must be at least 1, got {chunks}")
@@ -52,22 +54,12 @@ def set_batch_statistics(model: Model, chunks: int) -> Model:
             "processes; change --model.bn_chunks or start as many processes"
         )
     norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    for name, norm in norms:
-        if _class_of(norm) not in _PLAIN:
-            raise ValueError(
-                f"set_batch_statistics: batch norms must be torch's BatchNorm1d or BatchNorm2d, got {name!r} "
-                f"({_class_of(norm).__name__}); choose the statistics before another module changes the norm"
-            )
     own_chunks = max(1, chunks // processes)
-    for _, norm in norms:
-        plain = _PLAIN[_class_of(norm)]
-        if chunks < processes:
-            norm.__class__ = _SYNCHRONISED[plain]
-        elif own_chunks == 1:
-            norm.__class__ = plain
-        else:
-            norm.__class__ = _CHUNKED[plain]
-            assert isinstance(norm, _Chunked)
+    wanted = _synchronised if chunks < processes else _plain if own_chunks == 1 else _chunked
+    classes = [(norm, wanted(name, _plain(name, _class_of(norm)))) for name, norm in norms]
+    for norm, made in classes:
+        norm.__class__ = made
+        if isinstance(norm, _Chunked):
             norm.chunks = own_chunks
     return model
 
@@ -100,8 +92,11 @@ class _Chunked(_BatchNorm):
             )
         normed = [super().forward(first)]
         # As on a data-parallel run's other devices, whose running statistics are thrown away.
-        normed += [F.batch_norm(chunk, None, None, self.weight, self.bias, True, eps=self.eps) for chunk in others]
+        normed += self._by_their_own(others)
         return torch.cat(normed) if others else normed[0]
+
+    def _by_their_own(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        return [F.batch_norm(chunk, None, None, self.weight, self.bias, True, eps=self.eps) for chunk in chunks]
 
     def extra_repr(self) -> str:
         """Return torch's description, and the chunks."""
@@ -114,6 +109,18 @@ class ChunkedBatchNorm1d(_Chunked, nn.BatchNorm1d):
 
 class ChunkedBatchNorm2d(_Chunked, nn.BatchNorm2d):
     """BatchNorm2d over chunks of the batch."""
+
+
+class _ChunkedOther(_Chunked):
+    """The same for a class that does more in its forward, such as an activation."""
+
+    def _by_their_own(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        kept = {name: tensor.clone() for name, tensor in self.named_buffers(recurse=False)}
+        # To the class's own forward, behind the two chunked ones.
+        normed: list[Tensor] = [super(_Chunked, self).forward(chunk) for chunk in chunks]
+        for name, tensor in self.named_buffers(recurse=False):
+            tensor.copy_(kept[name])
+        return normed
 
 
 class _Synchronised(_BatchNorm):
@@ -154,6 +161,20 @@ class SynchronisedBatchNorm2d(_Synchronised, nn.BatchNorm2d):
     """BatchNorm2d over the batch of all processes."""
 
 
+class _SynchronisedActing(_Synchronised):
+    """The same for timm's batch norms, whose dropout and activation follow in the same module."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return this process's share of the normalised and activated batch, (N, C, ...)."""
+        if not self.training or _processes() == 1:
+            return super(_Synchronised, self).forward(input)
+        activated: Tensor = self.act(self.drop(super().forward(input)))
+        return activated
+
+
 _CHUNKED: dict[type, type] = {nn.BatchNorm1d: ChunkedBatchNorm1d, nn.BatchNorm2d: ChunkedBatchNorm2d}
 _SYNCHRONISED: dict[type, type] = {
     nn.BatchNorm1d: SynchronisedBatchNorm1d,
@@ -162,6 +183,41 @@ _SYNCHRONISED: dict[type, type] = {
 _PLAIN: dict[type, type] = {
     form: plain for plain in _CHUNKED for form in (plain, _CHUNKED[plain], _SYNCHRONISED[plain])
 }
+
+
+def _plain(name: str, of: type) -> type:
+    """Return the class that a norm had before this module changed it."""
+    return _PLAIN.get(of, of)
+
+
+def _chunked(name: str, plain: type) -> type:
+    if plain not in _CHUNKED:
+        if not issubclass(plain, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            raise _unfit(name, plain, "must be BatchNorm1d, BatchNorm2d or made of them")
+        _CHUNKED[plain] = _made("Chunked", _ChunkedOther, plain)
+    return _CHUNKED[plain]
+
+
+def _synchronised(name: str, plain: type) -> type:
+    if plain not in _SYNCHRONISED:
+        # timm's, by its name, since timm need not be there.
+        if not any(base.__name__ == "BatchNormAct2d" for base in plain.__mro__):
+            raise _unfit(name, plain, "must be torch's BatchNorm1d or BatchNorm2d, or timm's BatchNormAct2d")
+        _SYNCHRONISED[plain] = _made("Synchronised", _SynchronisedActing, plain)
+    return _SYNCHRONISED[plain]
+
+
+def _made(word: str, mixin: type, plain: type) -> type:
+    made = type(f"{word}{plain.__name__}", (mixin, plain), {"__module__": __name__})
+    _PLAIN[made] = plain
+    return made
+
+
+def _unfit(name: str, of: type, rule: str) -> ValueError:
+    return ValueError(
+        f"set_batch_statistics: batch norms {rule}, got {name!r} ({of.__name__}); choose the statistics before another "
+        "module changes the norm, or set --model.bn_chunks to the number of processes"
+    )
 
 
 def _moments_of_all(share: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -62,7 +62,7 @@ def extract_features(
         UserError: an image does not decode, or the features are not finite.
     """
     processes = processes or Processes()
-    transform = evaluation_transform(data.image_size, data.interpolation)
+    transform = evaluation_transform(data.image_size, data.interpolation, data.normalisation)
     batches = list(processes.share(in_order(len(images), batch_size)))
 
     def extract() -> Tensor:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reference_pipelines.config.sections import IMAGENET_MEAN
-from reference_pipelines.data.transforms import IMAGENET_STD
+from reference_pipelines.config.sections import IMAGENET
 from reference_pipelines.models import Embedding
 
 STRIPES = 8
@@ -32,7 +31,7 @@ class ColourHistogram(nn.Module):
 
     def forward(self, images: Tensor) -> Embedding:
         """Map normalised images (N, 3, H, W) to histograms (N, 1024)."""
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in IMAGENET)
         # Back to 8-bit levels: a black pixel that is not quite black would have a hue.
         colours = ((images * std + mean) * _WHITE).round().clamp(0, _WHITE)
         weights = self._column_weights(images)

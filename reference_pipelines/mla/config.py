@@ -1,8 +1,9 @@
 """What a recipe of MLA may say."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from reference_pipelines.config.attention import AttentionConfig
 from reference_pipelines.config.clustering import ClusteringConfig, MemoryConfig
 from reference_pipelines.config.sampling import ClusterSamplerConfig
 from reference_pipelines.config.sections import (
@@ -18,23 +19,6 @@ from reference_pipelines.errors import require
 
 if TYPE_CHECKING:
     from reference_pipelines.data.records import ReidData
-
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """The multi-level attention in the last stage's bottlenecks.
-
-    Args:
-        levels: any of "pixel", "head" and "domain", in this order; none is the cluster-contrast baseline.
-        blocks: all blocks of the last stage, or its last one.
-        heads: of the head-level attention.
-        memory: slots of the domain-level attention.
-    """
-
-    levels: tuple[Literal["pixel", "head", "domain"], ...] = ("pixel", "head", "domain")
-    blocks: Literal["all", "last"] = "all"
-    heads: int = 4
-    memory: int = 64
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,7 @@ class MlaConfig:
     optimizer: OptimizerConfig
     iterations: int = 400
     model: ModelConfig = ModelConfig()
-    attention: AttentionConfig = AttentionConfig()
+    attention: AttentionConfig = AttentionConfig("mla")
     clustering: ClusteringConfig = ClusteringConfig()
     memory: MemoryConfig = MemoryConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnreid import attach_mla
 from reference_pipelines.clustering import ClusterMemory, cluster, describe_clusters
 from reference_pipelines.data import ReidData
 from reference_pipelines.data.sampler import cluster_batches
@@ -36,17 +35,7 @@ def build_model(config: MlaConfig, *, say: Callable[[str], object] = print) -> R
     Raises:
         UserError: the attention does not fit the backbone at this image size.
     """
-    attention = config.attention
-    attach = partial(
-        attach_mla,
-        levels=attention.levels,
-        input_size=config.data.image_size,
-        blocks=attention.blocks,
-        heads=attention.heads,
-        memory=attention.memory,
-    )
-    backbone, width = build_backbone(config.model, attach if attention.levels else None, attention=attention, say=say)
-    return ReidModel(backbone, width)
+    return ReidModel(*build_backbone(config.model, config.attention, image_size=config.data.image_size, say=say))
 
 
 def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:

@@ -1,85 +1,79 @@
-"""torchvision's ResNets with their weights, ready for attention: last stride set, classifier taken off."""
+"""Any network as a backbone: torchvision's, timm's or one's own, its head taken off, its last stride set."""
 
 from collections.abc import Callable
-from functools import cache, partial
-from pathlib import Path
-from typing import Any
-from urllib.error import URLError
+from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from attnreid import set_last_stride
+from reference_pipelines.config.attention import AttentionConfig
 from reference_pipelines.config.sections import ModelConfig
-from reference_pipelines.errors import UserError, closest
+from reference_pipelines.errors import UserError
+from reference_pipelines.models.attention import put_attention
+from reference_pipelines.models.heads import take_head_off
+from reference_pipelines.models.pooling import pool_of
+from reference_pipelines.models.sources import build_network
 from reference_pipelines.models.weights import StartingWeights, weights_file
 
+Size = tuple[int, int]
 
-@cache
-def backbones() -> dict[str, Callable[..., Any]]:
-    """Return what builds each backbone, by name; only here is torchvision imported, which takes seconds."""
-    from torchvision.models import get_model, list_models
 
-    from reference_pipelines.models.narrow import resnet_demo
+class Backbone(NamedTuple):
+    """A network without a head, and how a feature is made of what it returns.
 
-    families = ("resnet", "resnext", "wide_resnet")
-    named = {name: partial(get_model, name) for name in list_models() if name.startswith(families)}
-    return {"resnet_demo": resnet_demo, **named}
+    Args:
+        network: maps (N, 3, H, W) to features (N, D), to maps or to tokens.
+        width: D.
+        pool: maps what the network returns to (N, D); None where it returns that itself.
+    """
+
+    network: nn.Module
+    width: int
+    pool: nn.Module | None
 
 
 def build_backbone(
     config: ModelConfig,
-    attach: Callable[[nn.Module], object] | None = None,
+    attention: AttentionConfig | None = None,
     *,
-    attention: Any = None,
+    image_size: Size = (256, 128),
     say: Callable[[str], object] = print,
-) -> tuple[nn.Module, int]:
-    """Return the backbone, which maps (N, 3, H, W) to pooled features (N, D), and D.
+) -> Backbone:
+    """Return a backbone with its weights and its attention.
 
     Args:
         config: what to build.
-        attach: puts attention into the backbone, if there is to be any.
-        attention: the attention's config: weights of a run whose attention is the same are loaded into it too.
-        say: is given a line on what was taken over from a weights file.
+        attention: what is put into it. Weights of a run whose attention is the same are loaded into it too.
+        image_size: (height, width) of the images.
+        say: is given a line on a head that was taken off, and on what was taken over from a weights file.
 
     Raises:
-        UserError: an unknown backbone, weights that are missing or do not fit, or attention that does not.
+        UserError: an unknown backbone, one that does not run on such images, has no last stride or does not pool as it
+            should; weights that are missing or do not fit, or attention that does not.
     """
-    known = backbones()
-    if config.backbone not in known:
-        hint = closest(config.backbone, known)
-        raise UserError(f"model: backbone must be one of {', '.join(known)}, got {config.backbone!r}{hint}")
-    build = known[config.backbone]
-    backbone = _with_imagenet_weights(config.backbone, build) if config.weights == "imagenet" else build()
-    width = backbone.fc.in_features
-    backbone.fc = nn.Identity()
+    network = build_network(config, image_size)
+    if not config.backbone.startswith("timm:"):  # timm leaves the head out itself
+        take_head_off(network, config.backbone, image_size, say)
     path = weights_file(config.weights)
-    start = None if path is None else StartingWeights.find(path, backbone)
+    start = None if path is None else StartingWeights.find(path, network)
     if start is not None:
-        start.into_backbone(backbone)
-    set_last_stride(backbone, config.last_stride)
-    if attach is not None:
-        try:
-            attach(backbone)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        start.into_backbone(network)
+    if config.last_stride is not None:
+        _set_last_stride(network, config, image_size)
+    pool, width = pool_of(network, config, image_size)
+    if attention is not None:
+        put_attention(network, attention, image_size)
     if start is not None:
-        start.into_attention(backbone, attention, say)
-    return backbone, width
+        start.into_attention(network, attention, say)
+    return Backbone(network, width, pool)
 
 
-def _with_imagenet_weights(name: str, build: Callable[..., Any]) -> Any:
-    from torchvision.models import get_model_weights
-
-    if name == "resnet_demo":
-        raise UserError('model: resnet_demo has no ImageNet weights; set --model.weights to "none" or to a file')
-    # The papers predate the second set of weights, which starts from another training recipe.
-    weights = get_model_weights(name)["IMAGENET1K_V1"]
+def _set_last_stride(network: nn.Module, config: ModelConfig, image_size: Size) -> None:
+    assert config.last_stride is not None
     try:
-        return build(weights=weights)
-    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: a file that was cut off
-        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        set_last_stride(network, config.last_stride, input_size=image_size)
+    except ValueError as error:
         raise UserError(
-            f"model: torchvision's ImageNet weights of {name} could not be loaded ({error}); place the file "
-            f'{Path(weights.url).name} at {place}, give its path with --model.weights, or set it to "none"'
+            f"model: {config.backbone} must have a last stride that can be set to {config.last_stride}: {error} "
+            "--model.last_stride null leaves it as it is"
         ) from None

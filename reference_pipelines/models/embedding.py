@@ -23,14 +23,19 @@ class ReidModel(nn.Module):
     """Backbone, BN neck without shift, and a bias-free classifier.
 
     Args:
-        backbone: maps (N, 3, H, W) to pooled features (N, width).
+        backbone: maps (N, 3, H, W) to pooled features (N, width), or to what `pool` makes them of.
         width: D, the width of the pooled feature.
+        pool: maps what the backbone returns to (N, width); None where it pools by itself.
         classes: identities to tell apart in training; None where there are no labels.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, *, classes: int | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, width: int, pool: nn.Module | None = None, *, classes: int | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.pool: nn.Module | None
+        self.register_module("pool", pool)
         self.neck = nn.BatchNorm1d(width)
         self.neck.bias.requires_grad_(False)
         self.classifier: nn.Linear | None
@@ -50,5 +55,7 @@ class ReidModel(nn.Module):
     def forward(self, images: Tensor) -> Embedding:
         """Map images (N, 3, H, W) to their embedding."""
         pooled = self.backbone(images)
+        if self.pool is not None:
+            pooled = self.pool(pooled)
         features = self.neck(pooled)
         return Embedding(pooled, features, None if self.classifier is None else self.classifier(features))

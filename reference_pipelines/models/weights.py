@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor, nn
 
 from attnreid import Weights, attachments, load_checkpoint, read_description, read_weights
+from reference_pipelines.config.attention import AttentionConfig, modern
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.errors import UserError
 
@@ -17,11 +18,12 @@ _OF_A_RUN, _CONFIG = "model.safetensors", "config.yaml"
 _ATTENTION = ".attention."  # stands in every name of attached attention
 _COUNTER = "num_batches_tracked"  # which old files lack
 _SHOWN = 3
+NO_FILE = ("imagenet", "none", "package")  # what model.weights says where it names no file
 
 
 def weights_file(weights: str) -> Path | None:
     """Return the file that `model.weights` names, there or not; None for torchvision's weights and for none."""
-    if weights in ("imagenet", "none"):
+    if weights in NO_FILE:
         return None
     path = Path(weights).expanduser()
     return path / _OF_A_RUN if path.is_dir() else path
@@ -128,7 +130,7 @@ class StartingWeights:
             return "; the attention starts anew" if own else ""
         if not own:
             return "; its attention is left aside, since this network has none"
-        there, here = self._config(), {} if config is None else to_plain(config)
+        there, here = _today(self._config()), {} if config is None else to_plain(config)
         differing = [
             f"attention.{key} is {there.get(key)} there and {value} here"
             for key, value in here.items()
@@ -150,6 +152,14 @@ class StartingWeights:
             section = yaml.safe_load((self.path.parent / _CONFIG).read_text(encoding="utf-8"))["attention"]
             return section if isinstance(section, dict) else {}
         return {}
+
+
+def _today(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attention's section of a config as it is written today, with the defaults."""
+    if not section:
+        return {}
+    values = modern({f"attention.{key}": value for key, value in section.items()})
+    return {**to_plain(AttentionConfig()), **{key.removeprefix("attention."): value for key, value in values.items()}}
 
 
 def load_whole(model: nn.Module, checkpoint: Path, rule: str, way_on: str) -> None:

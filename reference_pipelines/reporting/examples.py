@@ -78,7 +78,7 @@ def save_examples(
 def _gates(model: nn.Module, evaluator: Evaluator, images: list[Path]) -> bytes:
     """Return a .npz with one array a site and level, named "site/level", with a row an image."""
     config = evaluator.data_config
-    transform = evaluation_transform(config.image_size, config.interpolation)
+    transform = evaluation_transform(config.image_size, config.interpolation, config.normalisation)
     batch = torch.stack([transform(load_image(image)) for image in images]).to(evaluator.device)
     model.eval()
     with record_attention(model) as recorded:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reference_pipelines.config.attention import modern
 from reference_pipelines.config.loading import defaults_of, flat, to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.runs.checkpoints import Checkpoint, read_newest
@@ -100,7 +101,7 @@ def differing_keys(saved: Mapping[str, Any], config: Any) -> dict[str, list[Any]
     A key that the checkpoint's code did not have yet differs only where it is not the default.
     """
     now = flat(to_plain(config))
-    before = {**defaults_of(type(config)), **flat(saved)}
+    before = {**defaults_of(type(config)), **modern(flat(saved))}
     return {key: [before.get(key), now.get(key)] for key in {**now, **before} if before.get(key) != now.get(key)}
 
 

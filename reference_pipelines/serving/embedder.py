@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reference_pipelines.config.sections import IMAGENET_MEAN, Device, Interpolation
+from reference_pipelines.config.sections import IMAGENET, Device, Interpolation, Normalisation
 from reference_pipelines.data.decoding import image_pixels, load_image
-from reference_pipelines.data.transforms import IMAGENET_STD, Transform, evaluation_transform
+from reference_pipelines.data.transforms import Transform, evaluation_transform
 from reference_pipelines.distributed.device import pick_device
 from reference_pipelines.evaluation.extraction import unit_features_of
 from reference_pipelines.models import ReidModel
@@ -33,12 +33,14 @@ class Identity:
         image_size: height and width that images are resized to.
         interpolation: how.
         flip: whether the mirrored image's features are added.
+        normalisation: mean and standard deviation of each channel.
     """
 
     digest: str
     image_size: tuple[int, int]
     interpolation: Interpolation
     flip: bool
+    normalisation: Normalisation = IMAGENET
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as it is written to JSON, with what is the same for all networks."""
@@ -48,8 +50,8 @@ class Identity:
             "interpolation": self.interpolation,
             "antialias": True,
             "channels": "RGB",
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
+            "mean": list(self.normalisation[0]),
+            "std": list(self.normalisation[1]),
             "flip": self.flip,
             "unit_length": True,
         }
@@ -88,7 +90,7 @@ class Embedder:
     @property
     def transform(self) -> Transform:
         """What is done to an image's pixels, (3, h, w) uint8, before the network."""
-        return evaluation_transform(self.identity.image_size, self.identity.interpolation)
+        return evaluation_transform(self.identity.image_size, self.identity.interpolation, self.identity.normalisation)
 
     def preprocess(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
         """Return what the network reads of one image or several, (N, 3, H, W) float32 on the CPU: resized, normalised.
@@ -180,6 +182,7 @@ def load(
         image_size=own.data.image_size,
         interpolation=own.data.interpolation,
         flip=own.evaluation.flip if flip is None else flip,
+        normalisation=own.data.normalisation,
     )
     size = own.evaluation.batch_size if batch_size is None else batch_size
     return Embedder(run.model.to(place), identity, title=run.result["title"], device=place, batch_size=size)

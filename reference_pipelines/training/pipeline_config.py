@@ -14,8 +14,7 @@ from reference_pipelines.config.sections import (
     OptimizerConfig,
 )
 from reference_pipelines.data import ReidData
-
-_NO_FILE = ("none", "imagenet")  # starting weights that are no file
+from reference_pipelines.models.weights import NO_FILE
 
 
 class PipelineConfig(Protocol):
@@ -51,6 +50,6 @@ def with_absolute_paths(config: Any, *, resumed: bool = False) -> Any:
     """
     data, model = config.data, config.model
     data = dataclasses.replace(data, root=str(Path(data.root).expanduser().absolute()))
-    if not resumed and model.weights not in _NO_FILE:
+    if not resumed and model.weights not in NO_FILE:
         model = dataclasses.replace(model, weights=str(Path(model.weights).expanduser().absolute()))
     return dataclasses.replace(config, data=data, model=model)

@@ -191,7 +191,9 @@ class Session:
             measured: goes into the log.
         """
         config = self.config
-        transform = train_transform(config.data.image_size, config.augment, config.data.interpolation)
+        transform = train_transform(
+            config.data.image_size, config.augment, config.data.interpolation, config.data.normalisation
+        )
 
         def load(own: Batches) -> Iterator[Batch]:
             return load_batches(self.data.train.paths, transform, own, workers=config.data.workers)

@@ -45,7 +45,7 @@ def train(tmp_path, *more, recipe=RECIPE):
         (("--data.root", "d", "--size", "tiny"), "no option --size; .*--data.image_size"),
         (("--data.root", "d", "--out", "x"), "--out .*once"),
         (("--data.root", "d", "mla"), "'mla' .*no option"),
-        (("--data.root", "d", "--attention", "se"), "--attention .*section .*: .*--attention.kind"),
+        (("--data.root", "d", "--attention", "se"), "--attention .*section .*: .*--attention.preset"),
     ],
 )
 def test_train_refuses_in_one_sentence_and_writes_nothing(capsys, tmp_path, more, message):
@@ -69,7 +69,7 @@ def test_a_used_folder_is_refused_and_kept(capsys, tmp_path, market):
     ("more", "message"),
     [
         (("--attention.levels", "8"), "128 parts .*multiple of 128, got 64"),
-        (("--attention.kind", "rga_s", "--attention.levels", "4"), "height that 8 divides, .*got "),
+        (("--attention.layer", "rga_s", "--attention.levels", "4"), "height that 8 divides, .*got "),
         (("--sampler.ids", "7"), "7 different people, .* 6"),
         (("--model.backbone", "resnet5"), "resnet5\\b.*resnet50"),
         (("--model.weights", "nowhere.pth"), "no weights file .*nowhere.pth"),
@@ -174,8 +174,8 @@ def test_an_empty_word_is_no_folder(capsys, words):
         "train --data.image_size 64 32 apnet --out OUT --data.root nowhere --config=demo",
         "train --optimizer.milestones 3 4 apnet --out OUT --data.root nowhere --config demo",
         "train --attention.levels 2 apnet --out OUT --data.root nowhere --config demo",
-        "train --attention.levels pixel head mla --out OUT --data.root nowhere --config demo",
-        "train --attention.levels [pixel, head] mla --out OUT --data.root nowhere --config demo",
+        "train --attention.parts pixel head mla --out OUT --data.root nowhere --config demo",
+        "train --attention.parts [pixel, head] mla --out OUT --data.root nowhere --config demo",
     ],
 )
 def test_train_takes_its_words_in_any_order(capsys, tmp_path, line):

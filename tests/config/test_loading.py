@@ -8,6 +8,7 @@ from typing import get_args, get_origin
 import pytest
 import yaml
 
+from reference_pipelines.config.attention import AttentionConfig
 from reference_pipelines.config.loading import keys_of, load_config, to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
@@ -29,12 +30,14 @@ def test_every_recipe_builds_and_survives_a_round_trip(pipeline, recipe, tmp_pat
             assert plain[section][key] == value
 
 
+UNREAD = to_plain(AttentionConfig())  # what the preset does not read, and the papers do not change
+
 # What the papers and their released code say.
 PAPERS = {
     "apnet_c2_market": {
         "data.image_size": [384, 192],
-        "model": {"backbone": "resnet50", "weights": "imagenet", "last_stride": 1, "bn_chunks": 2},
-        "attention": {"kind": "se", "levels": 2, "radix": 2},
+        "model": {"backbone": "resnet50", "weights": "imagenet", "last_stride": 1, "bn_chunks": 2, "pooling": "own"},
+        "attention": {**UNREAD, "preset": "apnet", "layer": ["se"], "levels": 2, "radix": 2},
         "sampler": {"ids": 20, "images": 4, "epoch": "chunks"},
         "loss": {"margin": 0.3, "smoothing": 0.1, "triplet_weight": 1.0},
         "augment.pad": 10,
@@ -54,7 +57,7 @@ PAPERS = {
     "apnet_s2_market": {
         "data.image_size": [256, 128],
         "model.bn_chunks": 2,
-        "attention": {"kind": "rga_s", "levels": 2, "radix": 2},
+        "attention": {**UNREAD, "preset": "apnet", "layer": ["rga_s"], "levels": 2, "radix": 2},
         "sampler": {"ids": 20, "images": 4, "epoch": "ids"},
         "augment.pad": 0,
         "augment.enlarge": 0.5,
@@ -71,7 +74,14 @@ PAPERS = {
     "mla_market": {
         "data.image_size": [256, 128],
         "data.interpolation": "bicubic",
-        "attention": {"levels": ["pixel", "head", "domain"], "blocks": "all", "heads": 4, "memory": 64},
+        "attention": {
+            **UNREAD,
+            "preset": "mla",
+            "parts": ["pixel", "head", "domain"],
+            "blocks": "all",
+            "heads": 4,
+            "memory": 64,
+        },
         "model.bn_chunks": 2,
         "clustering.method": "dbscan",
         "clustering.k1": 30,
@@ -139,6 +149,13 @@ def _lists(schema, prefix=""):
             yield f"{prefix}{field.name}", get_args(field.type)
 
 
+# What else must be said for a key to be read, and whether its list may be empty.
+NEEDED = {
+    "attention.layer": (["--attention.preset=apnet", "--attention.levels=3"], False),
+    "attention.stages": (["--attention.preset=pyramid"], True),
+    "attention.at": (["--attention.preset=sites"], False),
+    "attention.parts": (["--attention.preset=mla"], False),
+}
 LISTS = [(name, key, parts) for name, each in PIPELINES.items() for key, parts in _lists(each.config)]
 
 
@@ -147,20 +164,22 @@ def test_every_list_is_taken_as_words_with_commas_and_in_brackets(pipeline, key,
     """And a list of any length as a single word."""
     words = {int: ["3", "4", "5"], float: ["0.1", "0.2", "0.3"]}.get(parts[0], ["pixel", "head", "domain"])
     words = words if Ellipsis in parts else words[: len(parts)]
+    needed, empty = NEEDED.get(key, ([], True))
     forms = [words, [",".join(words)], [f"[{', '.join(words)}]"], f"[{', '.join(words)}]".split(" ")]
+    forms = forms[:1] if parts[0] is str else forms  # patterns of names have brackets of their own
     for form in forms:
-        arguments = ["--config=demo", *ROOT, f"--{key}", *form]
+        arguments = ["--config=demo", *ROOT, *needed, f"--{key}", *form]
         config = load_config(PIPELINES[pipeline].config, arguments, recipes=PIPELINES[pipeline].recipes)
         assert list(map(str, attrgetter(key)(config))) == words
     if Ellipsis in parts:
-        for form, value in (([words[1]], words[1:2]), (["[]"], [])):
-            arguments = ["--config=demo", *ROOT, f"--{key}", *form]
+        for form, value in (([words[1]], words[1:2]), *([(["[]"], [])] if empty else [])):
+            arguments = ["--config=demo", *ROOT, *needed, f"--{key}", *form]
             config = load_config(PIPELINES[pipeline].config, arguments, recipes=PIPELINES[pipeline].recipes)
             assert list(map(str, attrgetter(key)(config))) == value
 
 
 def test_there_are_lists_of_both_kinds():
-    assert {key for _, key, _ in LISTS} >= {"data.image_size", "optimizer.milestones", "attention.levels"}
+    assert {key for _, key, _ in LISTS} >= {"data.image_size", "optimizer.milestones", "attention.parts"}
 
 
 @pytest.mark.parametrize(
@@ -171,13 +190,13 @@ def test_there_are_lists_of_both_kinds():
             r"no option --attention\.level; .*--attention\.levels",
         ),
         (["--optimizer.epochs", "many"], r"optimizer\.epochs.*many"),
-        (["--attention.kind", "sse"], r"--attention\.kind .*none, se, rga_s, got sse"),
+        (["--attention.preset", "sse"], r"--attention\.preset .*none, apnet, .*sites, got sse"),
         (["--optimizer.lr", "1"], r"no option --optimizer\.lr; .*--optimizer\.learning_rate"),
         (["--data.image_size", "64"], r"--data\.image_size .*2 whole numbers, .*64 32, got 64$"),
         (["--data.image_size", "64", "32", "3"], "'3' .*no option"),
         (["--optimizer.milestones", "one", "2"], r"milestones .*whole numbers, .*got one 2$"),
         (["--title", "My", "Title"], "'Title' .*no option; .*quotes"),
-        (["--attention", "{levels: 3}"], "--attention .*section .*: .*--attention.kind, --attention.levels"),
+        (["--attention", "{levels: 3}"], "--attention .*section .*: .*--attention.preset, --attention.layer"),
         (["--seed", "1", "--seed", "2"], "--seed .*given once"),
         (["--config", "demo"], "--config .*given once"),
         (["--", "--seed", "2"], "'--' .*no meaning"),
@@ -279,7 +298,7 @@ WHOLE = "data: {root: d}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs:
         ("seed: 1\nseed: 2", "key once, .*seed twice"),
         ("optimizer: {epochs: 1}\noptimizer: {gamma: 1}", "key once, .*optimizer twice"),
         ("data: {workers: 2}\ndata.workers: 3", r"key once, .*data\.workers twice"),
-        ("attention: 3", r"attention .*section .*\(attention\.kind, .*\), .*holds 3"),
+        ("attention: 3", r"attention .*section .*\(attention\.preset, .*\), .*holds 3"),
         ("attention: [1]", r"attention .*section .*holds \[1\]"),
         ("attention:", "attention .*section .*holds nothing"),
         ("atention: {}", "unknown key 'atention'"),
@@ -291,7 +310,7 @@ WHOLE = "data: {root: d}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs:
         (f"{WHOLE}title: [t]", r"title in .*recipe\.yaml .*text, got \['t'\]"),
         (f"{WHOLE}title: t\naugment: {{erase_area: 3}}", "augment.erase_area in .* .*2 numbers, .*got 3$"),
         (f"{WHOLE}title: t\nseed: yes", "seed in .* .*whole number, got True; YAML .*quotes"),
-        (f"{WHOLE}title: t\nattention: {{kind: no}}", "attention.kind in .* .*none, se, .* got False; YAML"),
+        (f"{WHOLE}title: t\nattention: {{preset: no}}", "attention.preset in .* .*none, apnet, .* got False; YAML"),
         (f"{WHOLE}title: t\nevaluation: {{flip: 1}}", "evaluation.flip in .* .*true or false, got 1$"),
         (
             "title: t\ndata: {root: ''}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs: 1}",

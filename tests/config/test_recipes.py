@@ -27,11 +27,11 @@ def test_an_unchanged_recipe_keeps_its_title_wherever_and_however_often_it_runs(
 
 
 def test_an_ablation_does_not_bear_the_recipes_title():
-    title, name, changed = named("apnet", "--config=apnet_c2_market", "--attention.kind=none")
-    assert title == "APNet-C2, changed: attention.kind none"
-    assert (name, changed) == ("apnet_c2_market", {"attention.kind": ["se", "none"]})
-    title, _, _ = named("mla", "--config=mla_market", "--attention.levels=[pixel]")
-    assert title == 'MLA, changed: attention.levels ["pixel"]'
+    title, name, changed = named("apnet", "--config=apnet_c2_market", "--attention.preset=none")
+    assert title == "APNet-C2, changed: attention.preset none"
+    assert (name, changed) == ("apnet_c2_market", {"attention.preset": ["apnet", "none"]})
+    title, _, _ = named("mla", "--config=mla_market", "--attention.parts=[pixel]")
+    assert title == 'MLA, changed: attention.parts ["pixel"]'
 
 
 def test_attention_comes_first_and_the_rest_is_counted():
@@ -43,8 +43,8 @@ def test_attention_comes_first_and_the_rest_is_counted():
 
 
 def test_a_title_of_ones_own_is_kept_and_the_changes_are_known():
-    title, name, changed = named("apnet", "--config=demo", "--attention.kind=rga_s", "--title=mine")
-    assert (title, name, list_changes(changed)) == ("mine", "demo", "attention.kind rga_s")
+    title, name, changed = named("apnet", "--config=demo", "--attention.layer=rga_s", "--title=mine")
+    assert (title, name, list_changes(changed)) == ("mine", "demo", 'attention.layer ["rga_s"]')
 
 
 def test_other_starting_weights_are_a_change_where_the_recipe_names_some():

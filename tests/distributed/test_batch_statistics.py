@@ -28,7 +28,7 @@ ATTENTION = {
 
 def whole_network(attention):
     torch.manual_seed(0)
-    backbone, width = build_backbone(ModelConfig("resnet_demo", "none"))
+    backbone, width, _ = build_backbone(ModelConfig("resnet_demo", "none"))
     ATTENTION[attention](backbone)
     model = ReidModel(backbone, width).double()
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="chunks .*1, got 0"):
         set_batch_statistics(norm, 0)
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2))
-    with pytest.raises(ValueError, match=r"BatchNorm1d or BatchNorm2d, got '1' \(BatchNorm3d\)"):
+    with pytest.raises(ValueError, match=r"BatchNorm1d, BatchNorm2d or made of them, got '1' \(BatchNorm3d\)"):
         set_batch_statistics(model, 2)
     assert type(model[0]) is nn.BatchNorm2d
     with pytest.raises(UserError, match=r"model\.bn_chunks .*1, got 0"):

@@ -28,7 +28,7 @@ SUPERVISED = {"pipeline": "apnet", "change": {**QUICK, "sampler.ids": 4}}
 CLUSTERED = {"clustering.k1": 6, "clustering.k2": 2, "clustering.min_samples": 2, "iterations": 2}
 MINIATURE = {
     "images": {"source": {**FEW, "domain": "plaza", "seed": 1}, "target": {**FEW, "domain": "mall", "seed": 0}},
-    "source": {**SUPERVISED, "images": "source", "change": {**SUPERVISED["change"], "attention.kind": "none"}},
+    "source": {**SUPERVISED, "images": "source", "change": {**SUPERVISED["change"], "attention.preset": "none"}},
     "runs": {
         "se": {**SUPERVISED, "images": "target"},
         "mla": {"pipeline": "mla", "images": "target", "change": {**QUICK, **CLUSTERED, "title": "small MLA"}},

@@ -11,9 +11,8 @@ import torch
 
 from reference_pipelines.commands.cli import main
 from reference_pipelines.config.loading import load_config
-from reference_pipelines.config.sections import IMAGENET_MEAN
+from reference_pipelines.config.sections import IMAGENET
 from reference_pipelines.data import read
-from reference_pipelines.data.transforms import IMAGENET_STD
 from reference_pipelines.errors import UserError
 from reference_pipelines.experiments import difficulty
 from reference_pipelines.experiments.colour_histogram import ColourHistogram, hue_saturation_value
@@ -39,7 +38,7 @@ FEATURES = [
 
 def normalised(colours):
     """What the network reads for colours (N, 3, H, W) in 0 ... 1."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
     return (colours - mean) / std
 
 
@@ -148,7 +147,7 @@ def images(tmp_path_factory):
 def trained(images, tmp_path_factory):
     """A run of one epoch on the images."""
     pipeline, out = PIPELINES["apnet"], tmp_path_factory.mktemp("runs") / "run"
-    quick = ["--config=demo", f"--data.root={images}", "--title=one epoch", "--attention.kind=none", "--device=cpu"]
+    quick = ["--config=demo", f"--data.root={images}", "--title=one epoch", "--attention.preset=none", "--device=cpu"]
     quick += ["--data.image_size=[32, 16]", "--optimizer.epochs=1", "--optimizer.milestones=[]"]
     quick += ["--sampler.ids=4", "--sampler.images=2"]
     result = pipeline.train(load_config(pipeline.config, quick, recipes=pipeline.recipes), out)
@@ -233,7 +232,7 @@ def test_the_rendered_pedestrians_are_calibrated(domain, tmp_path):
     root = tmp_path / domain
     render_market(root, size="small", domain=domain, progress=False)
     pipeline = PIPELINES["apnet"]
-    arguments = ["--config=demo", f"--data.root={root}", "--title=demo", "--attention.kind=none", "--device=cpu"]
+    arguments = ["--config=demo", f"--data.root={root}", "--title=demo", "--attention.preset=none", "--device=cpu"]
     pipeline.train(load_config(pipeline.config, arguments, recipes=pipeline.recipes), tmp_path / "run")
     chance, *features = measure_difficulty(read(root), [tmp_path / "run"], device=torch.device("cpu"))
     *simple, network = features

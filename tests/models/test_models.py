@@ -24,7 +24,7 @@ from tests.conftest import says
 
 
 def test_the_backbone_maps_images_to_pooled_features_with_last_stride_1():
-    backbone, width = build_backbone(ModelConfig("resnet_demo", "none"))
+    backbone, width, _ = build_backbone(ModelConfig("resnet_demo", "none"))
     maps = []
     backbone.layer4.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
     assert backbone(torch.randn(2, 3, 96, 48)).shape == (2, width) == (2, 512)
@@ -95,7 +95,7 @@ def test_weights_as_people_have_them(tmp_path, form, capsys):
     path = tmp_path / "weights.pth"
     torch.save(wrap(source), path)
     lines = []
-    loaded, _ = build_backbone(ModelConfig("resnet_demo", str(path)), say=lines.append)
+    loaded, *_ = build_backbone(ModelConfig("resnet_demo", str(path)), say=lines.append)
     assert_taken_over(loaded, source)
     assert not torch.equal(state_of(2).conv1.weight, source["conv1.weight"])
     aside = {
@@ -114,7 +114,7 @@ def test_weights_of_safetensors_and_under_the_home_folder(tmp_path, monkeypatch,
     source = state_of(1)
     save_file(named("module.", source.state_dict()), tmp_path / "a.safetensors")
     monkeypatch.setenv("HOME", str(tmp_path))
-    loaded, _ = build_backbone(ModelConfig("resnet_demo", "~/a.safetensors"))
+    loaded, *_ = build_backbone(ModelConfig("resnet_demo", "~/a.safetensors"))
     assert_taken_over(loaded, source)
     assert capsys.readouterr().out.startswith("weights: the backbone alone")
     assert weights_file("~/a.safetensors") == tmp_path / "a.safetensors"
@@ -126,7 +126,7 @@ SETTINGS = {
     "apnet": {"data.root": ".", "model.backbone": "resnet_demo", "data.image_size": "[32, 16]"},
     "mla": {"data.root": ".", "model.backbone": "resnet_demo", "data.image_size": "[32, 16]"},
 }
-NONE = {"apnet": {"attention.kind": "none"}, "mla": {"attention.levels": "[]"}}
+NONE = {"apnet": {"attention.preset": "none"}, "mla": {"attention.preset": "none"}}
 
 
 def configured(pipeline, weights="none", **changes):
@@ -181,7 +181,7 @@ def test_a_run_with_the_same_attention_is_taken_over_with_it(run, pipeline, name
 OTHER = [
     ("apnet", {"attention.levels": "1"}, "attention.levels is 2 there and 1 here"),
     ("apnet", {"attention.radix": "4"}, "attention.radix is 2 there and 4 here"),
-    ("apnet", {"attention.kind": "rga_s"}, "attention.kind is se there and rga_s here"),
+    ("apnet", {"attention.layer": "rga_s"}, "attention.layer is ['se'] there and ['rga_s'] here"),
     ("mla", {"attention.heads": "2"}, "attention.heads is 4 there and 2 here"),  # of the same names and sizes
     ("mla", {"attention.memory": "8"}, "attention.memory is 64 there and 8 here"),
     ("mla", {"data.image_size": "[64, 32]"}, "of another size"),
@@ -254,7 +254,7 @@ def test_a_run_without_attention_starts_attention_anew(run, pipeline):
 def test_one_program_starts_from_the_other(run):
     folder, _ = run("apnet")
     _, lines = built("mla", folder)
-    assert "(attention.levels is 2 there and ['pixel', 'head', 'domain'] here)" in lines[0]
+    assert "(attention.preset is apnet there and mla here)" in lines[0]
 
 
 # What is refused -----------------------------------------------------------------------------------------------------

@@ -424,14 +424,14 @@ def test_what_must_be_read_with_the_scores_stands_below_them(tmp_path, images):
     folder = make_run(tmp_path / "run", images)
     result = json.loads((folder / "result.json").read_text())
     result["remarks"] = ["its mAP has not moved"]
-    result["recipe"] = {"name": "demo", "title": "x", "changed": {"attention.kind": ["se", "none"]}}
+    result["recipe"] = {"name": "demo", "title": "x", "changed": {"attention.preset": ["apnet", "none"]}}
     result["resumed"] = [{"epoch": 2, "code": "other", "processes": 1, "changed": {"data.root": ["a", "b"]}}]
     result["weights_digest"] = "d19e57"
     (folder / "result.json").write_text(json.dumps(result))
     text = write_report([folder], tmp_path / "r.html").read_text()
     assert '<ul class="notes"><li>its mAP has not moved</li></ul>' in text
     shown = Page(text).text
-    assert "the recipe demo with attention.kind none" in shown
+    assert "the recipe demo with attention.preset none" in shown
     assert "resumed after epoch 2 with other code, changed: data.root" in shown
     assert "d19e57" in shown
 

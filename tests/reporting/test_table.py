@@ -104,14 +104,14 @@ def test_runs_of_one_title_are_told_apart_by_so_much_of_their_folders_as_that_ta
 
 
 def test_notes_name_their_run_where_there_are_several_and_say_what_was_changed():
-    recipe = {"name": "demo", "title": "APNet-C2", "changed": {"attention.kind": ["se", "none"]}}
+    recipe = {"name": "demo", "title": "APNet-C2", "changed": {"attention.preset": ["apnet", "none"]}}
     result = RESULT | {"remarks": ["it fell"], "recipe": recipe}
-    assert table_notes([result]) == ["it fell", "the recipe demo with attention.kind none"]
+    assert table_notes([result]) == ["it fell", "the recipe demo with attention.preset none"]
     assert table_notes([result], recipes=False) == ["it fell"]
     assert table_notes([result, RESULT], ["a", "b"])[0] == "a: it fell"
     assert format_results([result]).splitlines()[-2:] == [
         "note: it fell",
-        "note: the recipe demo with attention.kind none",
+        "note: the recipe demo with attention.preset none",
     ]
     assert format_results([RESULT]) == format_table(table_rows([RESULT]), HEADINGS)
 

@@ -343,7 +343,7 @@ def test_a_key_that_the_checkpoint_lacks_is_a_change_where_it_is_not_the_default
             ("--optimizer.learning_rate=0.01", "--sampler.ids=3"),
             "optimizer.learning_rate: 0.001 -> 0.01, sampler.ids: 4 -> 3; ",
         ),
-        (("--attention.kind=none",), "attention.kind: se -> none;"),
+        (("--attention.preset=none",), "attention.preset: apnet -> none;"),
         (("--data.image_size=[64, 32]",), "data.image_size: \\[32, 16\\] -> \\[64, 32\\]; "),
         (("--optimizer.epochs=1",), "optimizer.epochs .* 2 epochs"),
         (("--sampler.idz=3",), "no option --sampler.idz; .*--sampler.ids"),
@@ -387,9 +387,11 @@ def test_other_images_are_refused(half, tmp_path, capsys):
 def test_weights_that_the_run_started_from_need_not_be_there_any_more(images, halves, tmp_path):
     start = tmp_path / "start.safetensors"
     shutil.copy(halves / "apnet" / "model.safetensors", start)
-    changes = {"model.weights": str(start), "attention.kind": "se"}
+    changes = {"model.weights": str(start), "attention.layer": "se"}
     plain = tmp_path / "plain"
-    trained("apnet", images, plain, **{"attention.kind": "none", "optimizer.epochs": "1", "optimizer.milestones": "[]"})
+    trained(
+        "apnet", images, plain, **{"attention.preset": "none", "optimizer.epochs": "1", "optimizer.milestones": "[]"}
+    )
     shutil.copy(plain / "model.safetensors", start)
     trained("apnet", images, tmp_path / "run", **changes)
     start.unlink()

@@ -24,7 +24,7 @@ EVEN = {**UNEVEN, "sampler.images": "4"}
 CASES = {
     "apnet": ("apnet", {**UNEVEN}),
     "apnet in chunks": ("apnet", {**EVEN, "model.bn_chunks": "2"}),
-    "apnet, rga": ("apnet", {"attention.kind": "rga_s", "model.bn_chunks": "2"}),
+    "apnet, rga": ("apnet", {"attention.layer": "rga_s", "model.bn_chunks": "2"}),
     "mla": ("mla", {**UNEVEN}),
     "mla in chunks": ("mla", {**EVEN, "model.bn_chunks": "2"}),
 }
