@@ -79,6 +79,7 @@ class ApnetConfig:
             need = "must be at least 2, for the triplet (or set loss.triplet_weight to 0)"
             require(self.sampler.ids >= 2, f"sampler.ids {need}", self.sampler.ids)
             require(self.sampler.images >= 2, f"sampler.images {need}", self.sampler.images)
+        self.model.check_normalisation(self.data)
         self.model.check_batch(self.sampler.ids * self.sampler.images)
         require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
 

@@ -88,6 +88,18 @@ class ModelConfig:
         require(self.last_stride in (1, 2, None), "model.last_stride must be 1, 2 or null", self.last_stride)
         require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
 
+    def check_normalisation(self, data: DataConfig) -> None:
+        """Refuse images that are normalised otherwise than those that the packaged weights were made with.
+
+        Raises:
+            UserError: they are.
+        """
+        require(
+            self.weights != "package" or data.normalisation == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            'data.mean and data.std must be 0.5 0.5 0.5 with model.weights "package", which were made with such images',
+            data.normalisation,
+        )
+
     def check_batch(self, images: int) -> None:
         """Refuse batches of so many images if a chunk would have less than two, or not as many as every other.
 

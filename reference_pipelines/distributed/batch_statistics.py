@@ -115,12 +115,12 @@ class _ChunkedOther(_Chunked):
     """The same for a class that does more in its forward, such as an activation."""
 
     def _by_their_own(self, chunks: Sequence[Tensor]) -> list[Tensor]:
-        kept = {name: tensor.clone() for name, tensor in self.named_buffers(recurse=False)}
-        # To the class's own forward, behind the two chunked ones.
-        normed: list[Tensor] = [super(_Chunked, self).forward(chunk) for chunk in chunks]
-        for name, tensor in self.named_buffers(recurse=False):
-            tensor.copy_(kept[name])
-        return normed
+        kept = dict(self._buffers)
+        self._buffers.update({name: None if tensor is None else tensor.clone() for name, tensor in kept.items()})
+        try:  # the class's own forward, behind the two chunked ones
+            return [super(_Chunked, self).forward(chunk) for chunk in chunks]
+        finally:
+            self._buffers.update(kept)
 
 
 class _Synchronised(_BatchNorm):

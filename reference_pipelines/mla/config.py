@@ -60,6 +60,7 @@ class MlaConfig:
     def __post_init__(self) -> None:
         require(self.title.strip() != "", "title must not be empty", repr(self.title))
         require(self.iterations >= 1, "iterations must be at least 1", self.iterations)
+        self.model.check_normalisation(self.data)
         self.model.check_batch(self.sampler.ids * self.sampler.images)
         require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
 

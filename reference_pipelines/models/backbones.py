@@ -51,7 +51,7 @@ def build_backbone(
         UserError: an unknown backbone, one that does not run on such images, has no last stride or does not pool as it
             should; weights that are missing or do not fit, or attention that does not.
     """
-    network = build_network(config, image_size)
+    network = build_network(config, image_size, say)
     if not config.backbone.startswith("timm:"):  # timm leaves the head out itself
         take_head_off(network, config.backbone, image_size, say)
     path = weights_file(config.weights)

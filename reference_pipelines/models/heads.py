@@ -89,7 +89,8 @@ class _Runs:
         return [
             module.register_forward_hook(self._note(name))
             for name, module in self._network.named_modules()
-            if isinstance(module, _DROPOUTS) or next(module.parameters(recurse=False), None) is not None
+            if isinstance(module, _DROPOUTS)
+            or (next(module.parameters(), None) is not None and not [*module.children()])
         ]
 
     def _note(self, name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:

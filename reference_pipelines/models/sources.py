@@ -12,7 +12,7 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from reference_pipelines.config.sections import ModelConfig
+from reference_pipelines.config.sections import IMAGENET, ModelConfig
 from reference_pipelines.errors import UserError, closest
 
 TIMM = "timm:"
@@ -21,7 +21,7 @@ _DIGEST = "579344248a93e230"  # of the packaged file, as its name has it too
 _NEAR = 12  # names shown where there are hundreds
 
 
-def build_network(config: ModelConfig, image_size: tuple[int, int]) -> nn.Module:
+def build_network(config: ModelConfig, image_size: tuple[int, int], say: Callable[[str], object]) -> nn.Module:
     """Return the network of a config, with the weights that its library or a package has for it.
 
     torchvision's and one's own come with their head, timm's without.
@@ -31,7 +31,7 @@ def build_network(config: ModelConfig, image_size: tuple[int, int]) -> nn.Module
     """
     name = config.backbone
     if name.startswith(TIMM):
-        return _of_timm(config, image_size)
+        return _of_timm(config, image_size, say)
     if config.weights == "package":
         raise UserError(f'model: weights "package" are for the backbone {PACKAGED}, got {name}; name other weights')
     if ":" in name:
@@ -93,13 +93,13 @@ def _with_imagenet_weights(name: str, build: Callable[..., Any]) -> Any:
         ) from None
 
 
-def _of_timm(config: ModelConfig, image_size: tuple[int, int]) -> nn.Module:
+def _of_timm(config: ModelConfig, image_size: tuple[int, int], say: Callable[[str], object]) -> nn.Module:
     """Return a network of timm's without its head, made for the image size where it is made for one."""
     try:
         import timm
     except ModuleNotFoundError:
         raise UserError(
-            f"model: the backbone {config.backbone} needs the package timm; pip install 'attnreid[pipelines]' timm"
+            f"model: the backbone {config.backbone} needs the package timm; pip install 'attnreid[pretrained]'"
         ) from None
     name = config.backbone.removeprefix(TIMM)
     if not timm.is_model(name):
@@ -112,6 +112,12 @@ def _of_timm(config: ModelConfig, image_size: tuple[int, int]) -> nn.Module:
     network = _create(timm.create_model, name, options, image_size)
     if config.weights == "package":
         _load_package(network, config)
+    made_with = getattr(network, "pretrained_cfg", {})
+    if config.weights == "imagenet" and (made_with.get("mean"), made_with.get("std")) != IMAGENET:
+        say(
+            f"weights: timm's of {name} were made with images of mean {made_with.get('mean')} and deviation "
+            f"{made_with.get('std')}; see that data.mean and data.std are these"
+        )
     return network
 
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import pytest
+import timm
 import torch
 from torch import multiprocessing, nn
 
@@ -77,6 +78,30 @@ def test_a_network_on_one_device_steps_as_on_many(attention, devices, images):
     assert list(model.state_dict()) == list(state)
     for name, value in model.state_dict().items():
         assert_near(value, state[name])
+
+
+def test_timm_s_norms_step_as_on_many_devices():
+    torch.manual_seed(0)
+    model = timm.create_model("mobilenetv3_small_050", num_classes=0, drop_rate=0).double()
+    plain = {type(norm) for norm in norms(model)}
+    assert any(issubclass(kind, timm.layers.BatchNormAct2d) for kind in plain)
+    batch = torch.randn(6, 3, 96, 64, dtype=torch.float64)
+    weights = torch.randn(6, model.num_features, dtype=torch.float64)[:, :1]
+
+    def loss(outputs):
+        return (outputs * weights).sum()
+
+    wanted, gradients, state = oracle.data_parallel_step(model, batch, 2, loss)
+    set_batch_statistics(model, 2)
+    outputs = model(batch)
+    loss(outputs).backward()
+    assert_near(outputs, wanted)
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            assert_near(parameter.grad, gradients[name], 1e-9)
+    for name, value in model.state_dict().items():
+        assert_near(value, state[name])
+    assert {type(norm) for norm in norms(set_batch_statistics(model, 1))} == plain
 
 
 @pytest.mark.parametrize("attention", ["APNet-S2", "MLA"])
