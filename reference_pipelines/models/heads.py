@@ -89,8 +89,7 @@ class _Runs:
         return [
             module.register_forward_hook(self._note(name))
             for name, module in self._network.named_modules()
-            if isinstance(module, _DROPOUTS)
-            or (next(module.parameters(), None) is not None and not [*module.children()])
+            if isinstance(module, _DROPOUTS) or _is_layer(module)
         ]
 
     def _note(self, name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
@@ -104,6 +103,10 @@ class _Runs:
                     self.last_with_weights = name
 
         return note
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None and next(module.children(), None) is None
 
 
 def _is_classifier(layer: nn.Module, result: Tensor) -> bool:
