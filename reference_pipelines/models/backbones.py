@@ -1,6 +1,7 @@
 """Any network as a backbone: torchvision's, timm's or one's own, its head taken off, its last stride set."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from torch import nn
@@ -70,6 +71,9 @@ def build_backbone(
 
 def _set_last_stride(network: nn.Module, config: ModelConfig, image_size: Size) -> None:
     assert config.last_stride is not None
+    with suppress(ValueError):
+        set_last_stride(network, config.last_stride)  # at its own size, where the maps are large enough to tell
+        return
     try:
         set_last_stride(network, config.last_stride, input_size=image_size)
     except ValueError as error:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from attnreid import attachments
 from reference_pipelines.commands.cli import main
 from reference_pipelines.config.loading import load_config
 from reference_pipelines.data import read
@@ -20,6 +21,7 @@ from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.mla import train as mla
 from reference_pipelines.models import Embedding
 from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.reporting.table import format_results
 from reference_pipelines.runs.checkpoints import place_of
 from reference_pipelines.runs.provenance import file_digest
@@ -411,3 +413,44 @@ def test_flipping_adds_the_features_of_the_mirror(images):
     assert torch.allclose(extract(flip=True), expected, atol=1e-6)
     assert not torch.allclose(extract(flip=False), expected, atol=1e-3)
     assert torch.allclose(extract(flip=False).norm(dim=1), torch.ones(len(data.query)))
+
+
+BACKBONES = [
+    ("apnet", "timm:mobilenetv3_small_050", {"attention.preset": "pyramid", "model.bn_chunks": "2"}),
+    (
+        "mla",
+        "timm:tf_efficientnet_lite0",
+        {
+            "model.weights": "package",
+            "data.mean": "[0.5, 0.5, 0.5]",
+            "data.std": "[0.5, 0.5, 0.5]",
+            "model.pooling": "gem",
+            "attention.preset": "se",
+        },
+    ),
+    # Those of APNet's Table V.
+    *(
+        pytest.param("apnet", name, {"data.image_size": size}, marks=pytest.mark.slow)
+        for name, size in (("resnet101", "[64, 32]"), ("densenet169", "[64, 32]"), ("inception_v3", "[96, 96]"))
+    ),
+    pytest.param("apnet", "convnext_tiny", {"data.image_size": "[64, 32]"}, marks=pytest.mark.slow),
+    pytest.param(
+        "apnet",
+        "timm:vit_tiny_patch16_224",
+        {"data.image_size": "[64, 32]", "model.last_stride": "null"},
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize(("pipeline", "backbone", "changes"), BACKBONES)
+def test_other_backbones_train_by_config(images, tmp_path, pipeline, backbone, changes):
+    once = {"optimizer.epochs": "1", "optimizer.milestones": "[]", "model.backbone": backbone}
+    result = trained(pipeline, images, tmp_path / "run", **once, **changes)
+    assert np.isfinite(result["final"]["mAP"])
+    run = open_run(tmp_path / "run")
+    assert attachments(run.model.backbone)[0].sites
+    before = load_file(place_of(tmp_path / "run", 0) / "model.safetensors")
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    learnt = [name for name in after if ".attention." in name and after[name].is_floating_point()]
+    assert any(not torch.equal(after[name], before[name]) for name in learnt)
