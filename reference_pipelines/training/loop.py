@@ -1,7 +1,7 @@
 """Steps of training: what both pipelines do with a network and their batches."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -30,6 +30,9 @@ class Objective(Protocol):
 
     def after_step(self, embedding: Embedding, indices: Tensor) -> None:
         """Update what the optimiser does not own; left out where the optimiser leaves a step out."""
+
+    def measured(self) -> Mapping[str, float]:
+        """Return what else an epoch's line of the log says, of the steps since the last call."""
 
 
 class Trainer:

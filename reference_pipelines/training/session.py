@@ -208,7 +208,7 @@ class Session:
         )
         last = self.epoch == config.optimizer.epochs
         result = self._evaluate().result if last or self.epoch % config.evaluation.every == 0 else None
-        entry = {"loss": loss, "learning_rate": rate, **(measured or {})}
+        entry = {"loss": loss, "learning_rate": rate, **objective.measured(), **(measured or {})}
         self.record.end_epoch(self.trainer, entry, result, labels, learnt)
         self._began = time.perf_counter()
 

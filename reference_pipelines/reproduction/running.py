@@ -1,0 +1,126 @@
+"""Runs what a plan still lacks, side by side; what fails stays in the ledger, and the rest goes on."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reference_pipelines.config.loading import to_plain
+from reference_pipelines.distributed.device import describe_hardware, pick_device
+from reference_pipelines.errors import UserError
+from reference_pipelines.experiments.jobs import Failure, Job, run_jobs
+from reference_pipelines.ledger.recording import record, record_failure
+from reference_pipelines.rendering import render_market
+from reference_pipelines.reproduction.cells import Cell, Plan, Run, pending
+from reference_pipelines.runs.folder import RESULT
+
+_RECORDED = "recorded.json"  # beside a result: the slices of the ledger that have it
+
+
+def run_plan(plan: Plan) -> list[Failure]:
+    """Render, train and test all that is not there yet, and append it to the ledger; return what failed.
+
+    Raises:
+        UserError: images or starting weights could not be made.
+    """
+    needed = {run.images for run in plan.runs} | {cell.test.name for cell in plan.cells if cell.test is not None}
+    source = plan.source() if any(run.pipeline == "mla" for run in plan.runs) else None
+    if source is not None:
+        needed.add(source.images)
+    _render(plan, needed)
+    if source is not None and not source.done:
+        failures = run_jobs(_jobs([source], plan), keep_going=True)
+        if failures:
+            raise UserError(f"reproduce: the source weights failed: {failures[0].reason}")
+    failures = run_jobs(_jobs(list(pending(plan.runs)), plan), keep_going=True)
+    tests = [cell for cell in plan.cells if cell.test is not None and _is_to_be_tested(cell)]
+    failures += run_jobs([_test(cell, plan) for cell in tests], keep_going=True)
+    _record(plan, failures)
+    return failures
+
+
+def _render(plan: Plan, needed: set[str]) -> None:
+    for name, options in plan.scale.images.items():
+        place = plan.place_of(name)
+        if place is not None and (name in needed or place.name in needed):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            print(render_market(place, **options), flush=True)
+
+
+def _jobs(runs: Sequence[Run], plan: Plan) -> list[Job]:
+    jobs = []
+    for run in runs:
+        if run.folder.exists():  # cut off: a run is gone on with where it has saved something
+            saved = (run.folder / "checkpoints").is_dir()
+            if not saved:
+                shutil.rmtree(run.folder)
+        command = ["train", run.pipeline, "--out", str(run.folder), *run.arguments]
+        if run.folder.exists():
+            command = ["resume", str(run.folder)]
+        title = f"{run.title}, seed {run.seed}"
+        jobs.append(Job(title, command, run.folder, run.config.optimizer.epochs, _console(plan, run.folder.name)))
+    return jobs
+
+
+def _test(cell: Cell, plan: Plan) -> Job:
+    assert cell.run is not None
+    assert cell.result is not None
+    command = ["evaluate", str(cell.run.folder), "--data", str(cell.test), "--out", str(cell.result)]
+    name = f"{cell.run.folder.name}-{cell.result.stem}"
+    return Job(f"{cell.row.name}, {cell.dataset}", command, cell.run.folder / "tests", 0, _console(plan, name))
+
+
+def _is_to_be_tested(cell: Cell) -> bool:
+    return cell.run is not None and cell.run.done and cell.result is not None and not cell.result.is_file()
+
+
+def _console(plan: Plan, name: str) -> Path:
+    return plan.out / "console" / f"{name}.txt"
+
+
+def _record(plan: Plan, failures: Sequence[Failure]) -> None:
+    """Append every new number of the experiment to the ledger, and every failure."""
+    ledger = plan.out.parent / "ledger"
+    reasons = {failure.job.folder: failure for failure in failures}
+    for cell in plan.cells:
+        if cell.run is None or cell.result is None:
+            continue
+        name = {"paper": cell.row.paper, "row": cell.row.name, "dataset": cell.dataset, "scale": plan.scale.name}
+        slice_name = f"{plan.scale.name}-seed{cell.seed}"
+        if cell.result.is_file():
+            if slice_name in _recorded(cell.result):
+                continue
+            record(ledger, slice_name, cell.run.folder if cell.test is None else cell.result, cell=name)
+            _note(cell.result, slice_name)
+        elif cell.run.folder in reasons:
+            failure = reasons[cell.run.folder]
+            config: Any = cell.run.config
+            record_failure(
+                ledger,
+                slice_name,
+                failure.reason,
+                pipeline=cell.run.pipeline,
+                config=to_plain(config),
+                hardware=describe_hardware(pick_device(config.device)),
+                seconds=failure.seconds,
+                cell=name,
+            )
+
+
+def _recorded(result: Path) -> list[str]:
+    try:
+        found: list[str] = json.loads((result.parent / f"{result.stem}-{_RECORDED}").read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError):
+        return []
+
+
+def _note(result: Path, slice_name: str) -> None:
+    text = json.dumps([*_recorded(result), slice_name])
+    (result.parent / f"{result.stem}-{_RECORDED}").write_text(text, encoding="utf-8")
+
+
+def seconds_of(runs: Sequence[Run]) -> list[float]:
+    """Return how long those that are done took."""
+    return [json.loads((run.folder / RESULT).read_text(encoding="utf-8"))["seconds"] for run in runs if run.done]

@@ -1,0 +1,213 @@
+"""What came out, beside the paper's numbers: as a table on the terminal, CSV, an HTML page, and a curve."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from scipy import stats
+
+from attnreid.files import write_bytes, write_text
+from reference_pipelines.claims.paper_values import Cell as PaperCell
+from reference_pipelines.claims.paper_values import paper_values
+from reference_pipelines.reproduction.catalogue import Experiment
+from reference_pipelines.reproduction.cells import Cell, Plan
+from reference_pipelines.text_table import format_table
+
+NOT_RUN = "not run"
+METRICS = {"mAP": "mAP", "rank1": "R-1", "rank5": "R-5", "rank10": "R-10", "gflops": "GFLOPs"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a table, ours and the paper's.
+
+    Args:
+        row: its name.
+        dataset: of the papers, or "A to B".
+        metric: "mAP", "rank1", ...; scores are in percent.
+        paper: the paper's; None where it gives none.
+        ours: the mean over the seeds; None where it was not run.
+        interval: 95 %, over the queries of one seed, or Student's t over several; None where there is none.
+        seeds: how many.
+        runs: their folders.
+        reason: why it was not run, where it cannot be.
+    """
+
+    row: str
+    dataset: str
+    metric: str
+    paper: float | None
+    ours: float | None = None
+    interval: tuple[float, float] | None = None
+    seeds: int = 0
+    runs: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Ours, to read."""
+        if self.ours is None:
+            return NOT_RUN
+        digits = 2 if self.metric == "gflops" else 1
+        ends = "" if self.interval is None else " [{:.{d}f}, {:.{d}f}]".format(*self.interval, d=digits)
+        return f"{self.ours:.{digits}f}{ends}"
+
+    @property
+    def paper_shown(self) -> str:
+        """The paper's, to read."""
+        return "" if self.paper is None else f"{self.paper:.{2 if self.metric == 'gflops' else 1}f}"
+
+
+def values_of(plan: Plan, costs: dict[str, float] | None = None) -> list[Value]:
+    """Return every number of a plan's table, rows first.
+
+    Args:
+        plan: what was run, in part or as a whole.
+        costs: multiply-adds of each row, of an experiment that trains nothing.
+    """
+    papers = paper_values()
+    found = []
+    for dataset in plan.experiment.data:
+        for row in plan.rows:
+            cells = [cell for cell in plan.cells if (cell.row, cell.dataset) == (row, dataset)]
+            for metric in plan.experiment.metrics:
+                paper = papers.get(PaperCell(row.paper, row.name, dataset, metric))
+                if costs is not None:
+                    found.append(Value(row.name, dataset, metric, paper, costs[row.name]))
+                else:
+                    found.append(_value(cells, metric, paper))
+    return found
+
+
+def _value(cells: Sequence[Cell], metric: str, paper: float | None) -> Value:
+    row, dataset, reason = cells[0].row.name, cells[0].dataset, cells[0].reason
+    scores = [(cell, found) for cell in cells if (found := _scores(cell)) is not None]
+    if not scores:
+        return Value(row, dataset, metric, paper, reason=reason)
+    numbers = [100 * found[metric] for _, found in scores]
+    interval = None
+    if len(numbers) > 1:
+        half = stats.t.ppf(0.975, len(numbers) - 1) * np.std(numbers, ddof=1) / len(numbers) ** 0.5
+        interval = (float(np.mean(numbers) - half), float(np.mean(numbers) + half))
+    elif metric == "mAP" and scores[0][1]["interval"]:
+        low, high = scores[0][1]["interval"]
+        interval = (100 * low, 100 * high)
+    runs = tuple(cell.run.folder.name for cell, _ in scores if cell.run is not None)
+    return Value(row, dataset, metric, paper, float(np.mean(numbers)), interval, len(numbers), runs)
+
+
+def _scores(cell: Cell) -> dict | None:  # type: ignore[type-arg]
+    if cell.result is None or not cell.result.is_file():
+        return None
+    content = json.loads(cell.result.read_text(encoding="utf-8"))
+    scores: dict = content["final"] if cell.test is None else content["scores"]  # type: ignore[type-arg]
+    return scores
+
+
+def caption(plan: Plan) -> str:
+    """Say what the numbers are of."""
+    about = f"{plan.experiment.title}. Scale {plan.scale.name}: {plan.scale.about}."
+    if plan.experiment.kind == "cost":
+        return f"{plan.experiment.title}. Counted on the network itself, without training."
+    stand_ins = " Each data set is a rendered stand-in of its name, not the data set." if plan.scale.images else ""
+    return (
+        f"{about}{stand_ins} In percent, after the last epoch; 95 % intervals, over the queries of one seed or over "
+        "several seeds (Student's t)."
+    )
+
+
+def as_text(plan: Plan, values: Sequence[Value]) -> str:
+    """Return the table as a terminal shows it: for each metric the paper's and ours."""
+    metrics = plan.experiment.metrics
+    headings = ["row", "data set", *(f"{METRICS[metric]} {whose}" for metric in metrics for whose in ("paper", "ours"))]
+    rows = []
+    for row, dataset, found in _lines(plan, values):
+        shown = [text for value in found for text in (value.paper_shown or "-", value.shown)]
+        rows.append([row, dataset, *shown])
+    table = format_table(rows, [*headings, "seeds"] if any(value.seeds for value in values) else headings) if False else (
+        format_table(rows, headings)
+    )
+    reasons = sorted({f"{value.dataset}: {value.reason}" for value in values if value.reason})
+    return "\n".join([table, *(f"not run: {reason}" for reason in reasons)])
+
+
+def _lines(plan: Plan, values: Sequence[Value]) -> Iterator[tuple[str, str, list[Value]]]:
+    for dataset in plan.experiment.data:
+        for row in plan.rows:
+            yield row.name, dataset, [v for v in values if (v.row, v.dataset) == (row.name, dataset)]
+
+
+def as_csv(values: Sequence[Value]) -> str:
+    """Return one line a number."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "dataset", "metric", "paper", "ours", "low", "high", "seeds", "runs"])
+    for value in values:
+        low, high = value.interval or ("", "")
+        ours = NOT_RUN if value.ours is None else round(value.ours, 3)
+        ends = [end if end == "" else round(end, 3) for end in (low, high)]
+        paper = "" if value.paper is None else value.paper
+        writer.writerow([value.row, value.dataset, value.metric, paper, ours, *ends, value.seeds, " ".join(value.runs)])
+    return out.getvalue()
+
+
+def as_html(plan: Plan, values: Sequence[Value]) -> str:
+    """Return a page with the table in the paper's layout."""
+    environment = Environment(
+        loader=PackageLoader("reference_pipelines.reproduction", ""), autoescape=True, undefined=StrictUndefined
+    )
+    template = environment.get_template("table.html.j2")
+    by_cell = {(value.row, value.dataset, value.metric): value for value in values}
+    return template.render(
+        experiment=plan.experiment, rows=plan.rows, caption=caption(plan), values=by_cell, metrics=METRICS
+    )
+
+
+def as_png(experiment: Experiment, values: Sequence[Value]) -> bytes:
+    """Return the curve of an experiment: a line a metric, ours with its interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for metric in experiment.metrics:
+        found = [value for value in values if value.metric == metric and value.dataset == experiment.data[0]]
+        points = [(experiment.labels[index], value) for index, value in enumerate(found) if value.ours is not None]
+        if points:
+            ours = np.array([value.ours for _, value in points], dtype=float)
+            ends = np.array([value.interval or (value.ours, value.ours) for _, value in points], dtype=float)
+            axes.errorbar(
+                [label for label, _ in points],
+                ours,
+                yerr=np.stack([ours - ends[:, 0], ends[:, 1] - ours]),
+                marker="o",
+                capsize=3,
+                label=METRICS[metric],
+            )
+    axes.set_xlabel(experiment.axis)
+    axes.set_ylabel("percent")
+    axes.set_title(experiment.title, fontsize=10)
+    if axes.has_data():
+        axes.legend()
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out)
+    return out.getvalue()
+
+
+def write_tables(plan: Plan, values: Sequence[Value]) -> list[Path]:
+    """Write the table as CSV and HTML, a curve as PNG too, and return the files."""
+    folder = plan.out / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = plan.experiment.name
+    written = [folder / f"{name}.csv", folder / f"{name}.html"]
+    write_text(written[0], as_csv(values))
+    write_text(written[1], as_html(plan, values))
+    if plan.experiment.kind == "curve":
+        written.append(folder / f"{name}.png")
+        write_bytes(written[-1], as_png(plan.experiment, values))
+    return written
