@@ -131,6 +131,19 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
+class CheckResultOptions:
+    """A ledger to look through.
+
+    Args:
+        file: a slice's .jsonl file, or a ledger's folder.
+        json: print what was found as JSON instead of a table.
+    """
+
+    file: Path = typed(word="FILE")
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """Runs to report on.
 
