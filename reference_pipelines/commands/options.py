@@ -144,6 +144,23 @@ class CheckResultOptions:
 
 
 @dataclass(frozen=True)
+class ClaimsOptions:
+    """A ledger that the papers' claims are judged by.
+
+    Args:
+        ledger: its folder, or a slice's .jsonl file.
+        scale: of the runs that count; every scale in the ledger when left out.
+        selection: by which rule their weights were chosen.
+        out: CSV file of every claim with its verdict.
+    """
+
+    ledger: Path = typed(word="LEDGER")
+    scale: str | None = None
+    selection: Literal["last", "held_out"] = "last"
+    out: Path | None = typed(None, metavar="FILE")
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """Runs to report on.
 

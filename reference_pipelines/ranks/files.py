@@ -45,7 +45,7 @@ def from_bytes(content: bytes) -> tuple[QueryRanks, np.ndarray]:
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            ranks = QueryRanks(*(arrays[name] for name in _ARRAYS), skipped=int(arrays["skipped"]))
+            ranks = QueryRanks(skipped=int(arrays["skipped"]), **{name: arrays[name] for name in _ARRAYS})
             precision = arrays["average_precision"]
     except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"it is no file of ranks ({error})") from None
