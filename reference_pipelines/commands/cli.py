@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import attnreid
 from attnreid.command_line import Command, Program, UserError
 from reference_pipelines.commands.options import (
+    CheckResultOptions,
+    ClaimsOptions,
     ClusterOptions,
     DemoOptions,
     DifficultyOptions,
@@ -50,6 +52,22 @@ COMMANDS = {
         ClusterOptions,
         "Clusters features by DBSCAN on k-reciprocal Jaccard distances, MLA's own pseudo-labels, and says how pure the "
         "clusters are where the people or the cameras are known.",
+    ),
+    "check-result": Command(
+        "a ledger's scores again, from its ranks, and what was changed in it",
+        f"{_HERE}.check_result:run",
+        CheckResultOptions,
+        "Computes every score of a ledger again from the ranks of the true matches, without images or weights, and "
+        "follows the digests from line to line. Exit status 1 if anything is wrong. A ledger that was wholly written "
+        "anew would not show: compare its heads with those that were published.",
+    ),
+    "claims": Command(
+        "what a ledger says of each claim of the papers",
+        f"{_HERE}.claims:run",
+        ClaimsOptions,
+        "Gives every comparison of both papers a verdict: reproduced, contradicted, undecided (and how many seeds "
+        "would decide), or not run. Runs are paired by query and seed; with fewer than 3 seeds nothing is decided. A "
+        "ledger that check-result finds wrong is refused.",
     ),
     "report": Command("one HTML file about finished runs", f"{_HERE}.report:run", ReportOptions),
     "data render": Command("render pedestrians in the Market-1501 layout", f"{_HERE}.data_render:run", RenderOptions),

@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from attnreid.files import write_text
 from reference_pipelines.commands.options import EvaluateOptions
+from reference_pipelines.config.loading import to_plain
 from reference_pipelines.config.sections import EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
@@ -17,6 +19,8 @@ from reference_pipelines.distributed.device import describe_hardware, pick_devic
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
+from reference_pipelines.ranks.files import write_ranks
+from reference_pipelines.ranks.scoring import QueryRanks
 from reference_pipelines.reporting.table import (
     chosen_on_the_test_set,
     format_camera_pairs,
@@ -25,7 +29,7 @@ from reference_pipelines.reporting.table import (
     name_data,
 )
 from reference_pipelines.retrieval import rerank
-from reference_pipelines.runs.folder import EVALUATIONS
+from reference_pipelines.runs.folder import EVALUATIONS, RANKS
 from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
 
@@ -38,6 +42,7 @@ def run(options: EvaluateOptions) -> None:
     Raises:
         UserError: no finished run, no data to test on, or a file that cannot be written.
     """
+    began = time.perf_counter()
     device = pick_device(options.device)
     run = open_run(options.checkpoint)
     _check_writable(options.out, run.folder / EVALUATIONS)
@@ -66,12 +71,15 @@ def run(options: EvaluateOptions) -> None:
         "scores": as_numbers(result),
         "unfinished": run.result.get("unfinished"),
         "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
+        "start_weights": run.result.get("weights_digest"),
         "hardware": describe_hardware(device),
+        "seconds": round(time.perf_counter() - began, 1),
         **provenance(),
+        "config": to_plain(run.config),
     }
     numbers["remarks"] = _remarks(run, data, left_out, numbers)
     _print(numbers, options)  # before it is written, so that a full disk does not take it along
-    _write(options.out or run.folder / EVALUATIONS / _file_name(numbers), numbers)
+    _write(options.out or run.folder / EVALUATIONS / _file_name(numbers), numbers, result.ranks)
 
 
 def _print(numbers: dict[str, Any], options: EvaluateOptions) -> None:
@@ -154,10 +162,11 @@ def _check_writable(out: Path | None, evaluations: Path) -> None:
         raise _not_written(out or evaluations, error) from None
 
 
-def _write(path: Path, numbers: Mapping[str, Any]) -> None:
+def _write(path: Path, numbers: Mapping[str, Any], ranks: QueryRanks) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(numbers, indent=2) + "\n")
+        standing = write_ranks(path.with_name(f"{path.stem}.{RANKS}"), ranks)
+        write_text(path, json.dumps({**numbers, "ranks": standing}, indent=2) + "\n")
     except OSError as error:
         raise _not_written(path, error) from None
 

@@ -131,6 +131,36 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
+class CheckResultOptions:
+    """A ledger to look through.
+
+    Args:
+        file: a slice's .jsonl file, or a ledger's folder.
+        json: print what was found as JSON instead of a table.
+    """
+
+    file: Path = typed(word="FILE")
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class ClaimsOptions:
+    """A ledger that the papers' claims are judged by.
+
+    Args:
+        ledger: its folder, or a slice's .jsonl file.
+        scale: of the runs that count; every scale in the ledger when left out.
+        selection: by which rule their weights were chosen.
+        out: CSV file of every claim with its verdict.
+    """
+
+    ledger: Path = typed(word="LEDGER")
+    scale: str | None = None
+    selection: Literal["last", "held_out"] = "last"
+    out: Path | None = typed(None, metavar="FILE")
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """Runs to report on.
 

@@ -96,6 +96,7 @@ def as_numbers(result: RetrievalResult) -> dict[str, Any]:
         **{f"rank{k}": value for k, value in result.cmc.items()},
         "mINP": result.mINP,
         "mAP_market": result.mAP_market,
+        "interval_market": None if result.interval_market is None else list(result.interval_market),
         **({} if single is None else {"single_shot": {f"rank{k}": value for k, value in single.items()}}),
         "queries": len(result.queries),
         "skipped": result.skipped,

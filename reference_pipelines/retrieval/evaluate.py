@@ -13,15 +13,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from reference_pipelines.ranks.scoring import QueryRanks, score
 from reference_pipelines.retrieval.distances import Distances, Metric, feature_distances, given_distances
 from reference_pipelines.retrieval.ranking import Labels, check_labels, collect_hits, distance_blocks, rank_matches
-from reference_pipelines.retrieval.scores import (
-    CameraPair,
-    bootstrap_interval,
-    by_query,
-    camera_pairs,
-    expected_average_precision,
-)
+from reference_pipelines.retrieval.scores import CameraPair, camera_pairs, expected_average_precision, query_ranks
 from reference_pipelines.retrieval.single_shot import SingleShot
 
 _EQUAL_COSINES = 2e-6  # what one float32 product leaves between equal ones
@@ -38,8 +33,10 @@ class RetrievalResult:
         mAP_market: mean of the average precision as Market-1501's evaluation code has it, by trapezoids: another
             number than mAP, not to be compared with it.
         interval: 95 % bootstrap interval of mAP over the queries; None of one query, which shows no spread.
+        interval_market: that of mAP_market.
         average_precision: (valid queries,) the average precision of each.
         queries: (valid queries,) their indices among the queries given.
+        ranks: where the true matches of these queries stand, from which all figures above can be computed again.
         skipped: queries left out because nothing in the gallery matches them.
         camera_pairs: the same by the query's and the matches' camera, for the pairs that have a match.
         single_shot_cmc: CMC after CUHK03's single-gallery-shot protocol; None where it was not asked for.
@@ -52,8 +49,10 @@ class RetrievalResult:
     mINP: float
     mAP_market: float
     interval: tuple[float, float] | None
+    interval_market: tuple[float, float] | None
     average_precision: np.ndarray
     queries: np.ndarray
+    ranks: QueryRanks
     skipped: int
     camera_pairs: tuple[CameraPair, ...]
     single_shot_cmc: dict[int, float] | None
@@ -133,26 +132,27 @@ def evaluate(
     hits = collect_hits(labels, found)
     if not len(hits.queries):
         raise ValueError(_no_match(labels))
-    ranked = by_query(hits)
-    precision = ranked.average_precision()
+    standing = query_ranks(hits, labels)
+    scores = score(standing, ranks)
     single = np.concatenate(drawn) if drawn else None
-    queries = hits.queries[ranked.starts]
-    remarks += _ties(np.concatenate(tied)[queries])
+    remarks += _ties(np.concatenate(tied)[standing.queries])
     for remark in remarks:
         warnings.warn(f"evaluate: {remark}", stacklevel=2)
     return RetrievalResult(
-        mAP=float(precision.mean()),
-        cmc=_cmc(ranked.first, ranks),
-        mINP=float(ranked.inverse_negative_penalty().mean()),
-        mAP_market=float(ranked.average_precision_market().mean()),
-        interval=bootstrap_interval(precision),
-        average_precision=precision,
-        queries=queries,
-        skipped=len(labels.query_ids) - len(precision),
+        mAP=scores.mAP,
+        cmc=scores.cmc,
+        mINP=scores.mINP,
+        mAP_market=scores.mAP_market,
+        interval=scores.interval,
+        interval_market=scores.interval_market,
+        average_precision=scores.average_precision,
+        queries=standing.queries,
+        ranks=standing,
+        skipped=standing.skipped,
         camera_pairs=()
         if gallery_cameras is None
         else camera_pairs(hits, labels.query_cameras, np.asarray(gallery_cameras)),
-        single_shot_cmc=None if single is None else _cmc(single, ranks),
+        single_shot_cmc=None if single is None else {k: float(np.mean(single < k)) for k in ranks},
         remarks=tuple(remarks),
     )
 
@@ -206,11 +206,6 @@ def ranked_matches(
 
 def _sizes(query_ids: ArrayLike, gallery_ids: ArrayLike) -> tuple[int, int]:
     return len(np.asarray(query_ids)), len(np.asarray(gallery_ids))
-
-
-def _cmc(firsts: np.ndarray, ranks: tuple[int, ...]) -> dict[int, float]:
-    """Return for each k the part of the 0-based ranks below it."""
-    return {k: float(np.mean(firsts < k)) for k in ranks}
 
 
 def _without_direction(query: ArrayLike | Tensor, gallery: ArrayLike | Tensor) -> list[str]:

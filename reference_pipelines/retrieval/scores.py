@@ -1,10 +1,11 @@
-"""What is made of the ranks of the true matches: precision, penalty, and how sure the mean is."""
+"""The matches by query and by camera, and what random rankings score."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from reference_pipelines.retrieval.ranking import Hits
+from reference_pipelines.ranks.scoring import QueryRanks, Ranked, starts_of
+from reference_pipelines.retrieval.ranking import Hits, Labels
 
 
 @dataclass(frozen=True)
@@ -29,65 +30,19 @@ class CameraPair:
     rank1: float
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """The ranks of the matches, grouped: by query, or by query and camera.
-
-    Args:
-        ranks: (H,) 0-based ranks, ascending within a group.
-        starts: (N,) where each group starts.
-    """
-
-    ranks: np.ndarray
-    starts: np.ndarray
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(N,) matches of each group."""
-        return np.diff(self.starts, append=len(self.ranks))
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """(H,) how many matches of its group stand before each."""
-        return np.arange(len(self.ranks)) - np.repeat(self.starts, self.sizes)
-
-    @property
-    def first(self) -> np.ndarray:
-        """(N,) ranks of the first matches."""
-        return self.ranks[self.starts]
-
-    @property
-    def last(self) -> np.ndarray:
-        """(N,) ranks of the last matches."""
-        return self.ranks[self.starts + self.sizes - 1]
-
-    def average_precision(self) -> np.ndarray:
-        """Return (N,) the mean of the precision at each match: of the area under the curve, its right corners."""
-        return self._mean((self.numbers + 1) / (self.ranks + 1))
-
-    def average_precision_market(self) -> np.ndarray:
-        """Return (N,) the average precision of Market-1501's evaluation code (Zheng et al., ICCV 2015).
-
-        It is the area under the curve by trapezoids: the mean over the matches of half the sum of the precision at
-        the match and of that just before it, which is 1 before the first image.
-        """
-        before = np.where(self.ranks > 0, self.numbers / np.maximum(self.ranks, 1), 1.0)
-        return self._mean(((self.numbers + 1) / (self.ranks + 1) + before) / 2)
-
-    def inverse_negative_penalty(self) -> np.ndarray:
-        """Return (N,) matches divided by the 1-based rank of the last: how far one must look to see all.
-
-        Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2021), Eq. 2 and 3.
-        """
-        return self.sizes / (self.last + 1)
-
-    def _mean(self, values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values, self.starts) / self.sizes
-
-
-def by_query(hits: Hits) -> Ranked:
+def query_ranks(hits: Hits, labels: Labels) -> QueryRanks:
     """Return the ranks by query; hits has at least one."""
-    return Ranked(hits.ranks, _starts(hits.queries))
+    ranked = _by_query(hits)
+    queries = hits.queries[ranked.starts]
+    _, dropped = labels.count_same_person()
+    return QueryRanks(
+        ranks=hits.ranks.astype(np.int32),
+        matches=ranked.sizes.astype(np.int32),
+        images=(len(labels.counted) - dropped[queries]).astype(np.int32),
+        queries=queries.astype(np.int32),
+        people=labels.query_ids[queries].astype(np.int64),
+        skipped=len(labels.query_ids) - len(queries),
+    )
 
 
 def camera_pairs(hits: Hits, query_cameras: np.ndarray, gallery_cameras: np.ndarray) -> tuple[CameraPair, ...]:
@@ -98,11 +53,11 @@ def camera_pairs(hits: Hits, query_cameras: np.ndarray, gallery_cameras: np.ndar
         query_cameras: (Q,) cameras.
         gallery_cameras: (G,) cameras.
     """
-    whole = by_query(hits)
+    whole = _by_query(hits)
     cameras, camera = np.unique(gallery_cameras[hits.images], return_inverse=True)
     order = np.lexsort((hits.ranks, camera, hits.queries))
     group = hits.queries * len(cameras) + camera[order]  # the order within a query changes alone
-    starts = _starts(group)
+    starts = starts_of(group)
     # The group's own matches count as before; the other cameras' before each are dropped.
     number = Ranked(hits.ranks, starts).numbers
     part = Ranked(hits.ranks[order] - whole.numbers[order] + number, starts)
@@ -115,18 +70,6 @@ def camera_pairs(hits: Hits, query_cameras: np.ndarray, gallery_cameras: np.ndar
         names = kinds[each // len(cameras)].item(), cameras[each % len(cameras)].item()
         result.append(CameraPair(*names, int(own.sum()), float(precision[own].mean()), float(found[own].mean())))
     return tuple(result)
-
-
-def bootstrap_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % percentile bootstrap interval of the mean of (n,) `values`; None of one value alone."""
-    if len(values) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    # A block of resamples at a time, so that a large query set does not fill the memory.
-    sizes = [min(64, resamples - start) for start in range(0, resamples, 64)]
-    means = [values[rng.integers(len(values), size=(size, len(values)))].mean(axis=1) for size in sizes]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def expected_average_precision(matches: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -144,6 +87,5 @@ def expected_average_precision(matches: np.ndarray, images: np.ndarray) -> np.nd
     return (harmonic + others * (images - harmonic)) / images
 
 
-def _starts(groups: np.ndarray) -> np.ndarray:
-    """Return where each run of equal values of a non-empty array starts."""
-    return np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+def _by_query(hits: Hits) -> Ranked:
+    return Ranked(hits.ranks, starts_of(hits.queries))

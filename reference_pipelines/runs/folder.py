@@ -22,6 +22,8 @@ except ImportError:  # Windows has none
 from attnreid.files import link_file, remove_drafts, write_bytes, write_text
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.errors import UserError, writing
+from reference_pipelines.ranks.files import write_ranks
+from reference_pipelines.ranks.scoring import QueryRanks
 from reference_pipelines.runs.checkpoints import (
     MODEL,
     Checkpoint,
@@ -37,6 +39,7 @@ from reference_pipelines.runs.state import TrainingState
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
 RESULT = "result.json"
+RANKS = "ranks.npz"
 EVALUATIONS = "evaluations"
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
@@ -92,7 +95,8 @@ class Run:
             clear_after(self.folder, epoch)
             for folder in (self.folder, self.folder / LABELS):
                 remove_drafts(folder)
-            (self.folder / RESULT).unlink(missing_ok=True)
+            for name in (RESULT, RANKS):
+                (self.folder / name).unlink(missing_ok=True)
             for path in (self.folder / LABELS).glob("epoch-*"):
                 if path.name > _labels_name(epoch):
                     path.unlink()
@@ -176,9 +180,12 @@ class Run:
                     folder.rmdir()
         return not self.folder.exists()
 
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the result with what it was measured by, and return it."""
-        complete = {**result, "seconds": round(self.seconds(), 1), **provenance(), "config": self.config}
+    def finish(self, result: Mapping[str, Any], ranks: QueryRanks) -> dict[str, Any]:
+        """Write the ranks that the final scores are made of, then the result, and return it."""
+        with writing(self.folder / RANKS):
+            standing = write_ranks(self.folder / RANKS, ranks)
+        complete = {**result, "ranks": standing, "seconds": round(self.seconds(), 1), **provenance()}
+        complete["config"] = self.config
         with writing(self.folder / RESULT):
             write_text(self.folder / RESULT, json.dumps(complete, indent=2))
         return complete

@@ -162,7 +162,7 @@ class Record:
             "train_seconds": round(run.train_seconds, 1),
             **extra,
         }
-        return self.processes.once(lambda: self.run.finish(written))
+        return self.processes.once(lambda: self.run.finish(written, result.ranks))
 
 
 def _scores(result: RetrievalResult | None) -> dict[str, float]:

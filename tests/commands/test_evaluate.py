@@ -15,6 +15,7 @@ from reference_pipelines.commands.cli import main
 from reference_pipelines.config.loading import load_config
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
+from reference_pipelines.ledger.recording import record
 from reference_pipelines.models import build_backbone
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.pipelines.opening import open_run
@@ -73,6 +74,24 @@ def test_on_its_own_data_the_scores_are_those_of_the_training(runs, pipeline):
     assert numbers["scores"] == result["final"]
     assert numbers["chance"] == result["chance"]
     assert numbers["trained_on"] == numbers["tested_on"] == result["data"]
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_run_and_its_evaluations_go_into_a_ledger_that_gives_their_scores_again(runs, domains, pipeline, capsys):
+    run, ledger = runs / pipeline, runs / "ledger"
+    assert main(["evaluate", str(run / "best.safetensors"), "--data", str(domains / "mall"), "--rerank"]) == 0
+    (numbers,) = (path for path in (run / "evaluations").glob("*.json"))
+    cell = {"paper": pipeline, "row": pipeline, "dataset": "plaza", "scale": "test"}
+    trained = record(ledger, "slice", run, cell=cell)
+    tested = record(ledger, "slice", numbers, cell=cell)
+    result, evaluation = (json.loads(path.read_text()) for path in (run / "result.json", numbers))
+    assert all(result["final"][name] == value for name, value in trained.scores.items())
+    assert all(evaluation["scores"][name] == value for name, value in tested.scores.items())
+    assert (trained.selection, tested.selection) == ("last", "oracle")
+    assert trained.config_sha256 == tested.config_sha256
+    assert trained.tested_on["fingerprint"] != tested.tested_on["fingerprint"]
+    assert main(["check-result", str(ledger)]) == 0
+    assert "1 slices, 2 lines, 1 of the slices sound" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

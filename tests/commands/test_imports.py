@@ -44,6 +44,8 @@ WORKING = {
     "report": ["torchvision", "torch._dynamo", "scipy", "sklearn", "numba", "tqdm"],
     "evaluate": ["torchvision", "torch._dynamo", "sklearn", "matplotlib", "jinja2"],
     "data_verify": ["torchvision", "torch._dynamo", "scipy", "numba", "matplotlib", "yaml"],
+    "check_result": ["torch", "torchvision", "scipy", "sklearn", "numba", "matplotlib", "yaml", "PIL"],
+    "claims": ["torch", "torchvision", "sklearn", "numba", "matplotlib", "PIL"],
     "apnet": ["torchvision", "torch._dynamo", "sklearn", "matplotlib", "jinja2"],
 }
 from importlib import import_module

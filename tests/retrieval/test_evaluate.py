@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reference_pipelines.ranks.scoring import bootstrap_interval
 from reference_pipelines.retrieval import CameraPair, chance_level, evaluate, ranked_matches, ranking
-from reference_pipelines.retrieval.scores import bootstrap_interval, expected_average_precision
+from reference_pipelines.retrieval.scores import expected_average_precision
 from tests.conftest import says
 from tests.oracles import retrieval as oracle
 from tests.retrieval.cases import Given, Labelled, clustered, labels, on_a_grid, with_distances
