@@ -90,13 +90,17 @@ def typed(
     default: Any = dataclasses.MISSING,
     *,
     word: str = "",
+    name: str = "",
     metavar: str = "",
     least: int | None = None,
     repeatable: bool = False,
     like: Callable[[str], bool] = lambda word: False,
 ) -> Any:
-    """Return a field of options with more than its type; `word` names one that stands without an option's name."""
-    told = {"word": word, "metavar": metavar, "least": least, "repeatable": repeatable, "like": like}
+    """Return a field of options with more than its type.
+
+    `word` names one that stands without an option's name, `name` the option where it is not the field's.
+    """
+    told = {"word": word or name, "metavar": metavar, "least": least, "repeatable": repeatable, "like": like}
     return field(default=default, metadata=told)
 
 

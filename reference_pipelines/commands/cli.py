@@ -16,6 +16,7 @@ from reference_pipelines.commands.options import (
     ExtractOptions,
     RenderOptions,
     ReportOptions,
+    ReproduceOptions,
     SearchOptions,
     VerifyOptions,
 )
@@ -68,6 +69,14 @@ COMMANDS = {
         "Gives every comparison of both papers a verdict: reproduced, contradicted, undecided (and how many seeds "
         "would decide), or not run. Runs are paired by query and seed; with fewer than 3 seeds nothing is decided. A "
         "ledger that check-result finds wrong is refused.",
+    ),
+    "reproduce": Command(
+        "an experiment of a paper by its name: trained, tested, and put beside the paper's numbers",
+        f"{_HERE}.reproduce:run",
+        ReproduceOptions,
+        "Trains what a table or figure needs, as many runs at once as there are cores, and writes the table: the "
+        'paper\'s number, ours with its interval, or "not run". Finished runs are taken over, interrupted ones gone '
+        "on with; every number goes into the ledger with what made it, and so does every failure.",
     ),
     "report": Command("one HTML file about finished runs", f"{_HERE}.report:run", ReportOptions),
     "data render": Command("render pedestrians in the Market-1501 layout", f"{_HERE}.data_render:run", RenderOptions),

@@ -37,13 +37,32 @@ class Job:
     console: Path
 
 
-def run_jobs(jobs: Sequence[Job]) -> None:
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed.
+
+    Args:
+        job: which.
+        reason: what it said.
+        seconds: that it took.
+    """
+
+    job: Job
+    reason: str
+    seconds: float
+
+
+def run_jobs(jobs: Sequence[Job], *, keep_going: bool = False) -> list[Failure]:
     """Run every job, as many at once as there are cores (one at a time on a CUDA device).
 
     Small networks gain little from a second thread, so a core each is the fastest way through several runs.
 
+    Args:
+        jobs: what to run.
+        keep_going: run the others where one fails, and return the failures.
+
     Raises:
-        UserError: a job failed; the sentence is the job's own. The others are stopped.
+        UserError: a job failed and was not to be passed over; the sentence is the job's own. The others are stopped.
     """
     cores = available_cores()
     together = 1 if torch.cuda.is_available() else max(1, min(cores, len(jobs)))
@@ -51,17 +70,25 @@ def run_jobs(jobs: Sequence[Job]) -> None:
     began = time.perf_counter()
     waiting = list(jobs)
     running: list[tuple[Job, subprocess.Popen[bytes]]] = []
+    started: dict[Path, float] = {}
+    failures: list[Failure] = []
     with progress_bar(None, sum(job.epochs for job in jobs), "train", unit="epoch") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < together:
                     job = waiting.pop(0)
+                    started[job.console] = time.perf_counter()
                     running.append((job, _start(job, environment)))
                 time.sleep(_POLL_SECONDS)
                 for job, process in [(job, process) for job, process in running if process.poll() is not None]:
                     running.remove((job, process))
-                    _check(job, process.returncode)
-                    tqdm.write(f"  {job.title} is done, {time.perf_counter() - began:.0f} s after the first began")
+                    said = _failure(job, process.returncode)
+                    if said is not None and not keep_going:
+                        raise UserError(f"{job.title}: {said}")
+                    if said is not None:
+                        failures.append(Failure(job, said, time.perf_counter() - started[job.console]))
+                    how = "is done" if said is None else f"failed: {said}"
+                    tqdm.write(f"  {job.title} {how}, {time.perf_counter() - began:.0f} s after the first began")
                 bar.set_postfix_str(", ".join(job.title for job, _ in running), refresh=False)
                 bar.update(sum(_epochs_done(job) for job in jobs) - bar.n)
         finally:
@@ -69,6 +96,7 @@ def run_jobs(jobs: Sequence[Job]) -> None:
                 process.terminate()
             for _, process in running:
                 process.wait()
+    return failures
 
 
 def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -83,12 +111,13 @@ def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         )
 
 
-def _check(job: Job, status: int) -> None:
+def _failure(job: Job, status: int) -> str | None:
+    """Return what a job that is over failed with, if it did."""
     if status == 0:
-        return
+        return None
     lines = job.console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = lines[-1].removeprefix("error: ") if lines and lines[-1].startswith("error: ") else f"exit status {status}"
-    raise UserError(f"{job.title}: {said} (all it printed is in {job.console})")
+    return f"{said} (all it printed is in {job.console})"
 
 
 def _epochs_done(job: Job) -> int:

@@ -69,11 +69,15 @@ class Recipe:
         pipeline: "apnet" or "mla".
         config: a shipped recipe of it.
         change: keys of that and their values.
+        minutes: of a run on one core of two, as measured; None where nobody has.
+        megabytes: of its folder, as measured.
     """
 
     pipeline: str
     config: str
     change: Mapping[str, Any] = field(default_factory=dict)
+    minutes: float | None = None
+    megabytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Scale:
         images: what is rendered for each data set; empty where the data sets themselves are read.
         source: recipe whose weights unsupervised training starts from, where it does not start from ImageNet's.
         folders: names under which each data set may lie in --data.root.
-        on: further keys for a data set and a recipe.
+        exceptions: further keys for a data set and a recipe.
     """
 
     name: str
@@ -96,7 +100,7 @@ class Scale:
     images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     source: Recipe | None = None
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    on: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    exceptions: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def why_not(self, row: Row, dataset: str) -> str | None:
         """Return why a cell cannot be run at this scale; None where it can."""
@@ -145,9 +149,9 @@ def find_experiment(name: str) -> Experiment:
 
 
 def _experiment(name: str, **fields: Any) -> Experiment:
-    own = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    own: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     own["rows"] = tuple(rows()[name.partition(".")[0], row] for row in own["rows"])
-    return Experiment(name, **own)
+    return Experiment(name=name, **own)
 
 
 def _scale(

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Run:
     arguments: tuple[str, ...]
     folder: Path
 
-    @property
+    @cached_property
     def config(self) -> Any:
         """What it is trained with."""
         return load_config(PIPELINES[self.pipeline].config, self.arguments, recipes=PIPELINES[self.pipeline].recipes)
@@ -154,7 +155,7 @@ class Plan:
         if reason is not None:
             return Cell(row, dataset, seed, None, reason=reason)
         recipe = self.scale.recipes[row.recipe]
-        more = self.scale.on.get(trained, {}).get(row.recipe, {})
+        more = self.scale.exceptions.get(trained, {}).get(row.recipe, {})
         run = self._run(f"{row.name} on {trained}", recipe, {**more, **row.change}, trained, seed)
         return Cell(row, dataset, seed, run, test)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -101,11 +102,11 @@ def _value(cells: Sequence[Cell], metric: str, paper: float | None) -> Value:
     return Value(row, dataset, metric, paper, float(np.mean(numbers)), interval, len(numbers), runs)
 
 
-def _scores(cell: Cell) -> dict | None:  # type: ignore[type-arg]
+def _scores(cell: Cell) -> dict[str, Any] | None:
     if cell.result is None or not cell.result.is_file():
         return None
     content = json.loads(cell.result.read_text(encoding="utf-8"))
-    scores: dict = content["final"] if cell.test is None else content["scores"]  # type: ignore[type-arg]
+    scores: dict[str, Any] = content["final"] if cell.test is None else content["scores"]
     return scores
 
 
@@ -129,9 +130,7 @@ def as_text(plan: Plan, values: Sequence[Value]) -> str:
     for row, dataset, found in _lines(plan, values):
         shown = [text for value in found for text in (value.paper_shown or "-", value.shown)]
         rows.append([row, dataset, *shown])
-    table = format_table(rows, [*headings, "seeds"] if any(value.seeds for value in values) else headings) if False else (
-        format_table(rows, headings)
-    )
+    table = format_table(rows, headings)
     reasons = sorted({f"{value.dataset}: {value.reason}" for value in values if value.reason})
     return "\n".join([table, *(f"not run: {reason}" for reason in reasons)])
 
@@ -148,9 +147,8 @@ def as_csv(values: Sequence[Value]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["row", "dataset", "metric", "paper", "ours", "low", "high", "seeds", "runs"])
     for value in values:
-        low, high = value.interval or ("", "")
         ours = NOT_RUN if value.ours is None else round(value.ours, 3)
-        ends = [end if end == "" else round(end, 3) for end in (low, high)]
+        ends = ["", ""] if value.interval is None else [round(end, 3) for end in value.interval]
         paper = "" if value.paper is None else value.paper
         writer.writerow([value.row, value.dataset, value.metric, paper, ours, *ends, value.seeds, " ".join(value.runs)])
     return out.getvalue()

@@ -1,0 +1,163 @@
+"""An experiment from its images to its table and the ledger, on miniatures; a second call does nothing again."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reference_pipelines.commands.cli import main
+from reference_pipelines.experiments.jobs import Failure
+from reference_pipelines.ledger.verifying import verify
+from reference_pipelines.reproduction import running
+from reference_pipelines.reproduction.catalogue import Experiment, Recipe, Row, Scale
+from reference_pipelines.reproduction.cells import Plan
+from reference_pipelines.reproduction.running import run_plan
+from reference_pipelines.reproduction.table import as_csv, as_html, as_png, as_text, values_of, write_tables
+from tests.conftest import says
+
+FEW = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
+QUICK = {"data.image_size": [32, 16], "optimizer.epochs": 1, "optimizer.milestones": [], "sampler.ids": 4}
+CLUSTERED = {"clustering.k1": 6, "clustering.k2": 2, "clustering.min_samples": 2, "iterations": 2}
+SCALE = Scale(
+    "mini",
+    "miniatures",
+    {
+        "apnet_c": Recipe("apnet", "demo", QUICK, minutes=0.1, megabytes=30),
+        "mla": Recipe("mla", "demo", {**QUICK, **CLUSTERED}),
+    },
+    images={
+        "Market-1501": {**FEW, "domain": "mall", "seed": 0},
+        "DukeMTMC-reID": {**FEW, "domain": "plaza", "seed": 2},
+        "source": {**FEW, "domain": "plaza", "seed": 1},
+    },
+    source=Recipe("apnet", "demo", {**QUICK, "attention.preset": "none"}),
+)
+PLAIN = Row("APNet_0", "apnet", "apnet_c", {"attention.preset": "none"})
+PYRAMID = Row("APNet-C_2", "apnet", "apnet_c")
+BASELINE = Row("baseline", "mla", "mla", {"attention.preset": "none"})
+BROKEN = Row("broken", "apnet", "apnet_c", {"optimizer.learning_rate": 1e30})
+
+
+def planned(out, rows, data=("Market-1501",), *, seeds=1, kind="scores", **options):
+    experiment = Experiment("apnet.mini", "A miniature", tuple(rows), data, ("mAP", "rank1"), kind, **options)
+    return Plan(experiment, SCALE, out, seeds=seeds)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Run jobs in this process, which has imported everything; return the commands."""
+    commands = []
+
+    def run(jobs, *, keep_going):
+        assert keep_going
+        failures = []
+        for job in jobs:
+            commands.append(job.command)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["attnreid-pipelines", *job.command])
+                if main(job.command) != 0:
+                    failures.append(Failure(job, "it failed", 1.0))
+        return failures
+
+    monkeypatch.setattr(running, "run_jobs", run)
+    return commands
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    def read():
+        slices = verify(tmp_path / "ledger")
+        assert all(each.sound for each in slices)
+        return [entry for each in slices for entry in each.entries]
+
+    return read
+
+
+def test_an_experiment_ends_in_its_table_and_the_ledger_and_is_not_run_twice(tmp_path, here, ledger):
+    plan = planned(tmp_path, [PLAIN, BASELINE], seeds=2)
+    assert run_plan(plan) == []
+    assert [command[:2] for command in here] == [
+        ["train", "apnet"],
+        *[["train", kind] for kind in ("apnet", "mla")] * 2,
+    ]
+    lines = ledger()
+    assert {(line.cell["row"], line.seed, line.cell["scale"]) for line in lines} == {
+        (row, seed, "mini") for row in ("APNet_0", "baseline") for seed in (1, 2)
+    }
+    results = {(cell.row.name, cell.seed): json.loads(cell.result.read_text())["final"]["mAP"] for cell in plan.cells}
+    for line in lines:
+        assert line.scores["mAP"] == pytest.approx(results[line.cell["row"], line.seed])
+    value = next(value for value in values_of(plan) if (value.row, value.metric) == ("APNet_0", "mAP"))
+    ours = 100 * np.array([results["APNet_0", 1], results["APNet_0", 2]])
+    assert value.ours == pytest.approx(ours.mean())
+    half = stats.sem(ours) * 12.706  # Student's t of one degree of freedom
+    assert value.interval == pytest.approx((ours.mean() - half, ours.mean() + half), abs=0.01)
+    assert (value.paper, value.seeds) == (87.8, 2)
+    here.clear()
+    assert run_plan(planned(tmp_path, [PLAIN, BASELINE], seeds=2)) == []
+    assert here == []
+    assert len(ledger()) == 4
+
+
+def test_a_run_that_was_cut_off_is_gone_on_with(tmp_path, here):
+    plan = planned(tmp_path, [PLAIN])
+    run_plan(plan)
+    (run,) = plan.runs
+    (run.folder / "result.json").unlink()
+    here.clear()
+    run_plan(planned(tmp_path, [PLAIN]))
+    assert here == [["resume", str(run.folder)]]
+    assert run.done
+
+
+def test_a_failure_stays_in_the_ledger_and_the_others_go_on(tmp_path, here, ledger, capsys):
+    plan = planned(tmp_path, [BROKEN, PLAIN])
+    (failure,) = run_plan(plan)
+    assert failure.job.folder == plan.runs[0].folder
+    failed, done = sorted(ledger(), key=lambda line: line.source != "failure")
+    assert (failed.cell["row"], failed.scores, failed.failure) == ("broken", None, "it failed")
+    assert done.cell["row"] == "APNet_0"
+    shown = as_text(plan, values_of(plan))
+    assert says(shown, "broken", "-", "not run")
+
+
+def test_across_domains_a_run_is_tested_on_the_other(tmp_path, here, ledger):
+    plan = planned(tmp_path, [PYRAMID], ("Market-1501 to DukeMTMC-reID",))
+    run_plan(plan)
+    assert [command[0] for command in here] == ["train", "evaluate"]
+    (line,) = ledger()
+    assert (line.source, line.cell["dataset"]) == ("evaluation", "Market-1501 to DukeMTMC-reID")
+    scores = json.loads(plan.cells[0].result.read_text())["scores"]
+    (value, _) = values_of(plan)
+    assert (value.paper, value.ours) == (21.3, pytest.approx(100 * scores["mAP"]))
+    assert value.ours != pytest.approx(
+        100 * json.loads((plan.runs[0].folder / "result.json").read_text())["final"]["mAP"]
+    )
+
+
+def test_the_tables(tmp_path, here):
+    plan = planned(tmp_path, [PLAIN, PYRAMID], kind="curve", labels=("0", "2"), axis="levels")
+    nothing = values_of(plan)
+    assert [value.shown for value in nothing] == ["not run"] * 4
+    assert "not run" in as_csv(nothing)
+    run_plan(Plan(plan.experiment, SCALE, tmp_path, only=["APNet_0"]))
+    values = values_of(plan)
+    lines = list(csv.DictReader(as_csv(values).splitlines()))
+    assert [(line["row"], line["metric"], line["paper"], line["ours"] == "not run") for line in lines] == [
+        ("APNet_0", "mAP", "87.8", False),
+        ("APNet_0", "rank1", "95.0", False),
+        ("APNet-C_2", "mAP", "90.5", True),
+        ("APNet-C_2", "rank1", "96.2", True),
+    ]
+    assert lines[0]["runs"] == plan.runs[0].folder.name
+    assert float(lines[0]["low"]) <= float(lines[0]["ours"]) <= float(lines[0]["high"])
+    page = as_html(plan, values)
+    assert says(page, "APNet_0", "87.8", values[0].shown)
+    assert "stand-in" in page
+    assert "<script" not in page
+    assert "http" not in page
+    assert as_png(plan.experiment, values).startswith(b"\x89PNG")
+    assert [path.suffix for path in write_tables(plan, values)] == [".csv", ".html", ".png"]
