@@ -13,6 +13,7 @@ from reference_pipelines.commands.options import (
     DemoOptions,
     DifficultyOptions,
     EvaluateOptions,
+    ExportOptions,
     ExtractOptions,
     RenderOptions,
     ReportOptions,
@@ -69,6 +70,13 @@ COMMANDS = {
         "Gives every comparison of both papers a verdict: reproduced, contradicted, undecided (and how many seeds "
         "would decide), or not run. Runs are paired by query and seed; with fewer than 3 seeds nothing is decided. A "
         "ledger that check-result finds wrong is refused.",
+    ),
+    "export": Command(
+        "a network as a file that runs without this package: ONNX, or torch's exported program",
+        f"{_HERE}.export:run",
+        ExportOptions,
+        "The file takes any number of images and gives unit features. It is written once its features are the "
+        "network's own: an ONNX file is run by onnxruntime. Its metadata say how images are prepared.",
     ),
     "reproduce": Command(
         "an experiment of a paper by its name: trained, tested, and put beside the paper's numbers",

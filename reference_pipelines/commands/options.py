@@ -82,6 +82,27 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True)
+class ExportOptions:
+    """A trained network, and the files to write.
+
+    Args:
+        model: run folder, or a weights file.
+        onnx: ONNX file to write.
+        torch_export: file to write with torch.export.save.
+        fold: fold attention first, the same features from fewer operations.
+        preprocessing: take uint8 images of the network's size and normalise them inside.
+        flip: add the features of each image's mirror, or --no-flip; as trained if left out.
+    """
+
+    model: Path = typed(word="MODEL")
+    onnx: Path | None = typed(None, metavar="FILE")
+    torch_export: Path | None = typed(None, metavar="FILE")
+    fold: bool = False
+    preprocessing: bool = False
+    flip: bool | None = None
+
+
+@dataclass(frozen=True)
 class SearchOptions:
     """Images to search for, and where.
 

@@ -192,12 +192,16 @@ class EvaluationConfig:
         every: evaluate after every so many epochs; the last epoch is always evaluated.
         flip: add the features of each image and of its mirror.
         batch_size: images a batch in extraction.
+        held_out: training people that are not trained on but scored on with every evaluation; held_out.safetensors has
+            the weights that were best on them, chosen without the test set. Their labels are used, also by mla.
     """
 
     every: int = 10
     flip: bool = True
     batch_size: int = 128
+    held_out: int = 0
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "evaluation.every must be at least 1", self.every)
         require(self.batch_size >= 1, "evaluation.batch_size must be at least 1", self.batch_size)
+        require(self.held_out >= 0, "evaluation.held_out must be at least 0", self.held_out)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -227,7 +227,8 @@ def _write(found: Slice, fields: Mapping[str, Any], ranks: QueryRanks | None) ->
 
 def _write_at(path: Path, offset: int, content: bytes) -> None:
     """Have a file end in `content` from `offset` on; where that fails it ends there without it."""
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+    path.touch()
+    with path.open("r+b", buffering=0) as file:
         if os.fstat(file.fileno()).st_size < offset:
             raise UserError(
                 f"ledger: {path} must have the {offset} bytes that the lines name, it is shorter; restore it or begin "
@@ -253,7 +254,8 @@ def _locked(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -9,13 +9,17 @@ from typing import Any
 from reference_pipelines.errors import UserError
 from reference_pipelines.ledger.chain import append
 from reference_pipelines.ledger.entry import Entry, Selection, config_digest, recipe_digest
-from reference_pipelines.ledger.verifying import differences, scores_of
+from reference_pipelines.ledger.verifying import cmc_of, differences, scores_of
 from reference_pipelines.ranks.files import from_bytes
 from reference_pipelines.ranks.scoring import QueryRanks
-from reference_pipelines.runs.folder import BEST, RESULT, WEIGHTS
+from reference_pipelines.runs.folder import BEST, HELD_OUT, RESULT, WEIGHTS
 from reference_pipelines.runs.provenance import file_digest, provenance
 
-_SELECTION: dict[str, Selection] = {Path(WEIGHTS).stem: "last", Path(BEST).stem: "oracle"}
+_SELECTION: dict[str, Selection] = {
+    Path(WEIGHTS).stem: "last",
+    Path(HELD_OUT).stem: "held_out",
+    Path(BEST).stem: "oracle",
+}
 _KEPT = ("title", "pipeline", "command", "config", "hardware", "versions", "commit", "code", "seconds", "remarks")
 
 
@@ -40,8 +44,8 @@ def record(ledger: Path, slice_name: str, source: Path, *, cell: Mapping[str, st
     ranks, precision = _ranks_of(path, result)
     evaluated = "tested_on" in result
     scores = result["scores"] if evaluated else result["final"]
-    again = scores_of(ranks, tuple(int(name[4:]) for name in scores if name[:4] == "rank" and name[4:].isdigit()))
-    wrong = next(differences({name: scores.get(name) for name in again}, ranks, precision), None)
+    again = scores_of(ranks, cmc_of(scores))
+    wrong = next(differences({name: scores.get(name) for name in again}, again, ranks, precision), None)
     if wrong is not None:
         raise UserError(f"ledger: the scores of {path} must be those of its ranks, and {wrong}; evaluate it again")
     fields = _of_evaluation(result) if evaluated else _of_run(path.parent, result)

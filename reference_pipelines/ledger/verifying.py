@@ -140,18 +140,26 @@ def _check_entry(path: Path, entry: Entry, end: int) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
         return
-    yield from differences(entry.scores or {}, ranks, precision)
+    told = entry.scores or {}
+    yield from differences(told, scores_of(ranks, cmc_of(told)), ranks, precision)
 
 
-def differences(scores: Mapping[str, Any], ranks: QueryRanks, precision: np.ndarray) -> Iterator[str]:
+def cmc_of(scores: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the k of the CMC@k among some scores."""
+    return tuple(int(name[4:]) for name in scores if name[:4] == "rank" and name[4:].isdecimal() and len(name) < 12)
+
+
+def differences(
+    scores: Mapping[str, Any], again: Mapping[str, Any], ranks: QueryRanks, precision: np.ndarray
+) -> Iterator[str]:
     """Yield each score that is not what the ranks give.
 
     Args:
         scores: as a line has them.
+        again: as the ranks give them.
         ranks: of the true matches.
         precision: (N,) the average precision of each query, as it stands beside the ranks.
     """
-    again = scores_of(ranks, tuple(int(name[4:]) for name in scores if name[4:].isdigit() and name[:4] == "rank"))
     for name in again:
         if name not in scores:
             yield f"it has no {name}"

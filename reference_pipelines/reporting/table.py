@@ -38,6 +38,7 @@ EVALUATION_HEADINGS = (
 
 _LAST = "model"  # the weights that a run ends with, which need not be named
 _BEST = "best"  # those of the epoch with the highest mAP on the test set
+_HELD_OUT = "held_out"  # those with the highest on training people who were held out
 NONE = "-"  # what was not measured or cannot be said
 
 
@@ -171,6 +172,8 @@ def name_weights(name: str, trained_on: Mapping[str, Any], tested_on: Mapping[st
     """
     if name == _LAST:
         return ""
+    if name == _HELD_OUT:
+        return "chosen on held-out training people"
     if name != _BEST:
         return name
     return f"{name}, chosen on {'this' if chosen_on_the_test_set(name, trained_on, tested_on) else 'its own'} test set"

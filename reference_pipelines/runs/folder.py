@@ -33,6 +33,7 @@ from reference_pipelines.runs.checkpoints import (
     saved_epochs,
     write_checkpoint,
 )
+from reference_pipelines.runs.description import RunDescription
 from reference_pipelines.runs.provenance import provenance
 from reference_pipelines.runs.state import TrainingState
 
@@ -43,6 +44,7 @@ RANKS = "ranks.npz"
 EVALUATIONS = "evaluations"
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
+HELD_OUT = "held_out.safetensors"
 LABELS = "pseudo_labels"
 
 
@@ -101,7 +103,7 @@ class Run:
                 if path.name > _labels_name(epoch):
                     path.unlink()
             self._write_config()
-            self._write_log_and_weights(epoch, checkpoint.state.log, best=run.best.get("epoch") == epoch)
+            self._write_log_and_weights(epoch, checkpoint.state.log, named_after(run))
 
     def _take_lock(self) -> None:
         """Keep every other process from training in the folder, where the platform and the file system can."""
@@ -132,21 +134,21 @@ class Run:
         """Return the seconds that the run has taken, those before an interruption included."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def save(self, model: nn.Module, state: TrainingState, *, best: bool) -> None:
+    def save(self, model: nn.Module, state: TrainingState) -> None:
         """Save an epoch: its checkpoint, the weights under their name, and the log.
 
         Args:
             model: the network.
-            state: what the next epoch depends on besides; an epoch that is saved already is replaced.
-            best: whether these are the best weights so far.
+            state: what the next epoch depends on besides; an epoch that is saved already is replaced. By its
+                description these may be the best weights so far.
         """
         write_checkpoint(self.folder, model, state)
         with writing(self.folder):
-            self._write_log_and_weights(state.description.epoch, state.log, best=best)
+            self._write_log_and_weights(state.description.epoch, state.log, named_after(state.description))
 
-    def _write_log_and_weights(self, epoch: int, log: Sequence[Mapping[str, Any]], *, best: bool) -> None:
+    def _write_log_and_weights(self, epoch: int, log: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
         weights = place_of(self.folder, epoch) / MODEL
-        for name in (WEIGHTS, BEST) if best else (WEIGHTS,):
+        for name in names:
             link_file(self.folder / name, weights)
         write_text(self.folder / LOG, "".join(json.dumps(entry) + "\n" for entry in log))
 
@@ -173,7 +175,7 @@ class Run:
             remove_drafts(self.folder)
             for path in (self.folder / LABELS).glob("*"):
                 path.unlink()
-            for name in (CONFIG, LOG, WEIGHTS, BEST):
+            for name in (CONFIG, LOG, WEIGHTS, BEST, HELD_OUT):
                 (self.folder / name).unlink(missing_ok=True)
             for folder in (self.folder / LABELS, self.folder):
                 if folder.exists():
@@ -189,6 +191,13 @@ class Run:
         with writing(self.folder / RESULT):
             write_text(self.folder / RESULT, json.dumps(complete, indent=2))
         return complete
+
+
+def named_after(run: RunDescription) -> list[str]:
+    """Return the files that the weights of a run's last epoch go to: its own, and those that it is the best for."""
+    best = run.best
+    chosen = {BEST: best.get("epoch"), HELD_OUT: best.get("held_out", {}).get("epoch")}
+    return [WEIGHTS, *(name for name, epoch in chosen.items() if epoch == run.epoch)]
 
 
 def resume_command(folder: Path) -> str:

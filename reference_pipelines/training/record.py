@@ -93,6 +93,7 @@ class Record:
         result: RetrievalResult | None,
         labels: np.ndarray | None = None,
         learnt: Mapping[str, Tensor] | None = None,
+        held_out: RetrievalResult | None = None,
     ) -> None:
         """Log an epoch and save all that the next one depends on.
 
@@ -100,14 +101,16 @@ class Record:
             trainer: has the network and what trains it.
             entry: for the line of the log.
             result: of the evaluation, where the epoch was evaluated.
+            held_out: of that on the people who are held out, if there are any.
             labels: pseudo-labels (N,) that it was trained on.
             learnt: tensors of its objective.
         """
         seconds = self.run.seconds()
-        entry = {"epoch": self.description.epoch, **entry, **_scores(result), "seconds": round(seconds, 2)}
+        scores = {**_scores(result), **_of_held_out(held_out)}
+        entry = {"epoch": self.description.epoch, **entry, **scores, "seconds": round(seconds, 2)}
         self.log.append(entry)
         self.description = replace(self.description, seconds=seconds)
-        best = self._note_scores(result)
+        self._note_scores(result, held_out)
         state = TrainingState(
             description=self.description,
             log=self.log,
@@ -122,27 +125,30 @@ class Record:
         def save() -> None:
             if labels is not None:
                 self.run.save_labels(self.description.epoch, labels)
-            self.run.save(trainer.model, state, best=best)
+            self.run.save(trainer.model, state)
 
         self.processes.once(save)
         self.say("  ".join(f"{name} {_short(value)}" for name, value in entry.items() if value is not None))
 
-    def complete_epoch(self, trainer: Trainer, checkpoint: Checkpoint, result: RetrievalResult) -> None:
+    def complete_epoch(
+        self, trainer: Trainer, checkpoint: Checkpoint, result: RetrievalResult, held_out: RetrievalResult | None
+    ) -> None:
         """Add scores to the last epoch, saved by `checkpoint`: it was not meant to be the last and so not evaluated."""
-        self.log[-1] |= _scores(result)
-        best = self._note_scores(result)
+        self.log[-1] |= {**_scores(result), **_of_held_out(held_out)}
+        self._note_scores(result, held_out)
         state = replace(checkpoint.state, description=self.description, log=self.log)
-        self.processes.once(lambda: self.run.save(trainer.model, state, best=best))
+        self.processes.once(lambda: self.run.save(trainer.model, state))
 
-    def _note_scores(self, result: RetrievalResult | None) -> bool:
-        """Note the last epoch's scores, if there are any, and return whether they are the best so far."""
+    def _note_scores(self, result: RetrievalResult | None, held_out: RetrievalResult | None) -> None:
+        """Note the last epoch's scores, if there are any, and whether they are the best so far."""
         if result is None:
-            return False
-        epoch = self.description.epoch
-        best = result.mAP > self.description.best.get("mAP", -1.0)
-        kept = {"epoch": epoch, "mAP": result.mAP} if best else self.description.best
-        self.description = replace(self.description, scored={"epoch": epoch, **_scores(result)}, best=kept)
-        return best
+            return
+        epoch, best = self.description.epoch, dict(self.description.best)
+        if result.mAP > best.get("mAP", -1.0):
+            best |= {"epoch": epoch, "mAP": result.mAP}
+        if held_out is not None and held_out.mAP > best.get("held_out", {}).get("mAP", -1.0):
+            best["held_out"] = {"epoch": epoch, "mAP": held_out.mAP}
+        self.description = replace(self.description, scored={"epoch": epoch, **_scores(result)}, best=best)
 
     def finish(self, result: RetrievalResult, more_remarks: Sequence[str], **extra: Any) -> dict[str, Any]:
         """Write the result of the run, and return it."""
@@ -154,10 +160,13 @@ class Record:
             *more_remarks,
         ]
         kept = ("pipeline", "title", "recipe", "data", "weights", "chance", "hardware", "weights_digest", "start")
+        best = {**run.best, "chosen_on": "the test set: best.safetensors has the highest mAP on it"}
+        if "held_out" in best:
+            best["held_out"] = {**best["held_out"], "chosen_on": "training people who were held out"}
         written = {
             **{name: getattr(run, name) for name in (*kept, "processes", "resumed")},
             "remarks": said,
-            "best": {**run.best, "chosen_on": "the test set: best.safetensors has the highest mAP on it"},
+            "best": best,
             "final": scores,
             "train_seconds": round(run.train_seconds, 1),
             **extra,
@@ -167,6 +176,10 @@ class Record:
 
 def _scores(result: RetrievalResult | None) -> dict[str, float]:
     return {} if result is None else {"mAP": result.mAP, "rank1": result.cmc[1]}
+
+
+def _of_held_out(result: RetrievalResult | None) -> dict[str, float]:
+    return {} if result is None else {"held_out_mAP": result.mAP}
 
 
 def _short(value: Any) -> str:

@@ -25,6 +25,7 @@ from reference_pipelines.runs.checkpoints import Checkpoint
 from reference_pipelines.runs.folder import Run
 from reference_pipelines.runs.state import seed_generators
 from reference_pipelines.training.describing import describe_run, go_on
+from reference_pipelines.training.held_out import hold_out
 from reference_pipelines.training.images import check_that_all_decode, check_the_same, read_images
 from reference_pipelines.training.loop import Objective, Trainer
 from reference_pipelines.training.pipeline_config import PipelineConfig, with_absolute_paths
@@ -37,6 +38,13 @@ class Tested(NamedTuple):
     query: Tensor
     gallery: Tensor
     result: RetrievalResult
+
+
+class _Scores(NamedTuple):
+    """The test, and the result on the people who are held out, if there are any."""
+
+    tested: Tested
+    held_out: RetrievalResult | None
 
 
 class Session:
@@ -77,22 +85,25 @@ class Session:
         """
         config, processes, checkpoint = self.config, self.processes, self.checkpoint
         self.device = processes.together(lambda: pick_device(config.device, processes.local_rank))
-        self.data, left_out = read_images(config.data, processes)
+        whole, left_out = read_images(config.data, processes)
         before = None if checkpoint is None else checkpoint.state.description.fingerprint
-        check_the_same(config.data.root, self.data.fingerprint(), before, processes)
+        check_the_same(config.data.root, whole.fingerprint(), before, processes)
+        self.data, apart = hold_out(whole, config.evaluation.held_out, config.seed)
         config.check_data(self.data)
-        self.evaluator = Evaluator(self.data, config.data, config.evaluation, self.device, processes)
-        run, log = describe_run(self.pipeline, config, self.data, left_out, self.evaluator), []
+        testing = config.data, config.evaluation, self.device, processes
+        self.evaluator = Evaluator(whole, *testing)
+        self._held_out = None if apart is None else Evaluator(apart, *testing)
+        run, log = describe_run(self.pipeline, config, whole, left_out, self.evaluator), []
         if checkpoint is not None:
             run, log = go_on(run, checkpoint, self.changed), checkpoint.state.log
         self.record = Record(Run(self.out, config), run, log, processes)
         for remark in run.remarks:
             self.record.warn(remark)
-        self.record.say(f"{run.title}: {self.data}, fingerprint {run.fingerprint}")
+        self.record.say(f"{run.title}: {whole}, fingerprint {run.fingerprint}")
         self.record.open(checkpoint)
         try:
             if checkpoint is None and not config.data.skip_corrupt:  # a resumed run has read them
-                check_that_all_decode(self.data, config.data.workers, processes)
+                check_that_all_decode(whole, config.data.workers, processes)
             seed_generators(config.seed)
         except BaseException as error:
             self.record.close(error)
@@ -128,9 +139,10 @@ class Session:
         if checkpoint is not None:
             self._restore(checkpoint)
         else:
-            result = self.evaluator(self.model)
+            scores = self._evaluate()
+            result = scores.tested.result
             self.record.description = replace(self.record.description, start=as_numbers(result))
-            self.record.end_epoch(self.trainer, {}, result)
+            self.record.end_epoch(self.trainer, {}, result, held_out=scores.held_out)
         self._began = time.perf_counter()
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -207,26 +219,27 @@ class Session:
             run, epoch=run.epoch + 1, measured=dict(measured or {}), train_seconds=run.train_seconds + seconds
         )
         last = self.epoch == config.optimizer.epochs
-        result = self._evaluate().result if last or self.epoch % config.evaluation.every == 0 else None
+        scores = self._evaluate() if last or self.epoch % config.evaluation.every == 0 else None
         entry = {"loss": loss, "learning_rate": rate, **objective.measured(), **(measured or {})}
-        self.record.end_epoch(self.trainer, entry, result, labels, learnt)
+        result, held_out = (None, None) if scores is None else (scores.tested.result, scores.held_out)
+        self.record.end_epoch(self.trainer, entry, result, labels, learnt, held_out)
         self._began = time.perf_counter()
 
-    def _evaluate(self) -> Tested:
+    def _evaluate(self) -> _Scores:
         query, gallery = self.evaluator.features(self.model)
         tested = Tested(query, gallery, self.evaluator.score(query, gallery))
         if self.epoch == self.config.optimizer.epochs:
             self._tested = tested
-        return tested
+        return _Scores(tested, None if self._held_out is None else self._held_out(self.model))
 
     def test(self) -> Tested:
         """Return what the network does after the last epoch; one that was not meant to be the last is evaluated now."""
         if self._tested is not None:
             return self._tested
-        tested = self._evaluate()
+        tested, held_out = self._evaluate()
         assert self.checkpoint is not None
         if "mAP" not in self.record.log[-1]:
-            self.record.complete_epoch(self.trainer, self.checkpoint, tested.result)
+            self.record.complete_epoch(self.trainer, self.checkpoint, tested.result, held_out)
         return tested
 
     def finish(self, remarks: Sequence[str] = (), **extra: Any) -> dict[str, Any]:

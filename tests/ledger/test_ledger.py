@@ -302,7 +302,7 @@ def test_another_machines_ledger_is_joined_by_copying_its_folder(ledger, tmp_pat
 
 
 def test_an_evaluation_says_by_which_rule_its_weights_were_chosen(ledger, tmp_path):
-    for name, selection in (("model", "last"), ("best", "oracle")):
+    for name, selection in (("model", "last"), ("held_out", "held_out"), ("best", "oracle")):
         run = finished_run(tmp_path / name, 5)
         result = json.loads((run / "result.json").read_text())
         ranks = drawn(50)
