@@ -1,16 +1,10 @@
 """`cluster`: clusters of a gallery without labels, as the training makes them."""
 
-import csv
-import io
-
-import numpy as np
-
-from attnreid.files import replacing
-from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_graph
 from reference_pipelines.commands.options import ClusterOptions
 from reference_pipelines.data.names import printable
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore
+from reference_pipelines.serving.clusters import Clusters, cluster
 
 
 def run(options: ClusterOptions) -> None:
@@ -27,33 +21,27 @@ def run(options: ClusterOptions) -> None:
     if options.out.is_dir() or not options.out.absolute().parent.is_dir():
         what = "is a folder" if options.out.is_dir() else "is in no folder that exists"
         raise UserError(f"cluster: --out must be a CSV file to write, {options.out} {what}; name a file")
-    graph = jaccard_graph(store.features, k1=options.k1, k2=options.k2, max_distance=options.eps, search=options.search)
-    clusters = dbscan(graph, eps=options.eps, min_samples=options.min_samples)
-    _write(options, store, clusters)
-    print(printable(_said(options, store, clusters)))
+    found = cluster(
+        store,
+        eps=options.eps,
+        k1=options.k1,
+        k2=options.k2,
+        min_samples=options.min_samples,
+        search=options.search,
+    )
+    found.write(options.out)
+    print(printable(_said(options, found)))
 
 
-def _write(options: ClusterOptions, store: FeatureStore, clusters: np.ndarray) -> None:
-    file = io.StringIO()
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(["path", "cluster"])
-    rows.writerows(zip(store.paths, clusters.tolist(), strict=True))
-    try:
-        with replacing(options.out) as draft:
-            draft.write_bytes(file.getvalue().encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise UserError(f"cluster: cannot write {options.out} ({error.strerror}); name another with --out") from None
-
-
-def _said(options: ClusterOptions, store: FeatureStore, clusters: np.ndarray) -> str:
-    about = describe_clusters(clusters, store.ids, store.cameras)
+def _said(options: ClusterOptions, found: Clusters) -> str:
+    about, images = found.about, len(found.store)
     radius = f"eps {options.eps:g}, k1 {options.k1}, k2 {options.k2}, min_samples {options.min_samples}"
     lines = [
-        f"{len(store):,} images, {about['clusters']:,} clusters, {about['noise']:.1%} noise, at {radius}",
+        f"{images:,} images, {about['clusters']:,} clusters, {about['noise']:.1%} noise, at {radius}",
         f"images a cluster: {about['smallest']:,} to {about['largest']:,}, median {about['median']:g}",
     ]
     if not about["clusters"]:
-        advice = "raise --eps" if options.min_samples <= len(store) else f"lower --min-samples below {len(store) + 1}"
+        advice = "raise --eps" if options.min_samples <= images else f"lower --min-samples below {images + 1}"
         lines[1:] = [f"no image has {options.min_samples} neighbours; {advice}"]
     for name, key in (("person", "id_purity"), ("camera", "camera_purity")):
         if about[key] is not None:

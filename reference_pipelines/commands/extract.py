@@ -6,7 +6,7 @@ from reference_pipelines.errors import Stopped
 from reference_pipelines.features.reading import FeatureStore
 from reference_pipelines.machine import available_cores
 from reference_pipelines.serving.embedder import load
-from reference_pipelines.serving.extraction import extract_store
+from reference_pipelines.serving.extraction import extract
 from reference_pipelines.serving.listing import list_images
 
 _SHOWN = 10
@@ -25,7 +25,7 @@ def run(options: ExtractOptions) -> None:
     workers = min(available_cores(), _MOST_WORKERS) if options.workers is None else options.workers
     print(printable(f"{model.title}: features of {len(listing):,} images of {listing.source}"), flush=True)
     try:
-        store = extract_store(model, listing, options.out, workers=workers)
+        store = extract(model, listing, options.out, workers=workers)
     except KeyboardInterrupt:
         raise Stopped(f"extract: interrupted; the same command goes on with {options.out}", 130) from None
     print(printable(_said(store)))

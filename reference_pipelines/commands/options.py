@@ -90,7 +90,8 @@ class ExportOptions:
         onnx: ONNX file to write.
         torch_export: file to write with torch.export.save.
         fold: fold attention first, the same features from fewer operations.
-        preprocessing: take uint8 images of the network's size and normalise them inside.
+        preprocessing: outside, images come resized and normalised, or inside, as uint8 RGB of the network's size, which
+            are normalised in the file; resizing stays outside.
         flip: add the features of each image's mirror, or --no-flip; as trained if left out.
     """
 
@@ -98,7 +99,7 @@ class ExportOptions:
     onnx: Path | None = typed(None, metavar="FILE")
     torch_export: Path | None = typed(None, metavar="FILE")
     fold: bool = False
-    preprocessing: bool = False
+    preprocessing: Literal["outside", "inside"] = "outside"
     flip: bool | None = None
 
 
@@ -112,7 +113,7 @@ class SearchOptions:
         query: image files; of a folder of features, those of its images that are meant, all if left out.
         gallery: folder of features to search in.
         top: images to list for each query.
-        engine: exact, or faiss, which may miss some where the gallery has more than 50,000 images.
+        engine: exact, or faiss, which may miss some in a gallery of more than 50,000 images.
         json: print the ranking as JSON instead of a table.
         html: file for a page with the pictures.
         device: where to compute the queries' features.

@@ -26,8 +26,8 @@ def find_in_gallery(query: np.ndarray, gallery: np.ndarray, k: int, *, search: S
         query: (Q, D) unit vectors, float32.
         gallery: (G, D) unit vectors, float32; a memory-mapped array is not loaded whole.
         k: neighbours a query.
-        search: "exact", or "approximate" (faiss, inverted lists) where the gallery has more than
-            `APPROXIMATE_ABOVE` rows: some neighbours may be missed, none is ranked wrongly.
+        search: "exact", or "approximate", among what faiss proposes: of more than `APPROXIMATE_ABOVE` rows some
+            neighbours may be missed; none is ranked wrongly.
 
     Returns:
         `indices` (Q, k) rows of the gallery, -1 where faiss proposes too few; `similarities` (Q, k), -inf for these.
@@ -36,7 +36,7 @@ def find_in_gallery(query: np.ndarray, gallery: np.ndarray, k: int, *, search: S
         UserError: approximate search without faiss.
     """
     k = min(k, len(gallery))
-    if search == "approximate" and len(gallery) > among_all.APPROXIMATE_ABOVE:
+    if search == "approximate":
         return _among_proposed(query, gallery, k)
     found = [np.empty((len(query), 0), dtype=np.int64), np.empty((len(query), 0))]
     starts = range(0, len(gallery), GALLERY_BLOCK)

@@ -224,7 +224,8 @@ def _approximate_candidates(points: Tensor, width: int) -> np.ndarray:
 def propose(vectors: np.ndarray, query: np.ndarray, width: int) -> np.ndarray:
     """Return (Q, width) rows of float32 `vectors` (N, D) that may be the nearest to each `query` (Q, D), by faiss.
 
-    They are in inverted lists; it is -1 where the lists looked at hold too few.
+    Up to `APPROXIMATE_ABOVE` rows all are looked at, in single precision; more are in inverted lists, and it is -1 where
+    the lists looked at hold too few.
 
     Raises:
         UserError: faiss is not installed.
@@ -238,12 +239,14 @@ def propose(vectors: np.ndarray, query: np.ndarray, width: int) -> np.ndarray:
         ) from None
     faiss.omp_set_num_threads(torch.get_num_threads())
     count, dim = vectors.shape
-    lists = _LISTS_PER_ROOT * int(count**0.5)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = _POINTS_PER_LIST
-    index.train(vectors)
+    index = faiss.IndexFlatIP(dim)
+    if count > APPROXIMATE_ABOVE:
+        lists = _LISTS_PER_ROOT * int(count**0.5)
+        index = faiss.IndexIVFFlat(index, dim, lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = _POINTS_PER_LIST
+        index.train(vectors)
+        index.nprobe = max(_LEAST_PROBED, lists // _PROBED_PART)
     index.add(vectors)
-    index.nprobe = max(_LEAST_PROBED, lists // _PROBED_PART)
     candidates = np.empty((len(query), width), dtype=np.int32)
     blocks = list(_blocks(len(query)))
     for block in progress_bar(blocks, len(blocks), "approximate search", unit="block"):

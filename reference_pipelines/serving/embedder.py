@@ -188,6 +188,18 @@ def load(
     return Embedder(run.model.to(place), identity, title=run.result["title"], device=place, batch_size=size)
 
 
+def require_embedder(model: object, who: str) -> None:
+    """Refuse what is no Embedder, such as the folder that one is loaded from.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(model, Embedder):
+        raise TypeError(
+            f"{who}: the model must be an Embedder, got {type(model).__name__}; pass reference_pipelines.load(...)"
+        )
+
+
 def _each(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     """Return the images one by one, of one image too."""
     if isinstance(images, str | Path | Image.Image):

@@ -10,30 +10,48 @@ from reference_pipelines.features.files import Meta
 from reference_pipelines.features.reading import FeatureStore
 from reference_pipelines.features.writing import FeatureWriter, Listing
 from reference_pipelines.progress import progress_bar
-from reference_pipelines.serving.embedder import Embedder
+from reference_pipelines.serving.embedder import Embedder, require_embedder
+from reference_pipelines.serving.listing import Which, list_images
+
+_WHO = "extract"
 
 SECONDS_BETWEEN_COMMITS = 5.0
 """What a process that is killed loses at most; one that is interrupted loses nothing."""
 
 
-def extract_store(
-    model: Embedder, listing: Listing, out: Path, *, workers: int = 0, who: str = "extract"
+def extract(
+    model: Embedder,
+    images: Listing | str | Path,
+    out: str | Path,
+    *,
+    part: Which = "all",
+    layout: str | None = None,
+    workers: int = 0,
 ) -> FeatureStore:
-    """Write the unit features of a list of images into a folder, or go on where that was stopped.
+    """Write the unit features of images into a folder, or go on where that was stopped.
 
     Images that do not decode are passed over and named in the store's `meta.passed_over`.
 
     Args:
-        model: that computes them.
-        listing: the images.
+        model: that computes them, what `load` returns.
+        images: a data set's folder or CSV file, any folder with images in it, or what `list_images` has listed.
         out: a new or empty folder, or a store of the same features of the same images.
+        part: of a data set; "images" takes a folder's files without looking for a data set. Of a listing all.
+        layout: the data set's; found by content when None.
         workers: processes that decode; 0 decodes in this one.
-        who: complains.
 
     Raises:
-        UserError: the folder holds something else or cannot be written, no image decodes, or the features are not
-            finite. What was done stays, and the same call goes on.
+        TypeError: `model` is no Embedder.
+        UserError: there are no such images, the folder holds something else or cannot be written, no image decodes, or
+            the features are not finite. What was done stays, and the same call goes on.
+
+    Example:
+        model = reference_pipelines.load("runs/apnet")
+        store = reference_pipelines.extract(model, "photos", "features/photos", workers=2)
+        print(len(store), store.features.shape, store.paths[0])
     """
+    require_embedder(model, _WHO)
+    listing = images if isinstance(images, Listing) else list_images(Path(images), part=part, layout=layout)
     meta = Meta(
         model=model.identity.to_plain(),
         title=model.title,
@@ -42,10 +60,10 @@ def extract_store(
         images=len(listing),
         listing=listing.digest(),
     )
-    with FeatureWriter(out, meta, listing, who) as writer:
+    with FeatureWriter(Path(out), meta, listing, _WHO) as writer:
         if not writer.meta.finished:
             _extract(model, listing, writer, workers)
-    return FeatureStore(out, who)
+    return FeatureStore(out, _WHO)
 
 
 def _extract(model: Embedder, listing: Listing, writer: FeatureWriter, workers: int) -> None:

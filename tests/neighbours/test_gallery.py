@@ -91,16 +91,17 @@ class TestProposed:
         recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(found.indices, indices, strict=True)])
         assert 0.5 < recall <= 1
 
-    def test_without_faiss_the_extra_is_named(self, monkeypatch):
+    def test_all_of_a_small_gallery_are_looked_at(self):
+        pytest.importorskip("faiss", reason="faiss is not installed")
+        query, gallery = unit(20, seed=1), unit(1000, seed=2)
+        found = find_in_gallery(query, gallery, 10, search="approximate")
+        np.testing.assert_array_equal(found.indices, sort(query, gallery, 10)[0])
+
+    @pytest.mark.parametrize("count", [3, 1001])
+    def test_without_faiss_the_extra_is_named(self, monkeypatch, count):
         monkeypatch.setitem(sys.modules, "faiss", None)
         with pytest.raises(UserError, match=r"search: .*faiss.*pip install 'attnreid\[faiss\]'"):
-            find_in_gallery(unit(2), unit(1001), 3, search="approximate")
-
-    def test_a_small_gallery_is_searched_exactly(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "faiss", None)
-        query, gallery = unit(2, seed=1), unit(1000, seed=2)
-        found = find_in_gallery(query, gallery, 3, search="approximate")
-        np.testing.assert_array_equal(found.indices, sort(query, gallery, 3)[0])
+            find_in_gallery(unit(2), unit(count), 3, search="approximate")
 
     def test_places_that_nothing_was_proposed_for_come_last(self, monkeypatch):
         query, gallery = unit(2, seed=1), unit(1001, seed=2)

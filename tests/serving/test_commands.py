@@ -12,7 +12,7 @@ import reference_pipelines
 from reference_pipelines.clustering import dbscan, jaccard_graph, purity
 from reference_pipelines.commands.cli import main
 from reference_pipelines.features import FeatureStore
-from reference_pipelines.serving.extraction import extract_store
+from reference_pipelines.serving.extraction import extract
 from reference_pipelines.serving.listing import list_images
 from tests.conftest import says
 
@@ -22,7 +22,7 @@ def stores(run, images, tmp_path_factory):
     out = tmp_path_factory.mktemp("stores")
     model = reference_pipelines.load(run, device="cpu")
     for part in ("gallery", "query"):
-        extract_store(model, list_images(images, part=part), out / part)
+        extract(model, list_images(images, part=part), out / part)
     return out
 
 

@@ -15,7 +15,7 @@ from reference_pipelines.features import FeatureStore, is_store
 from reference_pipelines.features.writing import FeatureWriter
 from reference_pipelines.serving import extraction
 from reference_pipelines.serving.embedder import Embedder
-from reference_pipelines.serving.extraction import extract_store
+from reference_pipelines.serving.extraction import extract
 from reference_pipelines.serving.listing import list_images
 from tests.conftest import says
 
@@ -80,7 +80,7 @@ def killed(writer, *_):
 @pytest.mark.parametrize("how", [KeyboardInterrupt, "kill"])
 def test_it_goes_on_where_it_was_stopped(model, images, tmp_path, monkeypatch, how):
     listing = list_images(images, part="gallery")
-    whole = extract_store(model, listing, tmp_path / "whole")
+    whole = extract(model, listing, tmp_path / "whole")
     monkeypatch.setattr(extraction, "SECONDS_BETWEEN_COMMITS", 0.0 if how == "kill" else 1e9)
     seen = []
 
@@ -95,13 +95,13 @@ def test_it_goes_on_where_it_was_stopped(model, images, tmp_path, monkeypatch, h
         monkeypatch.setattr(FeatureWriter, "__exit__", killed)
     stopping, out = True, tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        extract_store(model, listing, out)
+        extract(model, listing, out)
     monkeypatch.undo()
     monkeypatch.setattr(Embedder, "embed_batch", embed_batch)
     with pytest.raises(UserError, match=rf"features: .*must be finished, 16 of its {len(listing)} images"):
         FeatureStore(out)
     stopping = False
-    found = extract_store(model, listing, out)
+    found = extract(model, listing, out)
     assert sum(seen) == len(listing)  # no image twice
     np.testing.assert_array_equal(found.features, whole.features)
     assert found.paths == whole.paths
@@ -120,7 +120,7 @@ def test_only_what_is_flushed_counts(model, images, tmp_path, monkeypatch):
 
     monkeypatch.setattr(extraction, "SECONDS_BETWEEN_COMMITS", 0.0)
     monkeypatch.setattr("reference_pipelines.features.writing.os.fsync", synchronise)
-    store = extract_store(model, listing, out)
+    store = extract(model, listing, out)
     assert said[0] == 0  # the first batch was on its way to the disk, and meta.json did not name it yet
     assert store.meta.done == len(listing)
 
@@ -128,7 +128,7 @@ def test_only_what_is_flushed_counts(model, images, tmp_path, monkeypatch):
 def test_another_model_other_images_and_foreign_folders_are_refused(run, model, images, tmp_path):
     listing = list_images(images, part="gallery")
     out = tmp_path / "out"
-    extract_store(model, listing, out)
+    extract(model, listing, out)
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
     plain = reference_pipelines.load(run, device="cpu", flip=False)
     for other, images_of, parts in (
@@ -136,16 +136,16 @@ def test_another_model_other_images_and_foreign_folders_are_refused(run, model, 
         (model, list_images(images, part="query"), ("features of these images",)),
     ):
         with pytest.raises(UserError) as caught:
-            extract_store(other, images_of, out)
+            extract(other, images_of, out)
         assert says(str(caught.value), "extract: ", str(out), *parts)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
     with pytest.raises(UserError, match=r"extract: --out must be a new folder.*holds "):
-        extract_store(model, listing, run)
+        extract(model, listing, run)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "features.npy").write_bytes(b"mine")
     with pytest.raises(UserError, match="holds features.npy"):
-        extract_store(model, listing, mine)
+        extract(model, listing, mine)
     assert (mine / "features.npy").read_bytes() == b"mine"
 
 
@@ -154,17 +154,17 @@ def test_two_processes_do_not_write_in_one_folder(model, images, tmp_path, monke
 
     def embed_batch(self, pixels):
         with pytest.raises(UserError, match="extract: one process at a time"):
-            extract_store(model, listing, tmp_path / "out")
+            extract(model, listing, tmp_path / "out")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Embedder, "embed_batch", embed_batch)
     with pytest.raises(KeyboardInterrupt):
-        extract_store(model, listing, tmp_path / "out")
+        extract(model, listing, tmp_path / "out")
 
 
 @pytest.mark.parametrize("file", ["features.npy", "table.csv", "meta.json"])
 def test_a_damaged_store_is_refused(model, images, tmp_path, file):
-    extract_store(model, list_images(images, part="query"), tmp_path / "out")
+    extract(model, list_images(images, part="query"), tmp_path / "out")
     path = tmp_path / "out" / file
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(UserError, match=f"features: .*{tmp_path / 'out'} must be"):

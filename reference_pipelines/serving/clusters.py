@@ -1,0 +1,87 @@
+"""Clusters of a gallery without labels, as MLA's training makes them."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnreid.files import replacing
+from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_graph
+from reference_pipelines.config.clustering import Search
+from reference_pipelines.errors import UserError
+from reference_pipelines.features.reading import FeatureStore
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The clusters of a store of features.
+
+    Args:
+        store: that was clustered.
+        labels: (N,) cluster of each image, numbered from 0; -1 for noise.
+        about: how many there are, their sizes, the share of noise, and how pure they are by person and by camera where
+            these are known (`describe_clusters`).
+    """
+
+    store: FeatureStore
+    labels: np.ndarray
+    about: dict[str, Any]
+
+    def write(self, path: str | Path) -> None:
+        """Write a CSV file with a line an image, path and cluster, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        file = io.StringIO()
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["path", "cluster"])
+        rows.writerows(zip(self.store.paths, self.labels.tolist(), strict=True))
+        try:
+            with replacing(Path(path)) as draft:
+                draft.write_bytes(file.getvalue().encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise UserError(f"cluster: cannot write {path} ({error.strerror}); name another file") from None
+
+
+def cluster(
+    features: FeatureStore | str | Path,
+    *,
+    eps: float = 0.4,
+    k1: int = 30,
+    k2: int = 6,
+    min_samples: int = 4,
+    search: Search = "exact",
+) -> Clusters:
+    """Cluster features by DBSCAN on k-reciprocal Jaccard distances; the defaults are MLA's.
+
+    Args:
+        features: a store, or its folder.
+        eps: the largest Jaccard distance of two neighbours, above 0 and below 1.
+        k1: neighbours of the k-reciprocal Jaccard distance, about the images of a person.
+        k2: neighbours of its query expansion, at most k1.
+        min_samples: neighbours that make a core point, the point itself counted.
+        search: of the neighbours, "exact", or "approximate" (faiss) for more than 50,000 images.
+
+    Raises:
+        ValueError: an option is out of range.
+        UserError: no store, or approximate search without faiss.
+
+    Example:
+        found = reference_pipelines.cluster("features/gallery", eps=0.5)
+        print(found.about["clusters"], found.about["noise"])
+        found.write("labels.csv")
+    """
+    if not 0 < eps < 1:
+        raise ValueError(f"cluster: eps must be above 0 and below 1, got {eps:g}")
+    if not 1 <= k2 <= k1:
+        raise ValueError(f"cluster: k1 and k2 must keep 1 <= k2 <= k1, got k1={k1}, k2={k2}")
+    if min_samples < 1:
+        raise ValueError(f"cluster: min_samples must be at least 1, got {min_samples}")
+    store = features if isinstance(features, FeatureStore) else FeatureStore(features, "cluster")
+    graph = jaccard_graph(store.features, k1=k1, k2=k2, max_distance=eps, search=search)
+    labels = dbscan(graph, eps=eps, min_samples=min_samples)
+    return Clusters(store, labels, describe_clusters(labels, store.ids, store.cameras))

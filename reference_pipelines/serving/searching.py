@@ -1,0 +1,162 @@
+"""The images of a gallery that are most alike to some images."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeGuard, get_args
+
+import numpy as np
+
+from reference_pipelines.errors import UserError
+from reference_pipelines.features.reading import FeatureStore
+from reference_pipelines.neighbours.gallery import find_in_gallery
+from reference_pipelines.serving.embedder import Embedder, ImageLike
+
+Engine = Literal["exact", "faiss"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A gallery, ranked for each query.
+
+    Args:
+        queries: Q files, or which image it was where it came from none.
+        gallery: the G images.
+        engine: that found them.
+        indices: (Q, k) rows of the gallery, the most alike first; -1 where faiss proposed too few.
+        similarities: (Q, k) cosines; -inf for these.
+    """
+
+    queries: tuple[str, ...]
+    gallery: FeatureStore
+    engine: Engine
+    indices: np.ndarray
+    similarities: np.ndarray
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as it is written to JSON: for each query the path, person, camera and similarity by rank."""
+        rows = zip(self.queries, self.indices.tolist(), self.similarities.tolist(), strict=True)
+        return {
+            "gallery": str(self.gallery.folder),
+            "images": len(self.gallery),
+            "model": self.gallery.meta.title,
+            "engine": self.engine,
+            "queries": [{"query": query, "ranked": self._ranked(*found)} for query, *found in rows],
+        }
+
+    def _ranked(self, indices: Sequence[int], similarities: Sequence[float]) -> list[dict[str, Any]]:
+        ids, cameras = self.gallery.ids, self.gallery.cameras
+        return [
+            {
+                "rank": rank,
+                "path": str(self.gallery.paths[index]),
+                "id": None if ids is None else int(ids[index]),
+                "camera": None if cameras is None else int(cameras[index]),
+                "similarity": similarity,
+            }
+            for rank, (index, similarity) in enumerate(zip(indices, similarities, strict=True), start=1)
+            if index >= 0
+        ]
+
+
+def search(
+    queries: Embedder | FeatureStore,
+    gallery: FeatureStore | str | Path,
+    images: ImageLike | Sequence[ImageLike] | None = None,
+    *,
+    top: int = 10,
+    engine: Engine = "exact",
+) -> Ranking:
+    """Rank a gallery for each query by cosine similarity, in double precision; ties are in the gallery's order.
+
+    Args:
+        queries: the network that computes the queries' features, or a store whose rows are the queries.
+        gallery: a store, or its folder.
+        images: to search for; of a store, those of its files that are meant, all if None.
+        top: images to list for each query.
+        engine: "exact", or "faiss", which proposes the images that are then ranked in double precision: all of a
+            gallery of up to 50,000 are looked at, of a larger one some may be missed.
+
+    Raises:
+        TypeError: `queries` is neither, or what no image is.
+        ValueError: an option is out of range, or a network is given no images.
+        UserError: features of different networks, an image that does not decode or is not in the store, or faiss is
+            asked for and not installed.
+
+    Example:
+        model = reference_pipelines.load("runs/apnet")
+        found = reference_pipelines.search(model, "features/gallery", ["who.jpg"], top=5)
+        print(found.gallery.paths[found.indices[0, 0]], found.similarities[0, 0])
+    """
+    if top < 1:
+        raise ValueError(f"search: top must be at least 1, got {top}")
+    if engine not in get_args(Engine):
+        raise ValueError(f'search: engine must be "exact" or "faiss", got {engine!r}')
+    store = gallery if isinstance(gallery, FeatureStore) else FeatureStore(gallery, "search")
+    if isinstance(queries, FeatureStore):
+        names, features = _of_store(queries, store, images)
+    elif isinstance(queries, Embedder):
+        names, features = _of_model(queries, store, images)
+    else:
+        raise TypeError(
+            f"search: queries must be an Embedder or a FeatureStore, got {type(queries).__name__}; pass "
+            "reference_pipelines.load(...) or FeatureStore(folder)"
+        )
+    found = find_in_gallery(features, store.features, top, search="exact" if engine == "exact" else "approximate")
+    return Ranking(tuple(names), store, engine, found.indices, found.similarities)
+
+
+def _of_model(
+    model: Embedder, gallery: FeatureStore, images: ImageLike | Sequence[ImageLike] | None
+) -> tuple[list[str], np.ndarray]:
+    if images is None:
+        raise ValueError("search: a network needs images to search for, got none")
+    _check_same(model.identity.to_plain(), gallery, model.title)
+    features = model.embed(images).numpy()
+    several = images if _is_sequence(images) else [images] * len(features)  # an array may be of many
+    names = [
+        str(image) if isinstance(image, str | Path) else f"image {number}" for number, image in enumerate(several, 1)
+    ]
+    return names, features
+
+
+def _of_store(
+    store: FeatureStore, gallery: FeatureStore, images: ImageLike | Sequence[ImageLike] | None
+) -> tuple[list[str], np.ndarray]:
+    _check_same(store.meta.model, gallery, store.folder)
+    if images is None:
+        return [str(path) for path in store.paths], np.asarray(store.features)
+    rows = {path: row for row, path in enumerate(store.paths)}
+    wanted = [Path(os.path.abspath(str(image))) for image in _several(images)]
+    missing = [path for path in wanted if path not in rows]
+    if missing:
+        raise UserError(
+            f"search: every query must be an image of {store.folder}, {missing[0]} is none; see its table.csv, or "
+            "name the network instead of features"
+        )
+    return [str(path) for path in wanted], store.features[[rows[path] for path in wanted]]
+
+
+def _is_sequence(images: object) -> TypeGuard[Sequence[ImageLike]]:
+    return isinstance(images, Sequence) and not isinstance(images, str)
+
+
+def _several(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
+    return images if _is_sequence(images) else [images]
+
+
+def _check_same(mine: Any, gallery: FeatureStore, queries: str | Path) -> None:
+    """Refuse to compare what different networks, or different preprocessing, have made.
+
+    Raises:
+        UserError: they differ; the sentence says in what.
+    """
+    theirs = gallery.meta.model
+    keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+    if keys:
+        listed = ", ".join(f"{key} ({mine.get(key)} and {theirs.get(key)})" for key in keys)
+        raise UserError(
+            f"search: {queries} and {gallery.folder} must be of one network and preprocessing, "
+            f"they differ in {listed}; extract the gallery with the network of the queries"
+        )
