@@ -51,3 +51,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
     render_market(root, **counts, image_size=(64, 32), workers=1, progress=False)
     return root
+
+
+@pytest.fixture(scope="session")
+def trained_run(images, tmp_path_factory):
+    """A run of one epoch on the rendered pedestrians."""
+    from reference_pipelines.config.loading import load_config  # the library's own tests run without it
+    from reference_pipelines.pipelines import PIPELINES
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    pipeline = PIPELINES["apnet"]
+    values = {"data.image_size": "[32, 16]", "optimizer.epochs": "1", "optimizer.milestones": "[]"}
+    values |= {"augment.pad": "2", "sampler.ids": "4", "data.root": str(images), "data.workers": "0"}
+    words = ["--config", str(pipeline.recipes / "demo.yaml"), *(f"--{key}={value}" for key, value in values.items())]
+    pipeline.train(load_config(pipeline.config, words), out)
+    return out

@@ -49,6 +49,8 @@ class Exported(nn.Module):
         super().__init__()
         self.model = model
         self.flip = flip
+        self.scale: Tensor
+        self.shift: Tensor
         self.inside = mean is not None
         if mean is not None and std is not None:
             wide = torch.tensor([mean, std], dtype=torch.float64).view(2, 1, 3, 1, 1)
