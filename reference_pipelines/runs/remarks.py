@@ -89,8 +89,8 @@ def of_triplet(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     return [
         f"its triplet has drawn the features together: the nearest image of another person is at {negative:.2f}, at "
-        f"{first:.2f} in the first epoch, and the farthest of the same person at {positive:.2f}; start the attention as "
-        "the identity (--attention.identity_init true) or leave the triplet out (--loss.triplet_weight 0)"
+        f"{first:.2f} in the first epoch, and the farthest of the same person at {positive:.2f}; start the attention "
+        "as the identity (--attention.identity_init true) or leave the triplet out (--loss.triplet_weight 0)"
     ]
 
 
