@@ -48,6 +48,7 @@ NEVER = [
     ("reference_pipelines.training", "reference_pipelines.reporting", "what is trained does not know how it is shown"),
     ("reference_pipelines.runs", "reference_pipelines.training", "a run on the disk is read without a trainer"),
     ("reference_pipelines.runs", "reference_pipelines.reporting", "a run on the disk does not know how it is shown"),
+    ("reference_pipelines.matching", "reference_pipelines", "its mathematics is of arrays, whoever made them"),
     ("reference_pipelines.config", "reference_pipelines.data", "keys are known before any package is loaded"),
     ("reference_pipelines.training", "reference_pipelines.commands", "the programs do not know their command line"),
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attnreid
 from attnreid.command_line import Command, Program, UserError
 from reference_pipelines.commands.options import (
+    CalibrateOptions,
     ClusterOptions,
     DemoOptions,
     DifficultyOptions,
@@ -14,6 +15,7 @@ from reference_pipelines.commands.options import (
     ExtractOptions,
     RenderOptions,
     ReportOptions,
+    SameOptions,
     SearchOptions,
     VerifyOptions,
 )
@@ -50,6 +52,22 @@ COMMANDS = {
         ClusterOptions,
         "Clusters features by DBSCAN on k-reciprocal Jaccard distances, MLA's own pseudo-labels, and says how pure the "
         "clusters are where the people or the cameras are known.",
+    ),
+    "calibrate": Command(
+        "thresholds for stated false-match rates, kept beside the weights",
+        f"{_HERE}.calibrate:run",
+        CalibrateOptions,
+        "Finds the similarity from which two images are taken for one person, for each rate of false matches, with "
+        "intervals over people; one for each pair of cameras that has enough pairs, and one for all. A rate that the "
+        "people are too few for is not estimable, and is said to be. Writes model.calibration.json beside "
+        "model.safetensors.",
+    ),
+    "same": Command(
+        "whether two images show one person, at a stated false-match rate",
+        f"{_HERE}.same:run",
+        SameOptions,
+        "Compares the similarity of two images with the threshold of a false-match rate, as calibrate has found it. "
+        "Exit status 0 whatever the answer is.",
     ),
     "report": Command("one HTML file about finished runs", f"{_HERE}.report:run", ReportOptions),
     "data render": Command("render pedestrians in the Market-1501 layout", f"{_HERE}.data_render:run", RenderOptions),
