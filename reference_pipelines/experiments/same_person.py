@@ -24,7 +24,7 @@ from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.experiments.colour_histogram import ColourHistogram
 from reference_pipelines.experiments.difficulty import HISTOGRAM_SIZE
 from reference_pipelines.matching import Calibration, Drift, RealisedRates, calibrate, collect_pairs, realised_rates
-from reference_pipelines.matching.pairs import BINS
+from reference_pipelines.matching.pairs import CENTRES
 from reference_pipelines.rendering import render_market
 from reference_pipelines.rendering.seeding import Domain
 
@@ -135,8 +135,7 @@ def _miscalibration(calibration: Calibration, images: _Images) -> float:
     """Return the expected calibration error of the probability, genuine and impostor pairs weighing the same."""
     pairs, curve = collect_pairs(*images, depth=1e-9), calibration.pooled.probability
     assert curve is not None
-    centres = (np.arange(BINS) + 0.5) * (2 / BINS) - 1
-    said = np.array([curve.at(centre) for centre in centres])
+    said = np.array([curve.at(centre) for centre in CENTRES])
     genuine, impostor = (h / h.sum() for h in (pairs.genuine_histogram, pairs.impostor_histogram))
     group = np.minimum((said * 10).astype(int), 9)
     weight, truth, claim = (np.bincount(group, w) for w in (genuine + impostor, genuine, said * (genuine + impostor)))

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 BINS = 4096
-"""Bins of the histograms of all pairs, of equal width over -1 to 1."""
+"""Bins of the histograms of all pairs, of equal angles: features of one cone are near 1 and still told apart."""
+
+EDGES = np.cos(np.linspace(np.pi, 0, BINS + 1))
+CENTRES = (EDGES[1:] + EDGES[:-1]) / 2
 
 _BLOCK_NUMBERS = 2**22
 
@@ -178,7 +181,7 @@ class _Table:
         self, similarities: np.ndarray, genuine: np.ndarray, impostor: np.ndarray, rows: np.ndarray, columns: np.ndarray
     ) -> None:
         """Take a block's pairs; `genuine` and `impostor` say which of them count, `rows` and `columns` who they are."""
-        places = np.minimum(((similarities + 1) * (BINS / 2)).astype(np.int64).clip(0), BINS - 1)
+        places = np.searchsorted(EDGES[1:-1], similarities, side="right")
         for histogram, which in zip(self.histograms, (genuine, impostor), strict=True):
             histogram += np.bincount(places[which], minlength=BINS)
         row, column = genuine.nonzero()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference_pipelines.matching.pairs import BINS, Pairs
+from reference_pipelines.matching.pairs import BINS, CENTRES, Pairs
 
 BALANCED = 0.5
 
@@ -54,11 +54,10 @@ def fit_probability(pairs: Pairs) -> Probability | None:
     people = len(np.unique(pairs.genuine_people))
     if not people:
         return None
-    centres = (np.arange(BINS) + 0.5) * (2 / BINS) - 1
     weights = [counts / counts.sum() for counts in (pairs.genuine_histogram, pairs.impostor_histogram)]
     margin = 1 / (people + 2)
     curve = IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip")
     filled = np.concatenate(weights) > 0
     truths = np.repeat([1.0, 0.0], BINS)
-    curve.fit(np.tile(centres, 2)[filled], truths[filled], sample_weight=np.concatenate(weights)[filled])
+    curve.fit(np.tile(CENTRES, 2)[filled], truths[filled], sample_weight=np.concatenate(weights)[filled])
     return Probability(tuple(map(float, curve.X_thresholds_)), tuple(map(float, curve.y_thresholds_)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference_pipelines.matching.pairs import BINS, Pairs
+from reference_pipelines.matching.pairs import EDGES, Pairs
 
 RATES = (1e-2, 1e-3, 1e-4)
 REPLICATES = 500
@@ -218,13 +218,12 @@ def realised_rates(pairs: Pairs, *, replicates: int = REPLICATES, seed: int = 0)
 
 def error_curve(pairs: Pairs) -> list[tuple[float, float, float]]:
     """Return the ROC: (threshold, FMR, FNMR), counted at the bin edges between which anything happens, rising."""
-    edges = np.linspace(-1, 1, BINS + 1)[:-1]
     above = np.cumsum(pairs.impostor_histogram[::-1])[::-1]
     below = np.concatenate([[0], np.cumsum(pairs.genuine_histogram)[:-1]])
     inside = (above > 0) & (below < max(1, len(pairs.genuine)))
     inside[1:] &= (np.diff(above) != 0) | (np.diff(below) != 0)
     fmr, fnmr = above / pairs.impostors, below / max(1, len(pairs.genuine))
-    return list(zip(edges[inside].tolist(), fmr[inside].tolist(), fnmr[inside].tolist(), strict=True))
+    return list(zip(EDGES[:-1][inside].tolist(), fmr[inside].tolist(), fnmr[inside].tolist(), strict=True))
 
 
 def check_rates(rates: Sequence[float], who: str = "operating_points") -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reference_pipelines.matching import Calibration, calibrate, collect_pairs, operating_points
-from reference_pipelines.matching.pairs import BINS
+from reference_pipelines.matching.pairs import CENTRES
 from reference_pipelines.matching.probability import Probability, fit_probability
 from tests.conftest import says
 from tests.matching.support import population
@@ -125,7 +125,7 @@ def test_the_curve_is_the_best_rising_one():
             last = blocks.pop()
             blocks[-1] = [a + b for a, b in zip(blocks[-1], last, strict=True)]
     values = np.concatenate([[own / whole] * count for own, whole, count in blocks]).clip(margin, 1 - margin)
-    said = [curve.at((place + 0.5) * 2 / BINS - 1) for place in filled]
+    said = [curve.at(CENTRES[place]) for place in filled]
     np.testing.assert_allclose(said, values, atol=1e-6)
 
 

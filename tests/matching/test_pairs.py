@@ -55,10 +55,9 @@ def test_equals_the_loops(seed, options, block, monkeypatch):
         for a in range(found.people):
             for b in range(a):
                 assert both[a, b] == sum(s >= least and p == (b, a) for s, *p in impostor for p in [tuple(p)])
-    centre = (np.array([s for s, *_ in impostor]) + 1) * BINS / 2
-    assert np.array_equal(
-        found.impostor_histogram, np.bincount(np.minimum(centre.astype(int), BINS - 1), minlength=BINS)
-    )
+    angles = np.pi - np.arccos([s for s, *_ in impostor])  # the grid's cosines lie on edges, but for rounding
+    places = np.repeat(np.arange(BINS), found.impostor_histogram)
+    assert np.abs(places - np.sort(angles) * BINS / np.pi).max() <= 1
 
 
 def test_only_the_highest_are_held_with_what_equals_the_last(monkeypatch):

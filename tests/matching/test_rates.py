@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from reference_pipelines.matching import collect_pairs, error_curve, operating_points, rates, realised_rates
-from reference_pipelines.matching.pairs import BINS
+from reference_pipelines.matching.pairs import EDGES
 from reference_pipelines.matching.rates import person_weights
 from tests.conftest import says
 from tests.matching.support import on_a_grid, population
@@ -79,7 +79,7 @@ def test_the_curve_is_scikit_learns_at_its_thresholds():
     for edge, fmr, fnmr in curve:
         place = np.flatnonzero(thresholds >= edge)[-1]
         assert (fmr, 1 - fnmr) == pytest.approx((fpr[place], tpr[place]), abs=1e-12)
-    assert {round((edge + 1) * BINS / 2, 6) % 1 for edge, *_ in curve} == {0}
+    assert {edge for edge, *_ in curve} <= set(EDGES.tolist())
     assert curve[0][1] == 1
     assert all(first[1] >= then[1] and first[2] <= then[2] for first, then in pairwise(curve))
 
