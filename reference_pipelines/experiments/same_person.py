@@ -84,13 +84,19 @@ def try_seed(seed: int, options: SamePersonOptions) -> Tried:
         plaza, mall = (_features(Path(folder) / domain, domain, seed, options) for domain in ("plaza", "mall"))
     calibration = calibrate(*plaza[0], rates=RATES, seed=seed)
     thresholds = {point.rate: point.threshold for point in calibration.pooled.points if point.threshold is not None}
-    counted = []
-    for place in (plaza, mall):
-        pairs = collect_pairs(*place[1], depth=RATES[0], thresholds=tuple(thresholds.values()))
-        counted.append(dict(zip(thresholds, realised_rates(pairs, seed=seed), strict=True)))
+    here, elsewhere = (
+        realised_rates(collect_pairs(*place[1], depth=RATES[0], thresholds=tuple(thresholds.values())), seed=seed)
+        for place in (plaza, mall)
+    )
     assert calibration.drift is not None
     own, other = (calibration.drift.compare(place[1][0], seed) for place in (plaza, mall))
-    return Tried(calibration, *counted, (own, other), _miscalibration(calibration, plaza[1]))
+    return Tried(
+        calibration,
+        dict(zip(thresholds, here, strict=True)),
+        dict(zip(thresholds, elsewhere, strict=True)),
+        (own, other),
+        _miscalibration(calibration, plaza[1]),
+    )
 
 
 _Images = tuple[np.ndarray, np.ndarray, np.ndarray]  # features, ids, cameras
@@ -161,8 +167,12 @@ def format_tried(tried: Sequence[Tried], options: SamePersonOptions, seconds: fl
             "## Drift",
             "",
             f"The held-out people of the same cameras looked unlike in {_flagged(own)} (intended: 1 %), the mall's in "
-            f"{_flagged(other)}. Distances {_range(own)} and {_range(other)}, limits "
-            f"{_span([drift.limit for drift in own])}, of {own[0].images} images.",
+            f"{_flagged(other)}. Of {own[0].images} images:",
+            "",
+            "| | held out | mall | limits |",
+            "|---|---|---|---|",
+            _drift_row("similarities apart", own, other, "distance", "limit"),
+            _drift_row("means apart", own, other, "away", "away_limit"),
             "",
             "## Probability",
             "",
@@ -218,8 +228,12 @@ def _flagged(drifts: Sequence[Drift]) -> str:
     return f"{sum(drift.unlike for drift in drifts)} of {len(drifts)} seeds"
 
 
-def _range(drifts: Sequence[Drift]) -> str:
-    return _span([drift.distance for drift in drifts])
+def _drift_row(name: str, own: Sequence[Drift], other: Sequence[Drift], value: str, limit: str) -> str:
+    spans = (
+        _span([getattr(drift, field) for drift in drifts])
+        for drifts, field in ((own, value), (other, value), (own, limit))
+    )
+    return f"| {name} | {' | '.join(spans)} |"
 
 
 def _span(values: Sequence[float]) -> str:

@@ -166,8 +166,9 @@ class Calibration:
         """
         drift = plain["drift"]
         if drift is not None:
-            limits = {int(size): float(limit) for size, limit in drift["limits"].items()}
-            drift = DriftReference(_numbers(drift["similarities"]), _numbers(drift["levels"]), limits)
+            limits = {int(size): (float(first), float(second)) for size, (first, second) in drift["limits"].items()}
+            similarities, levels, centre = (_numbers(drift[name]) for name in ("similarities", "levels", "centre"))
+            drift = DriftReference(similarities, levels, centre, limits)
         pairs = {}
         for scale in plain["camera_pairs"]:
             first, second = map(int, scale["cameras"])

@@ -1,12 +1,14 @@
 """Does a gallery look like the images that a threshold was found on?
 
-Nobody need know who is on the gallery's images: compared is how alike two of them are that are drawn at random, which
-are nearly always two people. The statistic is Kolmogorov and Smirnov's distance to the calibration's images, the
-largest difference of the two distribution functions at 99 similarities.
+Nobody need know who is on the gallery's images. Two things are compared with the calibration's images. The one is how
+alike two images are that are drawn at random, nearly always of two people: Kolmogorov and Smirnov's distance, the
+largest difference of the two distribution functions at 99 similarities. The other is where the images lie: the distance
+of the mean features, which is the maximum mean discrepancy of the cosine (Gretton et al., JMLR 2012, Eq. 2 with a
+linear kernel). A gallery may lie elsewhere and be as alike in itself.
 
-Pairs share images and images share people, so that no table of the statistic holds. Its limit comes from the
-calibration itself: the people are split into halves at random, again and again, one half is the reference and images
-of the other are the gallery. Exceeded by 1 % of these, it is the limit for galleries of that many images.
+Pairs share images and images share people, so that no table of either holds. Their limits come from the calibration
+itself: the people are split into halves at random, again and again, one half is the reference and images of the other
+are the gallery. Each limit is what 0.5 % of these exceed, for galleries of that many images.
 """
 
 from dataclasses import dataclass
@@ -33,21 +35,25 @@ class Drift:
     Args:
         images: of the gallery that were drawn.
         distance: largest difference of the two distribution functions of similarities, 0 to 1.
-        limit: what 1 % of same-domain galleries exceed.
+        limit: what 0.5 % of same-domain galleries exceed.
         shift: of the median similarity; above 0 the gallery's images are more alike.
-        false_alarms: the 1 %.
+        away: distance of the mean features, 0 to 2.
+        away_limit: what 0.5 % of same-domain galleries exceed.
+        false_alarms: how often one of the two is exceeded by same-domain galleries, 1 %.
     """
 
     images: int
     distance: float
     limit: float
     shift: float
+    away: float
+    away_limit: float
     false_alarms: float = FALSE_ALARMS
 
     @property
     def unlike(self) -> bool:
         """Whether the gallery looks unlike the calibration's images."""
-        return self.distance > self.limit
+        return self.distance > self.limit or self.away > self.away_limit
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,14 @@ class DriftReference:
     Args:
         similarities: (99,) percentiles of the similarity of two of the calibration's images.
         levels: (99,) its distribution function there, exactly.
-        limits: number of images to the limit of the distance.
+        centre: (D,) mean of their unit features.
+        limits: number of images to the limits of both distances.
     """
 
     similarities: tuple[float, ...]
     levels: tuple[float, ...]
-    limits: dict[int, float]
+    centre: tuple[float, ...]
+    limits: dict[int, tuple[float, float]]
 
     def compare(self, features: ArrayLike, seed: int = 0) -> Drift:
         """Return how unlike a gallery is.
@@ -72,9 +80,14 @@ class DriftReference:
             seed: of the draw.
 
         Raises:
-            ValueError: fewer images than 50, or features that are not finite.
+            ValueError: fewer images than 50, features of another width, or that are not finite.
         """
         unit = unit_vectors(features, "drift")
+        if unit.shape[1] != len(self.centre):
+            raise ValueError(
+                f"drift: features must have the calibration's width, {len(self.centre)}, got {unit.shape[1]}; take "
+                "those of the same network"
+            )
         size = max((size for size in self.limits if size <= len(unit)), default=None)
         if size is None:
             raise ValueError(
@@ -84,7 +97,9 @@ class DriftReference:
         values = np.sort((some @ some.T)[_above_the_diagonal(size)])
         distance = _distance(values, np.array(self.similarities), np.array(self.levels))
         middle = self.similarities[len(_LEVELS) // 2]
-        return Drift(size, distance, self.limits[size], float(np.median(values) - middle))
+        away = float(np.linalg.norm(some.mean(axis=0, dtype=np.float64) - self.centre))
+        limit, away_limit = self.limits[size]
+        return Drift(size, distance, limit, float(np.median(values) - middle), away, away_limit)
 
 
 def learn_drift(features: np.ndarray, people: np.ndarray, seed: int = 0) -> DriftReference | None:
@@ -97,25 +112,33 @@ def learn_drift(features: np.ndarray, people: np.ndarray, seed: int = 0) -> Drif
     """
     rng = np.random.default_rng(seed)
     some = draw_images(len(features), MOST_IMAGES, seed)
-    similarities, (_, who) = features[some] @ features[some].T, np.unique(people[some], return_inverse=True)
-    distances: dict[int, list[float]] = {}
+    unit, (_, who) = features[some].astype(np.float64), np.unique(people[some], return_inverse=True)
+    similarities = features[some] @ features[some].T
+    distances: dict[int, list[tuple[float, float]]] = {}
     for _ in range(_SPLITS):
         half = rng.permutation(who.max() + 1) < (who.max() + 1) // 2
         reference, gallery = (np.flatnonzero(half[who] == side) for side in (True, False))
         if len(reference) < 2:
             continue
         points, levels = _percentiles(_between(similarities, reference))
+        centre = unit[reference].mean(axis=0)
         for size in SIZES:
             if size <= len(gallery):
                 drawn = rng.choice(gallery, size, replace=False)
                 values = np.sort(_between(similarities, drawn))
-                distances.setdefault(size, []).append(_distance(values, points, levels))
+                away = float(np.linalg.norm(unit[drawn].mean(axis=0) - centre))
+                distances.setdefault(size, []).append((_distance(values, points, levels), away))
     # A size that only some halves reach would be judged by the lopsided ones alone.
-    limits = {size: float(np.quantile(d, 1 - FALSE_ALARMS)) for size, d in distances.items() if len(d) >= _SPLITS // 2}
-    if not limits:
+    enough = {size: np.array(found) for size, found in sorted(distances.items()) if len(found) >= _SPLITS // 2}
+    if not enough:
         return None
+    limits = {}
+    for size, found in enough.items():
+        first, second = np.quantile(found, 1 - FALSE_ALARMS / 2, axis=0).tolist()
+        limits[size] = (first, second)
     points, levels = _percentiles(_between(similarities, np.arange(len(some))))
-    return DriftReference(tuple(points.tolist()), tuple(levels.tolist()), dict(sorted(limits.items())))
+    centre = unit.mean(axis=0)
+    return DriftReference(tuple(points.tolist()), tuple(levels.tolist()), tuple(centre.tolist()), limits)
 
 
 def _between(similarities: np.ndarray, images: np.ndarray) -> np.ndarray:

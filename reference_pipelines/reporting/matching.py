@@ -45,13 +45,17 @@ def describe_verdict(verdict: Verdict) -> str:
 
 def describe_drift(drift: Drift, gallery: str) -> str:
     """Return in a sentence whether a gallery looks unlike the calibration's images."""
-    figures = f"distance {drift.distance:.3f}, limit {drift.limit:.3f}, {drift.images} images"
+    figures = (
+        f"similarities {drift.distance:.3f} apart, limit {drift.limit:.3f}; means {drift.away:.3f} apart, limit "
+        f"{drift.away_limit:.3f}; {drift.images} images"
+    )
     if not drift.unlike:
         return f"{gallery} looks like the calibration's images ({figures})"
     how = "more" if drift.shift > 0 else "less"
     return (
-        f"note: {gallery} looks unlike the calibration's images ({figures}; its images are {how} alike, by "
-        f"{abs(drift.shift):.3f} in the median): the false-match rate need not hold; calibrate on images of that place"
+        f"note: {gallery} looks unlike the calibration's images ({figures}; its images are {how} "
+        f"alike, by {abs(drift.shift):.3f} in the median): the false-match rate need not hold; calibrate on images of "
+        "that place"
     )
 
 

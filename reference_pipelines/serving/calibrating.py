@@ -14,7 +14,12 @@ from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.matching import calibrate
 from reference_pipelines.matching.rates import RATES
 from reference_pipelines.runs.provenance import provenance
-from reference_pipelines.serving.calibration_file import StoredCalibration, read_calibration, write_calibration
+from reference_pipelines.serving.calibration_file import (
+    StoredCalibration,
+    check_writable,
+    read_calibration,
+    write_calibration,
+)
 from reference_pipelines.serving.embedder import Embedder
 
 CalibrationPart = Literal["test", "train", "all"]
@@ -57,6 +62,7 @@ def calibrate_model(
     file = model.calibration_file
     if file is None:
         raise UserError(f"{who}: the network must come from a weights file, beside which the calibration is kept")
+    check_writable(file, who)
     found = read(data, layout)
     images = _images_of(found, part, who)
     size = model.identity.image_size

@@ -1,6 +1,7 @@
 """A calibration on the disk: a JSON file beside the weights that it is of."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,21 @@ def calibration_file(weights: Path) -> Path:
     return weights.with_name(f"{weights.stem}.calibration.json")
 
 
+def check_writable(file: Path, who: str) -> None:
+    """Refuse a file that could not be written, before anything is computed.
+
+    Raises:
+        UserError: it is a folder, or nothing can be written in its own.
+    """
+    if file.is_dir():
+        raise UserError(f"{who}: {file} must be a file to write, it is a folder; move it away")
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise _not_written(file, error, who) from None
+
+
 def write_calibration(
     file: Path, calibration: Calibration, *, model: Mapping[str, Any], about: Mapping[str, Any], who: str
 ) -> None:
@@ -52,9 +68,11 @@ def write_calibration(
     try:
         write_text(file, json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        raise UserError(
-            f"{who}: cannot write {file} ({error.strerror}); make room or give the right to write"
-        ) from None
+        raise _not_written(file, error, who) from None
+
+
+def _not_written(file: Path, error: OSError, who: str) -> UserError:
+    return UserError(f"{who}: cannot write {file} ({error.strerror}); make room or give the right to write")
 
 
 def read_calibration(file: Path, model: Mapping[str, Any], who: str) -> StoredCalibration:

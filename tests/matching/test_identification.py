@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from reference_pipelines.matching import identification, identify, rates
+from reference_pipelines.matching.rates import person_weights
 from tests.conftest import says
 from tests.matching.support import population
 from tests.oracles import matching as oracle
@@ -38,7 +39,9 @@ def test_equals_the_loop(seed, block, monkeypatch, all_estimable):
     for point in found.points:
         tpir, mated, wrong = oracle.identification(*labels, cosines, away, point.rate)
         assert (point.tpir, found.mated, found.non_mated) == (pytest.approx(tpir), mated, wrong)
-        assert point.tpir_interval[0] <= point.tpir_interval[1]
+        drawn = [dict(zip(known, w.tolist(), strict=True)) for w in person_weights(len(known), 5, seed)]
+        anew = [oracle.identification(*labels, cosines, away, point.rate, weights)[0] for weights in drawn]
+        np.testing.assert_allclose(point.tpir_interval, np.percentile([v for v in anew if v is not None], [2.5, 97.5]))
     assert found.people == (len(known) - len(away), len(away))
     assert found.gallery == sum(person != -1 and person not in away for person, _ in labels[1])
 

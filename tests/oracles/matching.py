@@ -46,12 +46,16 @@ def false_non_match_rate(genuine, least, weights=None):
     return sum(weight for s, weight in weighted if s < least) / sum(weight for _, weight in weighted)
 
 
-def identification(query, gallery, similarities, away, rate):
-    """Return TPIR at a rate, one probe at a time; query and gallery are lists of (person, camera)."""
+def identification(query, gallery, similarities, away, rate, weights=None):
+    """Return TPIR at a rate, one probe at a time; query and gallery are lists of (person, camera).
+
+    None where the weights leave no probe on one side.
+    """
     wrong, mated = [], []
     for q, (person, camera) in enumerate(query):
         if person <= 0:
             continue
+        weight = 1 if weights is None else weights[person]
         best, match = None, False
         for g, (other, taken_by) in enumerate(gallery):
             if other == -1 or other in away or (other == person and taken_by == camera):
@@ -60,14 +64,19 @@ def identification(query, gallery, similarities, away, rate):
             if best is None or similarities[q][g] > best[0]:
                 best = (similarities[q][g], other)
         if person in away:
-            wrong.append(best[0])
+            wrong.append((best[0], weight))
         elif match:
-            mated.append((best[0], best[1] == person))
+            mated.append((best[0], best[1] == person, weight))
+    total, whole = sum(weight for _, weight in wrong), sum(weight for *_, weight in mated)
+    if not total or not whole:
+        return None, len(mated), len(wrong)
     least = min(
-        candidate for candidate in [*wrong, math.inf] if sum(s >= candidate for s in wrong) <= rate * len(wrong) + 1e-9
+        candidate
+        for candidate in [*(s for s, _ in wrong), math.inf]
+        if sum(weight for s, weight in wrong if s >= candidate) <= rate * total + 1e-9
     )
-    below = max([s for s in wrong if s < least], default=-math.inf)
-    return sum(right and s > below for s, right in mated) / len(mated), len(mated), len(wrong)
+    below = max([s for s, _ in wrong if s < least], default=-math.inf)
+    return sum(weight for s, right, weight in mated if right and s > below) / whole, len(mated), len(wrong)
 
 
 def cosine(features):

@@ -1,5 +1,6 @@
 """`calibrate`, `same` and `evaluate --open-set` as a user types them, and `Embedder.same`."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
 from reference_pipelines.matching import calibrate
 from reference_pipelines.rendering import render_market
+from reference_pipelines.serving import calibration_file
 from reference_pipelines.serving.calibrating import calibrate_model
 from reference_pipelines.serving.extraction import extract_store
 from reference_pipelines.serving.listing import list_images
@@ -179,14 +181,25 @@ def test_refusals_of_calibrate_write_nothing(run, people, images, market, tmp_pa
         calibrate_model(model, people)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(run, people, tmp_path, capsys):
+def test_a_file_that_cannot_be_written_is_refused_before_and_after(run, people, tmp_path, capsys, monkeypatch):
     copy = shutil.copytree(run, tmp_path / "run")
-    copy.chmod(0o500)
-    try:
-        assert says(refused(capsys, "calibrate", copy, "--data", people), "calibrate: cannot write", str(copy))
-    finally:
-        copy.chmod(0o700)
+    file = copy / "model.calibration.json"
+    file.mkdir()
+    before = sorted(copy.iterdir())
+    assert says(refused(capsys, "calibrate", copy, "--data", tmp_path / "unread"), "calibrate: ", str(file), "folder")
+    file.rmdir()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(calibration_file.tempfile, "TemporaryFile", full)
+    error = refused(capsys, "calibrate", copy, "--data", tmp_path / "unread")
+    assert says(error, "calibrate: cannot write", str(file), os.strerror(errno.ENOSPC))
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "replace", full)  # the disk is full in the end
+    error = refused(capsys, "calibrate", copy, "--data", people, "--workers", "0", "--device", "cpu")
+    assert says(error, "calibrate: cannot write", str(file), os.strerror(errno.ENOSPC))
+    assert sorted(copy.iterdir()) == [path for path in before if path != file]
 
 
 def test_refusals_of_same(run, calibrated, pair, people, tmp_path, capsys):
