@@ -54,9 +54,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run, of one epoch on the rendered pedestrians, for the tests of its uses."""
-    from reference_pipelines.config.loading import load_config
+def trained_run(images, tmp_path_factory):
+    """A run of one epoch on the rendered pedestrians."""
+    from reference_pipelines.config.loading import load_config  # the library's own tests run without it
     from reference_pipelines.pipelines import PIPELINES
 
     out = tmp_path_factory.mktemp("trained") / "run"

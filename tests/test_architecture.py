@@ -50,6 +50,7 @@ NEVER = [
     ("reference_pipelines.runs", "reference_pipelines.reporting", "a run on the disk does not know how it is shown"),
     ("reference_pipelines.ranks", "reference_pipelines.retrieval", "scores are computed again without torch"),
     ("reference_pipelines.ledger", "reference_pipelines.claims", "what is kept does not know what is concluded"),
+    ("reference_pipelines.matching", "reference_pipelines", "its mathematics is of arrays, whoever made them"),
     ("reference_pipelines.config", "reference_pipelines.data", "keys are known before any package is loaded"),
     ("reference_pipelines.training", "reference_pipelines.commands", "the programs do not know their command line"),
 ]

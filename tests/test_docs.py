@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from attnreid.__main__ import main as library
 from attnreid.command_line import read_options
 from reference_pipelines.commands.cli import COMMANDS
 from reference_pipelines.commands.cli import main as pipelines
+from tests.conftest import write_image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -49,8 +51,12 @@ def shown(*programs):
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python_runs(block, capsys, tmp_path, monkeypatch):
+def test_python_runs(block, request, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "runs/c2" in block:  # a trained run, and images to use it on
+        shutil.copytree(request.getfixturevalue("trained_run"), tmp_path / "runs" / "c2")
+        for seed, name in enumerate(("a.jpg", "b.jpg")):
+            write_image(tmp_path / name, seed)
     exec(block, {})
     capsys.readouterr()
 

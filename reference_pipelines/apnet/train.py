@@ -12,6 +12,7 @@ from reference_pipelines.apnet.losses import SupervisedObjective
 from reference_pipelines.data.sampler import identity_batches
 from reference_pipelines.models import ReidModel, build_backbone
 from reference_pipelines.reporting.examples import save_examples
+from reference_pipelines.runs.remarks import of_triplet
 from reference_pipelines.training.session import Session
 
 
@@ -45,5 +46,8 @@ def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:
         for epoch in range(session.epoch + 1, config.optimizer.epochs + 1):
             batches = identity_batches(labels, config.sampler, (config.seed, epoch))
             session.train_epoch(batches, objective)
+            if epoch == (config.optimizer.epochs + 1) // 2:
+                for remark in of_triplet(session.record.log):
+                    session.record.warn(remark)
         session.processes.once(partial(save_examples, out, session.model, session.evaluator, *session.test()))
-        return session.finish()
+        return session.finish(of_triplet(session.record.log))

@@ -100,14 +100,8 @@ def _judge(claim: Claim, cells: Mapping[tuple[str, ...], Mapping[int, Line]]) ->
         why = f"no run of {' and '.join(lacking)}" if lacking else "no seed that both rows were run with"
         return Verdict(claim, "not run", why=why)
     pairs = [(left[seed], right[seed]) for seed in seeds]
-<<<<<<< HEAD
-    unpaired = _why_not_paired(pairs)
-    if unpaired is not None:
-        return Verdict(claim, "undecided", why=unpaired)
-=======
     if (hindered := _why_not_paired(pairs)) is not None:
         return Verdict(claim, "undecided", why=hindered)
->>>>>>> 562767cb9e4d1d3dcbb9ba79b58d0bb2eb3db7e7
     ranks = [tuple(line.ranks() for line in pair) for pair in pairs]
     first = ranks[0][0]
     if any(not _same_queries(first, each) for pair in ranks for each in pair):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attnreid
 from attnreid.command_line import Command, Program, UserError
 from reference_pipelines.commands.options import (
+    CalibrateOptions,
     CheckResultOptions,
     ClaimsOptions,
     ClusterOptions,
@@ -18,6 +19,7 @@ from reference_pipelines.commands.options import (
     RenderOptions,
     ReportOptions,
     ReproduceOptions,
+    SameOptions,
     SearchOptions,
     VerifyOptions,
 )
@@ -85,6 +87,22 @@ COMMANDS = {
         "Trains what a table or figure needs, as many runs at once as there are cores, and writes the table: the "
         'paper\'s number, ours with its interval, or "not run". Finished runs are taken over, interrupted ones gone '
         "on with; every number goes into the ledger with what made it, and so does every failure.",
+    ),
+    "calibrate": Command(
+        "thresholds for stated false-match rates, kept beside the weights",
+        f"{_HERE}.calibrate:run",
+        CalibrateOptions,
+        "Finds the similarity from which two images are taken for one person, for each rate of false matches, with "
+        "intervals over people; one for each pair of cameras that has enough pairs, and one for all. A rate that the "
+        "people are too few for is not estimable, and is said to be. Writes model.calibration.json beside "
+        "model.safetensors.",
+    ),
+    "same": Command(
+        "whether two images show one person, at a stated false-match rate",
+        f"{_HERE}.same:run",
+        SameOptions,
+        "Compares the similarity of two images with the threshold of a false-match rate, as calibrate has found it. "
+        "Exit status 0 whatever the answer is.",
     ),
     "report": Command("one HTML file about finished runs", f"{_HERE}.report:run", ReportOptions),
     "data render": Command("render pedestrians in the Market-1501 layout", f"{_HERE}.data_render:run", RenderOptions),

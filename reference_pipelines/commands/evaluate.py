@@ -5,9 +5,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from attnreid.files import write_text
 from reference_pipelines.commands.options import EvaluateOptions
@@ -18,9 +21,11 @@ from reference_pipelines.data.decoding import without_corrupt
 from reference_pipelines.distributed.device import describe_hardware, pick_device
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
+from reference_pipelines.evaluation.open_set import measure_open_set
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
 from reference_pipelines.ranks.files import write_ranks
 from reference_pipelines.ranks.scoring import QueryRanks
+from reference_pipelines.reporting.matching import describe_drift, format_open_set
 from reference_pipelines.reporting.table import (
     chosen_on_the_test_set,
     format_camera_pairs,
@@ -32,6 +37,8 @@ from reference_pipelines.retrieval import rerank
 from reference_pipelines.runs.folder import EVALUATIONS, RANKS
 from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
+from reference_pipelines.serving.calibration_file import StoredCalibration, calibration_file, read_calibration
+from reference_pipelines.serving.embedder import identity_of
 
 _ROOM = 1 << 16  # bytes that a result may take
 
@@ -55,6 +62,7 @@ def run(options: EvaluateOptions) -> None:
         f"{run.result['title']}, trained on {trained}, tested on {data}, fingerprint {tested['fingerprint']}",
         flush=True,
     )
+    stored = _calibration_of(run, testing.flip) if options.open_set else None
     evaluator = Evaluator(data, loading, testing, device)
     query, gallery = evaluator.features(run.model.to(device))
     distances = rerank(query, gallery) if options.rerank else None
@@ -69,6 +77,7 @@ def run(options: EvaluateOptions) -> None:
         "image_size": list(run.config.data.image_size),
         "chance": evaluator.chance(),
         "scores": as_numbers(result),
+        **({"open_set": _open_set(query, gallery, data, stored, run.config.seed)} if options.open_set else {}),
         "unfinished": run.result.get("unfinished"),
         "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
         "start_weights": run.result.get("weights_digest"),
@@ -86,10 +95,42 @@ def _print(numbers: dict[str, Any], options: EvaluateOptions) -> None:
     print(format_evaluations([numbers]))
     if options.single_shot:
         print("\n" + format_single_shot(numbers))
+    if options.open_set:
+        print("\n" + format_open_set(numbers))
     if options.camera_pairs:
         pairs = numbers["scores"]["camera_pairs"]
         print("\n" + (format_camera_pairs(numbers) if pairs else "no camera pairs: the data set gives no cameras"))
     sys.stdout.flush()
+
+
+def _calibration_of(run: TrainedRun, flip: bool) -> StoredCalibration | None:
+    """Return what was calibrated of these features, if anything was.
+
+    Raises:
+        UserError: a calibration that is of other weights or preprocessing, or damaged.
+    """
+    file = calibration_file(run.weights)
+    return read_calibration(file, identity_of(run, flip=flip).to_plain(), "evaluate") if file.exists() else None
+
+
+def _open_set(
+    query: Tensor, gallery: Tensor, data: ReidData, stored: StoredCalibration | None, seed: int
+) -> dict[str, Any]:
+    """Return the open-set scores, with what a stored calibration says of this data set."""
+    found = measure_open_set(query, gallery, data, None if stored is None else stored.calibration, seed=seed)
+    if stored is None:
+        return {**found, "calibration": {"missing": "none; `calibrate` makes one"}}
+    said, reference = "too few images to compare", stored.calibration.drift
+    drift = None
+    if reference is not None:
+        with suppress(ValueError):  # a gallery of few images
+            drift = reference.compare(gallery.numpy(), seed)
+            said = describe_drift(drift, data.name)
+    if stored.data["fingerprint"] == data.fingerprint():
+        said += "; the calibration is of these very images, which is no test of it"
+    about = {"data": stored.data["name"], "fingerprint": stored.data["fingerprint"], "drift": said}
+    distances = None if drift is None else {**asdict(drift), "unlike": drift.unlike}
+    return {**found, "calibration": {**found["calibration"], **about, "distances": distances}}
 
 
 def _read(run: TrainedRun, options: EvaluateOptions, workers: int) -> tuple[ReidData, int]:
@@ -146,6 +187,8 @@ def _file_name(numbers: Mapping[str, Any]) -> str:
         words.append("reranked")
     if "single_shot" in numbers["scores"]:
         words.append("single_shot")
+    if "open_set" in numbers:
+        words.append("open_set")
     return "-".join(words).replace(" ", "_").replace("/", "_") + ".json"
 
 

@@ -32,6 +32,8 @@ class EvaluateOptions:
         flip: add the features of each image's mirror, or --no-flip; as trained if left out.
         rerank: re-rank by k-reciprocal encoding.
         camera_pairs: print mAP by the query's and the match's camera too.
+        open_set: add how well a threshold tells people apart: FNMR at false-match rates, TPIR at false-positive rates,
+            and how a stored calibration holds here.
         single_shot: add CUHK03's CMC with one gallery image a person, drawn so often; published code draws 10 or 100.
         workers: processes that decode images; 0 decodes in the main one; as trained if left out.
         batch_size: images a batch; as trained if left out.
@@ -46,6 +48,7 @@ class EvaluateOptions:
     flip: bool | None = None
     rerank: bool = False
     camera_pairs: bool = False
+    open_set: bool = False
     single_shot: int = typed(0, metavar="DRAWS", least=0)
     workers: int | None = typed(None, least=0)
     batch_size: int | None = typed(None, least=1)
@@ -180,6 +183,67 @@ class ClaimsOptions:
     scale: str | None = None
     selection: Literal["last", "held_out"] = "last"
     out: Path | None = typed(None, metavar="FILE")
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """A trained network, and the people that its thresholds are found on.
+
+    Args:
+        model: run folder, or a weights file.
+        data: folder or CSV file of a data set, of people whom the network was not trained on.
+        part: of the data set; test is query and gallery together.
+        layout: name of its layout; found by content when left out.
+        rates: false-match rates, each above 0 and below 1.
+        flip: add the features of each image's mirror, or --no-flip; as trained if left out.
+        seed: of the resamples.
+        json: print the calibration as JSON instead of tables.
+        workers: processes that decode images; 0 decodes in the main one; as many as cores, up to 8, if left out.
+        batch_size: images a batch; as trained if left out.
+        device: where to compute.
+    """
+
+    model: Path = typed(word="MODEL")
+    data: Path = typed(metavar="DIR")
+    part: Literal["test", "train", "all"] = "test"
+    layout: str | None = None
+    rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    flip: bool | None = None
+    seed: int = typed(0, least=0)
+    json: bool = False
+    workers: int | None = typed(None, least=0)
+    batch_size: int | None = typed(None, least=1)
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class SameOptions:
+    """Two images, and how often two people may be taken for one.
+
+    Args:
+        model: run folder, or a weights file, calibrated.
+        a: one image.
+        b: the other.
+        rate: false-match rate, one that was calibrated.
+        cameras: numbers of the cameras that took the two; a pair may have thresholds of its own.
+        prior: part of the pairs that show one person, before looking; it moves the probability alone.
+        gallery: folder of features of the place where the question comes up, to say whether it looks unlike the
+            calibration's images.
+        flip: as it was calibrated; as trained if left out.
+        json: print the verdict as JSON.
+        device: where to compute.
+    """
+
+    model: Path = typed(word="MODEL")
+    a: Path = typed(word="A")
+    b: Path = typed(word="B")
+    rate: float = 0.01
+    cameras: tuple[int, int] | None = None
+    prior: float = 0.5
+    gallery: Path | None = typed(None, metavar="FEATURES")
+    flip: bool | None = None
+    json: bool = False
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,15 @@ from reference_pipelines.config.sections import IMAGENET, Device, Interpolation,
 from reference_pipelines.data.decoding import image_pixels, load_image
 from reference_pipelines.data.transforms import Transform, evaluation_transform
 from reference_pipelines.distributed.device import pick_device
+from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.extraction import unit_features_of
+from reference_pipelines.matching import Verdict
+from reference_pipelines.matching.probability import BALANCED
+from reference_pipelines.matching.rates import RATES
 from reference_pipelines.models import ReidModel
-from reference_pipelines.pipelines.opening import open_run
+from reference_pipelines.pipelines.opening import TrainedRun, open_run
 from reference_pipelines.runs.provenance import file_digest
+from reference_pipelines.serving.calibration_file import StoredCalibration, calibration_file, read_calibration
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a Pillow image, uint8 RGB pixels as an (H, W, 3) array or a (3, H, W) tensor, or a float (3, H, W) tensor
@@ -66,16 +71,26 @@ class Embedder:
         title: how tables call it.
         device: where it computes.
         batch_size: images that it takes at a time.
+        calibration_file: where `calibrate` keeps what it learns of these features; None where there are no weights
+            on the disk.
     """
 
     def __init__(
-        self, model: ReidModel, identity: Identity, *, title: str, device: torch.device, batch_size: int
+        self,
+        model: ReidModel,
+        identity: Identity,
+        *,
+        title: str,
+        device: torch.device,
+        batch_size: int,
+        calibration_file: Path | None = None,
     ) -> None:
         self.model = model
         self.identity = identity
         self.title = title
         self.device = device
         self.batch_size = batch_size
+        self.calibration_file = calibration_file
 
     def __repr__(self) -> str:
         height, width = self.identity.image_size
@@ -134,6 +149,52 @@ class Embedder:
             raise ValueError("embed: features must be finite, got NaN or Inf; the weights are damaged or have diverged")
         return features
 
+    def calibration(self, who: str = "same") -> StoredCalibration:
+        """Return what `calibrate` has learnt of these features.
+
+        Raises:
+            UserError: there is none, or it is of other weights or preprocessing.
+        """
+        if self.calibration_file is None:
+            raise UserError(f"{who}: the network must come from a weights file, beside which its calibration is")
+        return read_calibration(self.calibration_file, self.identity.to_plain(), who)
+
+    def same(
+        self,
+        a: ImageLike,
+        b: ImageLike,
+        *,
+        rate: float = RATES[0],
+        cameras: tuple[int, int] | None = None,
+        prior: float = BALANCED,
+    ) -> Verdict:
+        """Return whether two images show one person, at a stated rate of false matches.
+
+        Args:
+            a: one image.
+            b: the other.
+            rate: a false-match rate that was calibrated.
+            cameras: that took them, where they are known.
+            prior: part of the pairs that show one person, before looking; it moves the probability alone.
+
+        Raises:
+            TypeError: as in `embed`.
+            ValueError: as in `embed`, not one image each, a rate that was not calibrated or is not estimable, or a
+                prior out of range.
+            UserError: the network is not calibrated, or a file does not decode.
+
+        Example:
+            model = reference_pipelines.load("runs/apnet")
+            verdict = model.same("a.jpg", "b.jpg", rate=0.01)
+            print(verdict.same, verdict.probability)
+        """
+        calibration = self.calibration().calibration
+        pair = [*_each(a), *_each(b)]
+        if len(_each(a)) != 1 or len(pair) != 2:
+            raise ValueError(f"same: a and b must be one image each, got {len(_each(a))} and {len(_each(b))}")
+        first, second = self.embed(pair)
+        return calibration.judge(float(first @ second), rate=rate, cameras=cameras, prior=prior)
+
     def _prepared(self, image: ImageLike) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
             wanted = (3, *self.identity.image_size)
@@ -177,15 +238,21 @@ def load(
     place = pick_device(device)
     run = open_run(Path(model), who)
     own = run.config
-    identity = Identity(
-        digest=file_digest(run.weights) or "",
-        image_size=own.data.image_size,
-        interpolation=own.data.interpolation,
-        flip=own.evaluation.flip if flip is None else flip,
-        normalisation=own.data.normalisation,
-    )
     size = own.evaluation.batch_size if batch_size is None else batch_size
-    return Embedder(run.model.to(place), identity, title=run.result["title"], device=place, batch_size=size)
+    return Embedder(
+        run.model.to(place),
+        identity_of(run, flip=own.evaluation.flip if flip is None else flip),
+        title=run.result["title"],
+        device=place,
+        batch_size=size,
+        calibration_file=calibration_file(run.weights),
+    )
+
+
+def identity_of(run: TrainedRun, *, flip: bool) -> Identity:
+    """Return what makes the features of a run comparable."""
+    data = run.config.data
+    return Identity(file_digest(run.weights) or "", data.image_size, data.interpolation, flip, data.normalisation)
 
 
 def require_embedder(model: object, who: str) -> None:

@@ -40,13 +40,6 @@ class Tested(NamedTuple):
     result: RetrievalResult
 
 
-class _Scores(NamedTuple):
-    """The test, and the result on the people who are held out, if there are any."""
-
-    tested: Tested
-    held_out: RetrievalResult | None
-
-
 class Session:
     """One training run from its data to its result, as a context; nothing is read or computed before it is entered.
 
@@ -139,10 +132,9 @@ class Session:
         if checkpoint is not None:
             self._restore(checkpoint)
         else:
-            scores = self._evaluate()
-            result = scores.tested.result
+            result = self.evaluator(self.model)
             self.record.description = replace(self.record.description, start=as_numbers(result))
-            self.record.end_epoch(self.trainer, {}, result, held_out=scores.held_out)
+            self.record.end_epoch(self.trainer, {}, result, held_out=self._evaluate_held_out())
         self._began = time.perf_counter()
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -219,27 +211,30 @@ class Session:
             run, epoch=run.epoch + 1, measured=dict(measured or {}), train_seconds=run.train_seconds + seconds
         )
         last = self.epoch == config.optimizer.epochs
-        scores = self._evaluate() if last or self.epoch % config.evaluation.every == 0 else None
+        due = last or self.epoch % config.evaluation.every == 0
+        result, held_out = (self._evaluate().result, self._evaluate_held_out()) if due else (None, None)
         entry = {"loss": loss, "learning_rate": rate, **objective.measured(), **(measured or {})}
-        result, held_out = (None, None) if scores is None else (scores.tested.result, scores.held_out)
         self.record.end_epoch(self.trainer, entry, result, labels, learnt, held_out)
         self._began = time.perf_counter()
 
-    def _evaluate(self) -> _Scores:
+    def _evaluate(self) -> Tested:
         query, gallery = self.evaluator.features(self.model)
         tested = Tested(query, gallery, self.evaluator.score(query, gallery))
         if self.epoch == self.config.optimizer.epochs:
             self._tested = tested
-        return _Scores(tested, None if self._held_out is None else self._held_out(self.model))
+        return tested
+
+    def _evaluate_held_out(self) -> RetrievalResult | None:
+        return None if self._held_out is None else self._held_out(self.model)
 
     def test(self) -> Tested:
         """Return what the network does after the last epoch; one that was not meant to be the last is evaluated now."""
         if self._tested is not None:
             return self._tested
-        tested, held_out = self._evaluate()
+        tested = self._evaluate()
         assert self.checkpoint is not None
         if "mAP" not in self.record.log[-1]:
-            self.record.complete_epoch(self.trainer, self.checkpoint, tested.result, held_out)
+            self.record.complete_epoch(self.trainer, self.checkpoint, tested.result, self._evaluate_held_out())
         return tested
 
     def finish(self, remarks: Sequence[str] = (), **extra: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """APNet's losses against their equations, written out."""
 
+import math
+
 import pytest
 import torch
 
@@ -45,3 +47,22 @@ def test_the_objective_is_eq_9():
     expected = oracle.smoothed_cross_entropy(logits.tolist(), LABELS.tolist(), 0.2)
     expected += 0.7 * oracle.batch_hard_triplet(pooled.tolist(), LABELS.tolist(), 0.5)
     assert objective.loss(Embedding(pooled, pooled, logits), indices).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_log_has_the_distances_that_the_triplet_saw():
+    objective = SupervisedObjective(LABELS, LossConfig())
+    steps = [random(8, 5, seed=seed) for seed in (3, 4)]
+    found = []
+    for pooled in steps:
+        objective.loss(Embedding(pooled, pooled, random(8, 4)), torch.arange(8))
+        own, others = [], []
+        for one, person in zip(pooled.tolist(), LABELS.tolist(), strict=True):
+            to = [(math.dist(one, other), who) for other, who in zip(pooled.tolist(), LABELS.tolist(), strict=True)]
+            own.append(max(distance for distance, who in to if who == person))
+            others.append(min(distance for distance, who in to if who != person))
+        found.append((sum(own) / 8, sum(others) / 8))
+    measured = objective.measured()
+    assert measured["hardest_positive"] == pytest.approx((found[0][0] + found[1][0]) / 2, abs=1e-5)
+    assert measured["hardest_negative"] == pytest.approx((found[0][1] + found[1][1]) / 2, abs=1e-5)
+    assert objective.measured() == {}
+    assert SupervisedObjective(LABELS, LossConfig(triplet_weight=0)).measured() == {}

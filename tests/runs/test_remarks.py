@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from reference_pipelines.data.records import ImageList, ReidData
-from reference_pipelines.runs.remarks import of_clusters, of_corrupt, of_learning, of_log, of_people, of_scores
+from reference_pipelines.runs.remarks import (
+    of_clusters,
+    of_corrupt,
+    of_learning,
+    of_log,
+    of_people,
+    of_scores,
+    of_triplet,
+)
 from tests.conftest import says
 
 
@@ -84,3 +92,16 @@ def test_a_relaxed_radius_is_said():
     log = [{"epoch": 0}, {"eps": 0.4}, {"eps": 0.5}, {"eps": 0.6}, {"eps": None}]
     assert of_log(log[:2], 0.4) == []
     assert says(of_log(log, 0.4)[0], "2 of its epochs", "eps", "0.4 (0.5, 0.6)")
+
+
+def triplets(*pairs):
+    return [{"epoch": 0}, *({"hardest_positive": one, "hardest_negative": other} for one, other in pairs)]
+
+
+def test_a_triplet_that_draws_everything_together_is_told():
+    """The first two are logs of runs of one recipe at half time: the first ended at 13.6 mAP, the other above 58."""
+    assert says(of_triplet(triplets((6.321, 2.506), (1.496, 1.246)))[0], "1.25", "2.51", "1.50", "identity_init")
+    assert of_triplet(triplets((10.9, 8.247), (4.061, 3.737))) == []
+    assert of_triplet(triplets((6.0, 2.5), (3.0, 2.4))) == []  # far from one another as before
+    assert of_triplet(triplets((6.0, 2.5))) == []
+    assert of_triplet([{"epoch": 0}, {"epoch": 1, "loss": 1.0}]) == []
