@@ -1,6 +1,6 @@
 """All rows of the first table, in its order."""
 
-from benchmarks import clustering, layers, layouts, loading, models, ranking, rendering
+from benchmarks import clustering, extraction, layers, layouts, loading, models, ranking, rendering
 
 CASES = (
     *layers.CASES,
@@ -8,6 +8,7 @@ CASES = (
     *models.CASES,
     *rendering.CASES,
     *loading.CASES,
+    *extraction.CASES,
     *clustering.CASES,
     *ranking.CASES,
 )

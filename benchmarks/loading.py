@@ -22,12 +22,12 @@ _STORED = (128, 64)  # of the files, as in Market-1501
 
 def ours(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
     """Build the pipelines' loading, in this process or by workers that stay; every training batch is drawn anew."""
-    with _missing_is_named():
+    with missing_is_named():
         from reference_pipelines.config.sections import AugmentConfig
         from reference_pipelines.data.dataset import Draw, load_batches
         from reference_pipelines.data.transforms import evaluation_transform, train_transform
 
-        paths = _files(problem.batch)
+        paths = image_files(problem.batch)
     transform = train_transform(problem.size, AugmentConfig()) if train else evaluation_transform(problem.size)
     seeds = iter(range(0, 2**62, problem.batch))
 
@@ -41,14 +41,14 @@ def ours(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
 
 def pillow(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
     """Build the same with torchvision's transforms on Pillow images, image by image, and torch's DataLoader."""
-    with _missing_is_named():
+    with missing_is_named():
         from torch.utils.data import DataLoader
         from torchvision import transforms
 
         from reference_pipelines.config.sections import IMAGENET, AugmentConfig
         from reference_pipelines.data.transforms import ERASE_ASPECT
 
-        paths = _files(problem.batch)
+        paths = image_files(problem.batch)
     augment, size = AugmentConfig(), problem.size
     steps: list[Any] = [transforms.Resize(size)]
     if train:
@@ -59,7 +59,7 @@ def pillow(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
         fill = list(augment.erase_fill)
         steps += [transforms.RandomErasing(augment.erase, augment.erase_area, ERASE_ASPECT, value=fill)]
     loader = DataLoader(
-        _Images(paths, transforms.Compose(steps)),
+        PillowImages(paths, transforms.Compose(steps)),
         batch_sampler=_batches(problem, workers),
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -67,7 +67,7 @@ def pillow(problem: Problem, *, train: bool, workers: int = 0) -> Variant:
     return _variant(lambda: torch.cat([images for images, _ in loader]), problem, train)
 
 
-class _Images(Dataset[tuple[Tensor, int]]):
+class PillowImages(Dataset[tuple[Tensor, int]]):
     """Images by Pillow, each with its number."""
 
     def __init__(self, paths: Sequence[Path], transform: Callable[[Any], Tensor]) -> None:
@@ -88,10 +88,10 @@ def _batches(problem: Problem, workers: int) -> list[list[int]]:
 
 
 def _variant(load: Callable[[], Tensor], problem: Problem, train: bool) -> Variant:
-    return Variant(_on_one_core(load), agrees=not train, items=problem.batch, unit="images")
+    return Variant(on_one_core(load), agrees=not train, items=problem.batch, unit="images")
 
 
-def _on_one_core(work: Callable[[], Tensor]) -> Work:
+def on_one_core(work: Callable[[], Tensor]) -> Work:
     """Let torch have one thread, as a loader's worker has."""
 
     def alone() -> Tensor:
@@ -106,7 +106,7 @@ def _on_one_core(work: Callable[[], Tensor]) -> Work:
 
 
 @contextmanager
-def _missing_is_named() -> Iterator[None]:
+def missing_is_named() -> Iterator[None]:
     """Skip the row for a package that is not installed, and name it."""
     try:
         yield
@@ -121,7 +121,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def _files(count: int) -> tuple[Path, ...]:
+def image_files(count: int) -> tuple[Path, ...]:
     """Write the first `count` images of `data render --size small`, shuffled, as JPEG files."""
     from reference_pipelines.rendering import SIZES, plan_images
     from reference_pipelines.rendering.market import encode_image

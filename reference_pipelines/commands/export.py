@@ -31,7 +31,7 @@ def run(options: ExportOptions) -> None:
     for file in files:
         print(
             printable(
-                f"{file.path}: {file.kind}, {file.size / 2**20:.1f} MiB; of {batches} random images its features are at "
-                f"most {file.difference:.1e} away from the network's ({TOLERANCE:g} is allowed)"
+                f"{file.path}: {file.kind}, {file.size / 2**20:.1f} MiB; of {batches} random images its features are "
+                f"at most {file.difference:.1e} away from the network's ({TOLERANCE:g} is allowed)"
             )
         )

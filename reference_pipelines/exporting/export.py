@@ -21,7 +21,7 @@ BATCHES = (1, 2, 5)
 """Numbers of random images that a file is run with before it is written."""
 
 TOLERANCE = 1e-4
-"""How far a file's unit feature may lie from the one that the network computes on the CPU; no cosine changes by more."""
+"""How far a file's unit feature may lie from the network's, computed on the CPU; no cosine changes by more."""
 
 _EXAMPLES = 3  # images that the graph is captured with
 
@@ -64,7 +64,7 @@ def export(
         onnx: ONNX file to write, for onnxruntime and others.
         torch_export: file to write with torch.export.save.
         fold: fold attention first (`attnreid.fold`): the same features with fewer operations.
-        preprocessing: "outside", images come as (N, 3, H, W) float32, resized and normalised as `model.preprocess` does;
+        preprocessing: "outside", images come as (N, 3, H, W) float32, resized and normalised as by `model.preprocess`;
             or "inside", as (N, H, W, 3) uint8 RGB of the network's size. Resizing stays outside in both: the training
             rounds to 8 bits along each direction, which neither kind of file has an operation for.
 

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from attnreid import fold
 from reference_pipelines.config.sections import Normalisation
-from reference_pipelines.models import ReidModel
 from reference_pipelines.serving.embedder import Embedder
 
 Preprocessing = Literal["outside", "inside"]
@@ -19,7 +18,7 @@ class ExportedNetwork(nn.Module):
     """Maps images to unit features, as `Embedder.embed_batch` does.
 
     Args:
-        model: in eval mode.
+        model: a `ReidModel` in eval mode.
         flip: add the features of each image's mirror.
         normalisation: mean and standard deviation of each channel; None where images come normalised.
 
@@ -27,7 +26,7 @@ class ExportedNetwork(nn.Module):
         Input `(N, 3, H, W)` float32, normalised; with `normalisation` `(N, H, W, 3)` uint8 RGB. Output `(N, D)`.
     """
 
-    def __init__(self, model: ReidModel, *, flip: bool, normalisation: Normalisation | None = None) -> None:
+    def __init__(self, model: nn.Module, *, flip: bool, normalisation: Normalisation | None = None) -> None:
         super().__init__()
         self.model = model
         self.flip = flip
@@ -42,10 +41,14 @@ class ExportedNetwork(nn.Module):
         if self.scale is not None and self.shift is not None:
             images = images.permute(0, 3, 1, 2).float() * self.scale + self.shift
         if not self.flip:
-            return _unit(self.model(images).features)
+            return _unit(self._features(images))
         # In one batch, so that the file holds the network once.
-        features = self.model(torch.cat([images, images.flip(3)])).features
+        features = self._features(torch.cat([images, images.flip(3)]))
         return _unit(features.view(2, -1, features.shape[1]).sum(dim=0))
+
+    def _features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.model(images).features
+        return features
 
 
 def _scale_and_shift(normalisation: Normalisation) -> tuple[Tensor, Tensor]:
@@ -62,12 +65,11 @@ def _unit(features: Tensor) -> Tensor:
 
 def network_of(model: Embedder, *, folded: bool, preprocessing: Preprocessing) -> ExportedNetwork:
     """Return a copy of an embedder's network as it is exported: on the CPU, in single precision, for eval mode."""
-    own = copy.deepcopy(model.model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
-    if folded:
-        own = fold(own)  # type: ignore[assignment]
+    own = copy.deepcopy(model.model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
+    network = fold(own) if folded else own
     normalisation = model.identity.normalisation if preprocessing == "inside" else None
-    network = ExportedNetwork(own, flip=model.identity.flip, normalisation=normalisation)
-    return network.requires_grad_(False).eval()
+    exported = ExportedNetwork(network, flip=model.identity.flip, normalisation=normalisation)
+    return exported.requires_grad_(False).eval()
 
 
 def random_pixels(count: int, size: tuple[int, int], seed: int) -> Tensor:

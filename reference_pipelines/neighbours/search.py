@@ -8,6 +8,7 @@ threads and the rounding of the products. Memory grows with N k.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -224,8 +225,8 @@ def _approximate_candidates(points: Tensor, width: int) -> np.ndarray:
 def propose(vectors: np.ndarray, query: np.ndarray, width: int) -> np.ndarray:
     """Return (Q, width) rows of float32 `vectors` (N, D) that may be the nearest to each `query` (Q, D), by faiss.
 
-    Up to `APPROXIMATE_ABOVE` rows all are looked at, in single precision; more are in inverted lists, and it is -1 where
-    the lists looked at hold too few.
+    Up to `APPROXIMATE_ABOVE` rows all are looked at, in single precision; more are in inverted lists, and it is -1
+    where the lists looked at hold too few.
 
     Raises:
         UserError: faiss is not installed.
@@ -239,7 +240,7 @@ def propose(vectors: np.ndarray, query: np.ndarray, width: int) -> np.ndarray:
         ) from None
     faiss.omp_set_num_threads(torch.get_num_threads())
     count, dim = vectors.shape
-    index = faiss.IndexFlatIP(dim)
+    index: Any = faiss.IndexFlatIP(dim)
     if count > APPROXIMATE_ABOVE:
         lists = _LISTS_PER_ROOT * int(count**0.5)
         index = faiss.IndexIVFFlat(index, dim, lists, faiss.METRIC_INNER_PRODUCT)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -114,7 +114,9 @@ def _of_model(
         raise ValueError("search: a network needs images to search for, got none")
     _check_same(model.identity.to_plain(), gallery, model.title)
     features = model.embed(images).numpy()
-    several = images if _is_sequence(images) else [images] * len(features)  # an array may be of many
+    several = _several(images)
+    if len(several) != len(features):  # an array of many
+        several *= len(features)
     names = [
         str(image) if isinstance(image, str | Path) else f"image {number}" for number, image in enumerate(several, 1)
     ]
@@ -138,12 +140,8 @@ def _of_store(
     return [str(path) for path in wanted], store.features[[rows[path] for path in wanted]]
 
 
-def _is_sequence(images: object) -> TypeGuard[Sequence[ImageLike]]:
-    return isinstance(images, Sequence) and not isinstance(images, str)
-
-
-def _several(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
-    return images if _is_sequence(images) else [images]
+def _several(images: object) -> list[object]:
+    return list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
 
 
 def _check_same(mine: Any, gallery: FeatureStore, queries: str | Path) -> None:

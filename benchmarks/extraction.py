@@ -1,0 +1,105 @@
+"""How many images a second become features on the disk: `extract` against DataLoader, Pillow and the same network."""
+
+import io
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case, Peer, Problem, Shape, Target, Variant
+from benchmarks.loading import PillowImages, image_files, missing_is_named, on_one_core
+
+if TYPE_CHECKING:
+    from reference_pipelines.models import ReidModel
+
+SIZES: tuple[Shape, ...] = ((3, 64, 32), (3, 128, 64), (3, 256, 128))
+"""The demo's image size, the files' own, and the papers'."""
+
+_BATCH = 32
+
+
+def ours(problem: Problem, *, workers: int = 0) -> Variant:
+    """Build `extract`: a new store each time, with its table and its metadata."""
+    with missing_is_named():
+        from reference_pipelines.features.writing import Listing
+        from reference_pipelines.serving.embedder import Embedder, Identity
+        from reference_pipelines.serving.extraction import extract
+
+        network = _network()
+        listing = Listing("benchmark", image_files(problem.batch))
+    identity = Identity("benchmark", problem.size, "bilinear", flip=False)
+    model = Embedder(network, identity, title="resnet_demo", device=problem.device, batch_size=_BATCH)
+
+    def to_store(folder: Path) -> Tensor:
+        with redirect_stderr(io.StringIO()):  # its progress
+            return torch.from_numpy(np.array(extract(model, listing, folder / "store", workers=workers).features))
+
+    return _variant(to_store, problem)
+
+
+def pillow(problem: Problem, *, workers: int = 0) -> Variant:
+    """Build what one would write: torchvision's transforms, DataLoader, the network, one array that is saved."""
+    with missing_is_named():
+        from torch.nn.functional import normalize
+        from torch.utils.data import DataLoader
+        from torchvision import transforms
+
+        from reference_pipelines.config.sections import IMAGENET
+
+        network = _network()
+        paths = image_files(problem.batch)
+    steps = [transforms.Resize(problem.size), transforms.ToTensor(), transforms.Normalize(*IMAGENET)]
+    images = PillowImages(paths, transforms.Compose(steps))
+    loader = DataLoader(
+        images, _BATCH, sampler=range(problem.batch), num_workers=workers, persistent_workers=workers > 0
+    )
+
+    @torch.no_grad()
+    def to_array(folder: Path) -> Tensor:
+        features = torch.cat([normalize(network(batch).features) for batch, _ in loader])
+        np.save(folder / "features.npy", features.numpy())
+        return features
+
+    return _variant(to_array, problem)
+
+
+def _network() -> "ReidModel":
+    """Return the demo's network with the same random weights each time, as `load` returns one."""
+    from torch import nn
+
+    from reference_pipelines.models import ReidModel
+    from reference_pipelines.models.narrow import resnet_demo
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = resnet_demo()
+        width = backbone.fc.in_features
+        backbone.fc = nn.Identity()
+        return ReidModel(backbone, width).to(memory_format=torch.channels_last).eval()
+
+
+def _variant(work: Callable[[Path], Tensor], problem: Problem) -> Variant:
+    def in_new_folder() -> Tensor:
+        with tempfile.TemporaryDirectory(prefix="attnreid-benchmarks-") as folder:
+            return work(Path(folder))
+
+    return Variant(on_one_core(in_new_folder), items=problem.batch, unit="images")
+
+
+def _case(name: str, what: str, workers: int) -> Case:
+    peer = Peer("pillow", "DataLoader, Pillow, the same network", partial(pillow, workers=workers), Target(1.3))
+    build = partial(ours, workers=workers)
+    return Case(name, what, build, (peer,), SIZES, 256, resizable=False, counted=False, memory=False)
+
+
+CASES = (
+    _case("extraction", "files to features, one core", workers=0),
+    _case("extraction_workers", "files to features, two workers that are there", workers=2),
+)
+"""The rows of this file: JPEG files of 128x64 to unit features on the disk, resnet_demo without attention."""
