@@ -55,7 +55,7 @@ def test_python_runs(block, request, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "runs/c2" in block:  # a trained run, and images to use it on
         shutil.copytree(request.getfixturevalue("trained_run"), tmp_path / "runs" / "c2")
-        for seed, name in enumerate(("a.jpg", "b.jpg")):
+        for seed, name in enumerate(("a.jpg", "b.jpg", "photographs/c.jpg", "photographs/d.jpg", "photographs/e.jpg")):
             write_image(tmp_path / name, seed)
     exec(block, {})
     capsys.readouterr()
