@@ -51,7 +51,7 @@ class CostOptions(ModelOptions):
         levels: apnet, pyramid: how many, or several for the parts of each, such as 1 2 4 (default: 2); mla: which of
             pixel, head and domain (default: pixel,head,domain).
         radix: apnet, pyramid: into how many parts a level splits those of the one before (default: 2).
-        order: pyramid: which level is applied first (default: coarse_to_fine).
+        order: apnet, pyramid: which level is applied first (default: coarse_to_fine).
         stages: pyramid: the numbers of the stages that get one, such as 3 4 (default: all).
         variant: apnet: as the paper or its authors' code has it (default: paper).
         blocks: mla: which blocks of the last stage (default: all).

@@ -40,7 +40,11 @@ def images() -> Tensor:
 def _nothing_listens():
     yield
     assert not _probe._listeners
-    assert not torch.nn.modules.module._has_any_global_hook()
+    hooks = torch.nn.modules.module
+    assert not hooks._global_forward_hooks
+    assert not hooks._global_forward_pre_hooks
+    assert not hooks._global_backward_hooks
+    assert not hooks._global_backward_pre_hooks
 
 
 def test_gates_per_site_and_level(model: ResNet, images: Tensor) -> None:

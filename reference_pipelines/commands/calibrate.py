@@ -21,9 +21,9 @@ def run(options: CalibrateOptions) -> None:
         UserError: no model, no such data, too few people, or a file that cannot be written.
     """
     try:
-        check_rates(options.rates, "calibrate")
+        check_rates(options.rate, "calibrate")
     except ValueError as error:
-        raise UserError(str(error).replace("calibrate: rates", "calibrate: --rates")) from None
+        raise UserError(str(error).replace("calibrate: rates", "calibrate: --rate")) from None
     model = load(
         options.model, device=options.device, flip=options.flip, batch_size=options.batch_size, who="calibrate"
     )
@@ -33,7 +33,7 @@ def run(options: CalibrateOptions) -> None:
         options.data,
         part=options.part,
         layout=options.layout,
-        rates=options.rates,
+        rates=options.rate,
         seed=options.seed,
         workers=workers,
     )

@@ -194,7 +194,7 @@ class CalibrateOptions:
         data: folder or CSV file of a data set, of people whom the network was not trained on.
         part: of the data set; test is query and gallery together.
         layout: name of its layout; found by content when left out.
-        rates: false-match rates, each above 0 and below 1.
+        rate: false-match rates, each above 0 and below 1.
         flip: add the features of each image's mirror, or --no-flip; as trained if left out.
         seed: of the resamples.
         json: print the calibration as JSON instead of tables.
@@ -207,7 +207,7 @@ class CalibrateOptions:
     data: Path = typed(metavar="DIR")
     part: Literal["test", "train", "all"] = "test"
     layout: str | None = None
-    rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    rate: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     flip: bool | None = None
     seed: int = typed(0, least=0)
     json: bool = False

@@ -38,6 +38,7 @@ _INTRODUCTION = (
     "[What the figures mean](../verification.md)."
 )
 _LEAST_COVERED = 0.85
+_LEAST_IMAGES = 150
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,12 @@ def main(words: Sequence[str]) -> int:
     """Try every seed, write the page, and return the exit status: 1 where 85 % of the seeds do not hold at 1 %."""
     try:
         options = read_options("same_person", SamePersonOptions, list(words), see="--help")
+        images = options.people * options.cameras * options.images
+        if images < _LEAST_IMAGES:
+            raise UserError(
+                f"same_person: --people x --cameras x --images must be at least {_LEAST_IMAGES}, to look for drift, "
+                f"got {images}; raise one"
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

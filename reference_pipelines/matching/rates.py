@@ -197,9 +197,10 @@ def realised_rates(pairs: Pairs, *, replicates: int = REPLICATES, seed: int = 0)
     """
     below = np.searchsorted(pairs.genuine, pairs.thresholds, side="left")
     matched, missed = np.full((2, replicates, len(pairs.thresholds)), np.nan)
+    met = [(*above.nonzero(), above[above > 0]) for above in pairs.above]  # most people never match wrongly
     for r, weights in enumerate(person_weights(pairs.people, replicates, seed)):
         if total := pairs.impostor_weight(weights):
-            matched[r] = (pairs.above @ weights) @ weights / total
+            matched[r] = [(weights[first] * weights[second]) @ counts / total for first, second, counts in met]
         misses = np.concatenate([[0.0], np.cumsum(weights[pairs.genuine_people])])
         if misses[-1]:
             missed[r] = misses[below] / misses[-1]

@@ -19,11 +19,11 @@ def format_calibration(calibration: Calibration) -> str:
         counts = (f"{scale.people:,}", f"{scale.genuine:,}", f"{scale.impostors:,}")
         for k, point in enumerate(scale.points):
             rows.append((name if k == 0 else "", *_point(point), *(counts if k == 0 else ("", "", ""))))
-        notes += [f"{name}, FMR {_percent(point.rate)}: {point.reason}" for point in scale.points if point.reason]
-    count = len(calibration.cameras)
-    if count > 1:
-        shared = count * (count - 1) // 2 - len(calibration.camera_pairs)
-        notes.append(f"{shared} of {count * (count - 1) // 2} pairs of cameras have too few pairs and share the pooled")
+        instead = "" if scale is calibration.pooled else "; the pooled threshold is used"
+        notes += [f"{name}, FMR {_percent(p.rate)}: {p.reason}{instead}" for p in scale.points if p.reason]
+    between = len(calibration.cameras) * (len(calibration.cameras) - 1) // 2
+    if shared := between - len(calibration.camera_pairs):
+        notes.append(f"{shared} of {between} pairs of cameras have too few images and use the pooled thresholds")
     if calibration.drift is None:
         notes.append("too few images to say later whether a gallery looks unlike them")
     return "\n".join([format_table(rows, _HEADINGS, words=1), "", *(f"note: {note}" for note in notes)]).rstrip()

@@ -833,8 +833,7 @@ def formats(model: nn.Module) -> set[tuple[torch.device, torch.dtype]]:
 def test_attention_has_its_sites_format_and_moves_with_it(
     backbone: Backbone, plain: nn.Module, attended: nn.Module, images: Tensor
 ) -> None:
-    with torch.device("meta"):
-        model = backbone.make().bfloat16()
+    model = backbone.make().to("meta").bfloat16()
     backbone.attach(model)
     assert formats(model) == {(torch.device("meta"), torch.bfloat16)}
     model.to_empty(device="cpu")
