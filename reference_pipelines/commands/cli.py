@@ -57,37 +57,6 @@ COMMANDS = {
         "Clusters features by DBSCAN on k-reciprocal Jaccard distances, MLA's own pseudo-labels, and says how pure the "
         "clusters are where the people or the cameras are known.",
     ),
-    "check-result": Command(
-        "a ledger's scores again, from its ranks, and what was changed in it",
-        f"{_HERE}.check_result:run",
-        CheckResultOptions,
-        "Computes every score of a ledger again from the ranks of the true matches, without images or weights, and "
-        "follows the digests from line to line. Exit status 1 if anything is wrong. A ledger that was wholly written "
-        "anew would not show: compare its heads with those that were published.",
-    ),
-    "claims": Command(
-        "what a ledger says of each claim of the papers",
-        f"{_HERE}.claims:run",
-        ClaimsOptions,
-        "Gives every comparison of both papers a verdict: reproduced, contradicted, undecided (and how many seeds "
-        "would decide), or not run. Runs are paired by query and seed; with fewer than 3 seeds nothing is decided. A "
-        "ledger that check-result finds wrong is refused.",
-    ),
-    "export": Command(
-        "a network as a file that runs without this package: ONNX, or torch's exported program",
-        f"{_HERE}.export:run",
-        ExportOptions,
-        "The file takes any number of images and gives unit features. It is written once its features are the "
-        "network's own: an ONNX file is run by onnxruntime. Its metadata say how images are prepared.",
-    ),
-    "reproduce": Command(
-        "an experiment of a paper by its name: trained, tested, and put beside the paper's numbers",
-        f"{_HERE}.reproduce:run",
-        ReproduceOptions,
-        "Trains what a table or figure needs, as many runs at once as there are cores, and writes the table: the "
-        'paper\'s number, ours with its interval, or "not run". Finished runs are taken over, interrupted ones gone '
-        "on with; every number goes into the ledger with what made it, and so does every failure.",
-    ),
     "calibrate": Command(
         "thresholds for stated false-match rates, kept beside the weights",
         f"{_HERE}.calibrate:run",
@@ -104,7 +73,38 @@ COMMANDS = {
         "Compares the similarity of two images with the threshold of a false-match rate, as calibrate has found it. "
         "Exit status 0 whatever the answer is.",
     ),
+    "export": Command(
+        "a network as a file that runs without this package: ONNX, or torch's exported program",
+        f"{_HERE}.export:run",
+        ExportOptions,
+        "The file takes any number of images and gives unit features. It is written once its features are the "
+        "network's own: an ONNX file is run by onnxruntime. Its metadata say how images are prepared.",
+    ),
     "report": Command("one HTML file about finished runs", f"{_HERE}.report:run", ReportOptions),
+    "reproduce": Command(
+        "an experiment of a paper by its name: trained, tested, and put beside the paper's numbers",
+        f"{_HERE}.reproduce:run",
+        ReproduceOptions,
+        "Trains what a table or figure needs, as many runs at once as there are cores, and writes the table: the "
+        'paper\'s number, ours with its interval, or "not run". Finished runs are taken over, interrupted ones gone '
+        "on with; every number goes into the ledger with what made it, and so does every failure.",
+    ),
+    "check-result": Command(
+        "a ledger's scores again, from its ranks, and what was changed in it",
+        f"{_HERE}.check_result:run",
+        CheckResultOptions,
+        "Computes every score of a ledger again from the ranks of the true matches, without images or weights, and "
+        "follows the digests from line to line. Exit status 1 if anything is wrong. A ledger that was wholly written "
+        "anew would not show: compare its heads with those that were published.",
+    ),
+    "claims": Command(
+        "what a ledger says of each claim of the papers",
+        f"{_HERE}.claims:run",
+        ClaimsOptions,
+        "Gives every comparison of both papers a verdict: reproduced, contradicted, undecided (and how many seeds "
+        "would decide), or not run. Runs are paired by query and seed; with fewer than 3 seeds nothing is decided. A "
+        "ledger that check-result finds wrong is refused.",
+    ),
     "data render": Command("render pedestrians in the Market-1501 layout", f"{_HERE}.data_render:run", RenderOptions),
     "data verify": Command(
         "what a data set is, and what is wrong with it",
