@@ -98,7 +98,8 @@ def refuse_unknown(
             continue
         if keys := [each for each in known if each.startswith(f"{name}.")]:
             raise UserError(f"{who}: {name} is a section of keys: set {', '.join(keys)}")
-        if owners := [other for other, theirs in (elsewhere or {}).items() if name in theirs]:
+        begins_own = any(each.startswith(name) for each in known)
+        if not begins_own and (owners := [other for other, theirs in (elsewhere or {}).items() if name in theirs]):
             raise UserError(f"{who}: there is no option {name}; it is one of {', '.join(owners)}")
         section = name.rpartition(".")[0]
         others = [each for each in known if section and each.startswith(f"{section}.")]

@@ -16,8 +16,7 @@ from reference_pipelines.matching import calibrate
 from reference_pipelines.rendering import render_market
 from reference_pipelines.serving import calibration_file
 from reference_pipelines.serving.calibrating import calibrate_model
-from reference_pipelines.serving.extraction import extract_store
-from reference_pipelines.serving.listing import list_images
+from reference_pipelines.serving.extraction import extract
 from tests.conftest import says
 
 RATES = (0.1, 0.05, 1e-5)
@@ -107,7 +106,7 @@ def test_same_is_the_threshold_on_the_similarity(calibrated, pair, capsys):
 
 def test_a_gallery_of_other_images_is_said_to_be_unlike(calibrated, people, pair, tmp_path, capsys):
     model = reference_pipelines.load(calibrated, device="cpu")
-    own = extract_store(model, list_images(people, part="gallery"), tmp_path / "own").folder
+    own = extract(model, people, tmp_path / "own", part="gallery").folder
     words = ["same", str(calibrated), *pair, "--rate", "0.05", "--gallery"]
     assert main([*words, str(own)]) == 0
     assert says(capsys.readouterr().out, f"{own} looks like the calibration's images")
@@ -118,7 +117,7 @@ def test_a_gallery_of_other_images_is_said_to_be_unlike(calibrated, people, pair
     assert says(capsys.readouterr().out, f"note: {odd} looks unlike the calibration's images", "less alike")
     assert main([*words, str(odd), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["gallery"]["unlike"] is True
-    few = extract_store(model, list_images(people, part="query"), tmp_path / "few", who="test").folder
+    few = extract(model, people, tmp_path / "few", part="query").folder
     meta = json.loads((few / "meta.json").read_text())
     meta["model"]["digest"] = "another"
     (few / "meta.json").write_text(json.dumps(meta))
