@@ -7,6 +7,8 @@ from attnreid.command_line.errors import UserError, closest
 
 Names = Mapping[str, Iterable[str]]
 
+_DASHES, _NAMED = 2, 3  # characters before a name; options named to who abbreviates
+
 
 @dataclass
 class Words:
@@ -98,8 +100,9 @@ def refuse_unknown(
             continue
         if keys := [each for each in known if each.startswith(f"{name}.")]:
             raise UserError(f"{who}: {name} is a section of keys: set {', '.join(keys)}")
-        begins_own = any(each.startswith(name) for each in known)
-        if not begins_own and (owners := [other for other, theirs in (elsewhere or {}).items() if name in theirs]):
+        if len(name) > _DASHES and (begun := [each for each in known if each.startswith(name)]):
+            raise UserError(f"{who}: there is no option {name}; did you mean {' or '.join(begun[:_NAMED])}?")
+        if owners := [other for other, theirs in (elsewhere or {}).items() if name in theirs]:
             raise UserError(f"{who}: there is no option {name}; it is one of {', '.join(owners)}")
         section = name.rpartition(".")[0]
         others = [each for each in known if section and each.startswith(f"{section}.")]

@@ -1,7 +1,7 @@
 """What a recipe of APNet may say."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reference_pipelines.config.attention import AttentionConfig
@@ -82,6 +82,23 @@ class ApnetConfig:
         self.model.check_normalisation(self.data)
         self.model.check_batch(self.sampler.ids * self.sampler.images)
         require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2**32", self.seed)
+
+    def select(self, data: "ReidData") -> "ReidData":
+        """Return the data set without the training images of which nobody has said who it is.
+
+        Raises:
+            UserError: that is all of them.
+        """
+        known = data.train.known
+        if not known.any():
+            raise UserError(
+                f"train: apnet learns from labels, and in the train part of {data.name} nobody is labelled; give the "
+                "ids, in a CSV file or as a folder a person, or train without them: train mla"
+            )
+        if known.all():
+            return data
+        note = f"{int((~known).sum()):,} train images of nobody known left out"
+        return replace(data, train=data.train.where(known), notes=(*data.notes, note))
 
     def check_data(self, data: "ReidData") -> None:
         """Refuse images that this cannot be trained on.

@@ -5,7 +5,7 @@ from reference_pipelines.clustering.dbscan import dbscan
 from reference_pipelines.clustering.jaccard import jaccard_graph
 from reference_pipelines.clustering.kmeans import kmeans
 from reference_pipelines.clustering.memory import ClusterMemory
-from reference_pipelines.clustering.pseudo_labels import cluster, describe_clusters
+from reference_pipelines.clustering.pseudo_labels import cluster, describe_clusters, silhouette
 from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "merge",
     "normalised_mutual_information",
     "purity",
+    "silhouette",
 ]

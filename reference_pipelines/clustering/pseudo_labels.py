@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from reference_pipelines.clustering.agglomerative import merge
@@ -13,9 +15,11 @@ from reference_pipelines.clustering.jaccard import jaccard_graph
 from reference_pipelines.clustering.kmeans import kmeans
 from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 from reference_pipelines.config.clustering import ClusteringConfig, MergingConfig
+from reference_pipelines.data.records import UNKNOWN
 from reference_pipelines.errors import UserError
 from reference_pipelines.neighbours.search import unit_features
 
+_SILHOUETTE_IMAGES = 2000
 _SAME = 1e-6  # apart in no number by more than rounding
 _RADII = tuple(radius / 20 for radius in range(1, 20))
 _ALL_EQUAL = (
@@ -146,27 +150,56 @@ def describe_clusters(
 
     Args:
         clusters: (N,) pseudo-labels, -1 for noise.
-        ids: (N,) true ids; None where they are not known.
+        ids: (N,) true ids, -2 of images that nobody has labelled; None where none are known.
         cameras: (N,) cameras; None where they are not known.
 
     Returns:
         `clusters`, `noise`, the sizes `smallest`, `median` and `largest`, `id_purity`, `camera_purity`, and `id_nmi`,
-        the normalised mutual information with the ids. The last three leave noise out, and are None where they
-        cannot be known: no labels, the same one for all, as unlabelled images are given, one an image, or no cluster of
-        two images.
+        the normalised mutual information with the ids. The last three leave noise out, and images without an id where
+        they are of the ids; they are None where they cannot be known: no labels, the same one for all, one an image, or
+        no cluster of two images.
     """
     sizes = np.bincount(clusters[clusters >= 0])
-    ids, cameras = (labels if _tell_apart(labels) and sizes.max(initial=0) > 1 else None for labels in (ids, cameras))
+    known = np.ones(len(clusters), dtype=bool) if ids is None else ids != UNKNOWN
+    labelled = clusters[known]
+    ids = None if ids is None else ids[known]
+    useful = sizes.max(initial=0) > 1
+    ids = ids if useful and _tell_apart(ids) and np.bincount(labelled[labelled >= 0]).max(initial=0) > 1 else None
+    cameras = cameras if useful and _tell_apart(cameras) else None
     return {
         "clusters": len(sizes),
         "noise": float((clusters < 0).mean()),
         "smallest": int(sizes.min(initial=len(clusters))) if len(sizes) else 0,
         "median": float(np.median(sizes)) if len(sizes) else 0.0,
         "largest": int(sizes.max(initial=0)),
-        "id_purity": None if ids is None else purity(clusters, ids),
-        "id_nmi": None if ids is None else normalised_mutual_information(clusters, ids),
+        "id_purity": None if ids is None else purity(labelled, ids),
+        "id_nmi": None if ids is None else normalised_mutual_information(labelled, ids),
         "camera_purity": None if cameras is None else purity(clusters, cameras),
     }
+
+
+def silhouette(features: Tensor, clusters: np.ndarray, *, seed: int = 0) -> float | None:
+    """Return the mean silhouette of clustered images by cosine distance (Rousseeuw 1987; scikit-learn's).
+
+    It needs no labels: near 1 where clusters are tight and far apart, near 0 where they touch, below where images lie
+    nearer to another cluster than to their own. That clusters are tight does not say that they are people.
+
+    Args:
+        features: (N, D) of the images.
+        clusters: (N,) pseudo-labels; noise, -1, is left out.
+        seed: of the sample of 2,000 images that is taken where there are more.
+
+    Returns:
+        Between -1 and 1; None where fewer than two clusters have an image in the sample, or every image its own.
+    """
+    clustered = np.flatnonzero(clusters >= 0)
+    if len(clustered) > _SILHOUETTE_IMAGES:
+        clustered = np.sort(np.random.default_rng(seed).choice(clustered, _SILHOUETTE_IMAGES, replace=False))
+    labels = clusters[clustered]
+    if not 2 <= len(np.unique(labels)) < len(labels):
+        return None
+    points = features[torch.as_tensor(clustered, device=features.device)].cpu().numpy()
+    return float(silhouette_score(points, labels, metric="cosine"))
 
 
 def _tell_apart(labels: np.ndarray | None) -> bool:

@@ -15,10 +15,11 @@ from torch import Tensor
 from attnreid.files import write_text
 from reference_pipelines.commands.options import EvaluateOptions
 from reference_pipelines.config.loading import to_plain
-from reference_pipelines.config.sections import EvaluationConfig
+from reference_pipelines.config.sections import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
 from reference_pipelines.distributed.device import describe_hardware, pick_device
+from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.evaluation.open_set import measure_open_set
@@ -39,6 +40,7 @@ from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
 from reference_pipelines.serving.calibration_file import StoredCalibration, calibration_file, read_calibration
 from reference_pipelines.serving.embedder import identity_of
+from reference_pipelines.training.images import read_images, read_wanted
 
 _ROOM = 1 << 16  # bytes that a result may take
 
@@ -77,7 +79,9 @@ def run(options: EvaluateOptions) -> None:
         "image_size": list(run.config.data.image_size),
         "chance": evaluator.chance(),
         "scores": as_numbers(result),
-        **({"open_set": _open_set(query, gallery, data, stored, run.config.seed)} if options.open_set else {}),
+        **(
+            {"open_set": _open_set(query, gallery, evaluator.data, stored, run.config.seed)} if options.open_set else {}
+        ),
         "unfinished": run.result.get("unfinished"),
         "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
         "start_weights": run.result.get("weights_digest"),
@@ -139,12 +143,22 @@ def _read(run: TrainedRun, options: EvaluateOptions, workers: int) -> tuple[Reid
     Raises:
         UserError: what lies where the run's own images did are others.
     """
-    own = run.config.data
+    own: DataConfig = run.config.data
     mine = options.data is None
-    root, layout = (own.root, own.layout) if options.data is None else (options.data, None)
-    data = read(root, options.layout or layout).require("evaluate", "query", "gallery")
+    if options.data is None:
+        data = read_wanted(replace(own, layout=options.layout or own.layout))
+        if not data.tested:
+            raise UserError(
+                f"evaluate: {run.folder} was trained on images without query and gallery; name a data set with --data"
+            )
+    else:
+        data = read(options.data, options.layout).require("evaluate", "query", "gallery")
     skip = options.skip_corrupt or (mine and own.skip_corrupt)
-    kept = without_corrupt(data, workers=workers) if skip else data
+    kept = data
+    if skip and mine:
+        kept = read_images(replace(own, skip_corrupt=True, workers=workers), Processes())[0]
+    elif skip:
+        kept = without_corrupt(data, workers=workers)
     before = run.result["data"].get("fingerprint")
     if mine and before not in (None, data.fingerprint(), kept.fingerprint()):
         raise UserError(

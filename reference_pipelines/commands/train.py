@@ -5,11 +5,50 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from attnreid.command_line import Option, help_text, refuse_unknown, separate
 from reference_pipelines.config.loading import CONFIG_OPTION, keys_of, load_config, shown_config, word_counts
 from reference_pipelines.errors import UserError, closest
 from reference_pipelines.pipelines import PIPELINES
 
+_USAGE = """\
+usage: python -m reference_pipelines train apnet|mla --config RECIPE
+           --data.root DATA --out RUN_DIR [--KEY VALUE ...]
+
+apnet trains with labels, mla without. Scores are taken on query and gallery.
+
+  RECIPE   a name below, or a YAML file
+  RUN_DIR  a new folder
+  DATA     the folder of a public data set, found by content; train/, query/
+           and gallery/ with a folder a person; a folder a person, PERSON/*.jpg
+           or PERSON/CAMERA/*.jpg; for mla any folder of images; or a CSV file:
+
+             image,id,camera,split
+             images/0001.jpg,ada,1,train
+             images/0002.jpg,bo,1,query
+             images/0003.jpg,bo,2,gallery
+
+           split is train, query or gallery; images are named relative to the
+           file. All columns but image may be left out: without split half of
+           the people are kept for query and gallery, without camera each image
+           counts as a camera of its own, and mla needs no id."""
+_LABELS = {"apnet": "with labels", "mla": "without labels"}
+_EXAMPLES = """
+imagenet is downloaded at the first use; --model.weights takes none or a file
+in its place.
+
+Examples:
+
+  python -m reference_pipelines data verify people.csv
+  python -m reference_pipelines train apnet --config demo \\
+      --data.root people.csv --out runs/people
+  python -m reference_pipelines train apnet --config apnet_c2_market \\
+      --data.root people.csv --out runs/large
+
+The first says what the data are and what is wrong with them, the second trains
+a small network on the CPU, the third the paper's on a GPU. `train apnet --help`
+and `train mla --help` list every KEY."""
 _OUT = Option("--out", "out", Path, help="a new folder for the run", metavar="RUN_DIR")
 _PRINT = Option("--print_config", "print_config", bool, False, "print what the run would take and end", constant=True)
 _OWN: dict[str, int | None] = {_OUT.name: _OUT.count, _PRINT.name: _PRINT.count}
@@ -71,7 +110,12 @@ def _print_help(name: str | None) -> None:
         about = (schema.__doc__ or "").partition("\n")[0]
         print(help_text(f"train {name}", about, [_OUT, CONFIG_OPTION, _PRINT, *keys_of(schema).values()]))
         return
+    print(_USAGE)
     for paper, each in PIPELINES.items():
-        recipes = ", ".join(sorted(path.stem for path in each.recipes.glob("*.yaml")))
-        print(f"train {paper} --config RECIPE --out RUN_DIR [--any.key VALUE]   recipes: {recipes}, or a YAML file")
-    print(f"train {'|'.join(PIPELINES)} --help lists the keys.")
+        print(f"\nRecipes of {paper}, {_LABELS[paper]}:\n")
+        for path in sorted(each.recipes.glob("*.yaml")):
+            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+            height, width = recipe["data"]["image_size"]
+            model = recipe["model"]
+            print(f"  {path.stem:<20} {model['backbone']}, {height} x {width}, weights {model['weights']}")
+    print(_EXAMPLES)

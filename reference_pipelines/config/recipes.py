@@ -13,7 +13,8 @@ from reference_pipelines.config.loading import defaults_of, flat, to_plain
 _PACKAGE = Path(__file__).parents[1]
 # None of these changes what is trained or how it is tested, or it is not the recipe's to say; a seed is another try.
 _FREE = (
-    *("title", "device", "seed", "data.root", "data.layout", "data.workers", "data.skip_corrupt"),
+    *("title", "device", "seed", "data.root", "data.also", "data.test", "data.layout"),
+    *("data.workers", "data.skip_corrupt"),
     *("evaluation.every", "evaluation.batch_size"),
 )
 _WEIGHTS = "model.weights"

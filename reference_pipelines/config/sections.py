@@ -23,8 +23,13 @@ class DataConfig:
     """The images.
 
     Args:
-        root: folder of the data set, or a CSV file.
+        root: folder of the data set, or a CSV file; for mla any folder of images.
         layout: name of its layout; found by content when left out.
+        also: further data sets, found by content, whose training images are trained on with those of root; ids and
+            cameras are kept apart.
+        test: a data set, found by content, whose query and gallery are tested on in place of root's.
+        test_people: share of the people of a set that does not split them who become its query and gallery.
+        split_seed: which people those are.
         image_size: height and width that images are resized to.
         interpolation: how they are resized.
         mean: of each channel, subtracted from pixels between 0 and 1; ImageNet's, or what the weights were made with.
@@ -36,6 +41,10 @@ class DataConfig:
 
     root: str
     layout: str | None = None
+    also: tuple[str, ...] = ()
+    test: str | None = None
+    test_people: float = 0.5
+    split_seed: int = 0
     image_size: tuple[int, int] = (256, 128)
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -45,6 +54,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.root.strip() != "", "data.root must not be empty", repr(self.root))
+        others = (*self.also, *(() if self.test is None else (self.test,)))
+        require(all(each.strip() for each in others), "data.also and data.test must not be empty", repr(others))
+        require(0 <= self.test_people < 1, "data.test_people must be at least 0 and below 1", self.test_people)
+        require(self.split_seed >= 0, "data.split_seed must be at least 0", self.split_seed)
         require(
             min(self.image_size) >= 1,
             "data.image_size must be a height and a width above 0",

@@ -16,6 +16,9 @@ from reference_pipelines.errors import UserError
 Part = Literal["train", "query", "gallery"]
 PARTS: tuple[Part, ...] = ("train", "query", "gallery")
 
+DISTRACTOR, JUNK, UNKNOWN = 0, -1, -2
+"""Ids that are nobody's: Market-1501's two, and that of a training image of which nobody has said who it shows."""
+
 
 @dataclass(frozen=True)
 class ImageList:
@@ -23,13 +26,16 @@ class ImageList:
 
     Args:
         paths: N image files.
-        ids: (N,) person ids; 0 is a distractor, -1 is junk.
+        ids: (N,) person ids; 0 is a distractor, -1 is junk, -2 is not known.
         cameras: (N,) camera numbers.
+        tracklets: (N,) numbers, one a tracklet, an image in none having a number of its own; None where no image is in
+            one.
     """
 
     paths: tuple[Path, ...]
     ids: np.ndarray
     cameras: np.ndarray
+    tracklets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -37,14 +43,21 @@ class ImageList:
     def where(self, mask: np.ndarray) -> "ImageList":
         """Return the images for which the boolean (N,) `mask` holds, in order."""
         keep = np.flatnonzero(mask)
-        return ImageList(tuple(self.paths[i] for i in keep), self.ids[keep], self.cameras[keep])
+        tracklets = None if self.tracklets is None else self.tracklets[keep]
+        return ImageList(tuple(self.paths[i] for i in keep), self.ids[keep], self.cameras[keep], tracklets)
+
+    @property
+    def known(self) -> np.ndarray:
+        """(N,) whether somebody has said who each image shows, if only that it is nobody."""
+        mask: np.ndarray = self.ids != UNKNOWN
+        return mask
 
     def labels(self) -> np.ndarray:
         """Return (N,) labels 0 ... K-1, one a person, in the order of the ids."""
         return np.unique(self.ids, return_inverse=True)[1]
 
     def people(self) -> np.ndarray:
-        """Return the ids of people in order, each once: neither distractors nor junk."""
+        """Return the ids of people in order, each once: neither distractors, nor junk, nor who is not known."""
         return np.unique(self.ids[self.ids > 0])
 
 
@@ -55,16 +68,18 @@ class ReidData:
     Args:
         root: the folder that holds it, or the CSV file that lists it.
         layout: how its files are laid out and named, and with that which data set and version it is.
-        train: images to train on; ids are people, never distractors.
+        train: images to train on; ids are people or not known, never distractors.
         query: images to search for.
         gallery: images to search in, distractors (id 0) among them.
         junk: images of the gallery with id -1, which are left out.
         rendered: whether these are the rendered pedestrians and no photographs.
         left_out: images of the train part with id 0 or -1, which are not in `train`.
-        cameras_known: False where no camera was given, so that every image file has a camera number of its own.
+        cameras_known: False where no camera was given, so that every image file has a camera number of its own; of a
+            joined set it is said of the query and gallery.
         id_names: what the person ids stand for where the data set names people otherwise than by these numbers.
         title: how tables call the data set; its layout where this is empty.
         notes: rules that were applied in reading, for the printed line.
+        members: the data sets that this one was joined from; empty for one that was read as it is.
     """
 
     root: Path
@@ -79,6 +94,17 @@ class ReidData:
     id_names: Mapping[int, str] = field(default_factory=dict)
     title: str = ""
     notes: tuple[str, ...] = ()
+    members: tuple["ReidData", ...] = ()
+
+    @property
+    def tested(self) -> bool:
+        """Whether there are queries and a gallery, without which nothing can be scored."""
+        return bool(len(self.query) and len(self.gallery))
+
+    @property
+    def train_cameras_known(self) -> bool:
+        """Whether every training image has the camera that took it."""
+        return all(each.cameras_known for each in self.members or (self,))
 
     @property
     def name(self) -> str:
@@ -88,7 +114,13 @@ class ReidData:
     def __str__(self) -> str:
         def part(name: Part) -> str:
             images = self.part(name)
-            return f"{name} {len(images):,} images of {len(images.people()):,} ids" if len(images) else f"no {name}"
+            if not len(images):
+                return f"no {name}"
+            unknown = int((images.ids == UNKNOWN).sum())
+            if unknown == len(images):
+                return f"{name} {len(images):,} images of nobody known"
+            known = f"{name} {len(images):,} images of {len(images.people()):,} ids"
+            return f"{known} and {unknown:,} of nobody known" if unknown else known
 
         cameras = len(np.unique(np.concatenate([self.part(name).cameras for name in PARTS])))
         seen = f"{cameras} cameras" if self.cameras_known else "no cameras given"
@@ -96,7 +128,10 @@ class ReidData:
         said = "".join(f"; {note}" for note in (*left_out, *self.notes))
         parts = ", ".join(part(name) for name in PARTS)
         kind = f"rendered images ({self.layout})" if self.rendered else self.layout
-        return printable(f"{kind} at {self.root}: {parts}, {seen}, {self.junk:,} junk left out{said}")
+        if self.members:
+            kind = f"{len(self.members)} data sets, {', '.join(str(each.root) for each in self.members)}"
+        where = kind if self.members else f"{kind} at {self.root}"
+        return printable(f"{where}: {parts}, {seen}, {self.junk:,} junk left out{said}")
 
     def left_out_note(self) -> str:
         """Return how many images of the train part are nobody's."""
@@ -168,14 +203,18 @@ class ReidData:
         Raises:
             UserError: an image cannot be looked at.
         """
+        if self.members:
+            return hashlib.sha256("\n".join(each.fingerprint() for each in self.members).encode()).hexdigest()[:16]
         base = self.root.parent if self.root.is_file() else self.root
         below = f"{base}{os.sep}"
         digest = hashlib.sha256()
         for name in PARTS:
             images = self.part(name)
-            for path, person, camera in zip(images.paths, images.ids.tolist(), images.cameras.tolist(), strict=True):
+            tracklets = [""] * len(images) if images.tracklets is None else [f" {each}" for each in images.tracklets]
+            rows = zip(images.paths, images.ids.tolist(), images.cameras.tolist(), tracklets, strict=True)
+            for path, person, camera, tracklet in rows:
                 place = _place(str(path), base, below)
-                line = f"{name} {composed(place)} {_size(path)} {person} {camera}\n"
+                line = f"{name} {composed(place)} {_size(path)} {person} {camera}{tracklet}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:16]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_pipelines.config.sections import DataConfig, EvaluationConfig
-from reference_pipelines.data import ReidData
+from reference_pipelines.data import ImageList, ReidData
+from reference_pipelines.data.tracklets import Tracklets, one_a_tracklet
 from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.retrieval import RetrievalResult, chance_level, evaluate
@@ -17,6 +18,9 @@ from reference_pipelines.retrieval import RetrievalResult, chance_level, evaluat
 
 class Evaluator:
     """Tests a network on one data set; the protocol and the images stay the same through a run.
+
+    Tracklets count as one query or gallery image each, with the pooled features of their images; `data` has the first
+    image of each.
 
     Args:
         data: its query and gallery are used.
@@ -34,7 +38,8 @@ class Evaluator:
         device: torch.device,
         processes: Processes | None = None,
     ) -> None:
-        self.data = data
+        self.data = replace(data, query=one_a_tracklet(data.query), gallery=one_a_tracklet(data.gallery))
+        self._images = data
         self.data_config = data_config
         self.config = config
         self.device = device
@@ -44,8 +49,8 @@ class Evaluator:
         """Return the features (Q, D) of the queries and (G, D) of the gallery; only the first process has them."""
         model.eval()
 
-        def extract(images: Any, title: str) -> Tensor:
-            return extract_features(
+        def extract(images: ImageList, title: str) -> Tensor:
+            features = extract_features(
                 model,
                 images,
                 self.data_config,
@@ -55,8 +60,9 @@ class Evaluator:
                 title=title,
                 processes=self.processes,
             )
+            return Tracklets(images).pool(features)
 
-        return extract(self.data.query, "query"), extract(self.data.gallery, "gallery")
+        return extract(self._images.query, "query"), extract(self._images.gallery, "gallery")
 
     def __call__(self, model: nn.Module) -> RetrievalResult:
         """Return the retrieval result of `model`."""

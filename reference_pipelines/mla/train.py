@@ -1,5 +1,6 @@
 """MLA's experiment: cluster the features, train against the clusters, again each epoch."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reference_pipelines.clustering import ClusterMemory, cluster, describe_clusters
-from reference_pipelines.data import ReidData
+from reference_pipelines.clustering import ClusterMemory, cluster, describe_clusters, silhouette
+from reference_pipelines.clustering.labels_file import write_clusters
+from reference_pipelines.data import ImageList, ReidData
 from reference_pipelines.data.sampler import cluster_batches
+from reference_pipelines.data.tracklets import Tracklets
+from reference_pipelines.errors import writing
 from reference_pipelines.mla.config import MlaConfig
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ReidModel, build_backbone
-from reference_pipelines.reporting.examples import save_examples
+from reference_pipelines.runs.folder import CLUSTERS
 from reference_pipelines.runs.remarks import of_clusters, of_log
 from reference_pipelines.training.session import Session
 
@@ -51,8 +55,7 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
         if config.model.weights == "none" and session.checkpoint is None:
             session.record.warn(_RANDOM_START)
         session.place(build_model(session.network_config, say=session.record.say))
-        # Merging goes on from the clusters before; the other methods begin anew each epoch.
-        clusters = session.last_labels() if config.clustering.method == "agglomerative" else None
+        clusters = session.last_labels()
         for epoch in range(session.epoch + 1, config.optimizer.epochs + 1):
             features = session.training_features()
             clusters, memory, measured = session.processes.once(
@@ -64,7 +67,9 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
             session.train_epoch(
                 batches, objective, labels=clusters, learnt={"memory": memory.centers}, measured=measured
             )
-        session.processes.once(partial(save_examples, out, session.model, session.evaluator, *session.test()))
+        session.save_examples()
+        assert clusters is not None  # there is an epoch at least, now or before the checkpoint
+        session.processes.once(partial(_save_clusters, out / CLUSTERS, images, clusters))
         clustering = session.record.description.measured
         said = [*of_clusters(clustering), *of_log(session.record.log, config.clustering.eps)]
         return session.finish(said, clustering=clustering)
@@ -88,11 +93,22 @@ def make_pseudo_labels(
         previous: the pseudo-labels of the epoch before, or None.
         device: where to cluster; the memory is on the CPU.
     """
+    tracklets = Tracklets(data.train)
+    points = tracklets.pool(features)
+    before = None if previous is None else previous[tracklets.first]
     # Apple's GPUs have no double precision, which the neighbours are ordered in.
     place = torch.device("cpu") if device.type == "mps" else device
-    clusters, eps = cluster(features.to(place), config.clustering, previous=previous, epoch=epoch, seed=config.seed)
+    found, eps = cluster(points.to(place), config.clustering, previous=before, epoch=epoch, seed=config.seed)
+    clusters = tracklets.spread(found)
     seed = np.random.SeedSequence((config.seed, epoch)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(seed[0]))
     memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)
-    cameras = data.train.cameras if data.cameras_known else None
-    return clusters, memory, {**describe_clusters(clusters, data.train.ids, cameras), "eps": eps}
+    cameras = data.train.cameras if data.train_cameras_known else None
+    about = describe_clusters(clusters, data.train.ids, cameras)
+    health = silhouette(features, clusters, seed=config.seed)
+    return clusters, memory, {**about, "silhouette": health, "eps": eps}
+
+
+def _save_clusters(path: Path, images: ImageList, clusters: np.ndarray) -> None:
+    with writing(path):
+        write_clusters(path, map(os.path.abspath, images.paths), clusters)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from attnreid import record_attention
 from attnreid.files import write_bytes, write_text
+from reference_pipelines.config.sections import DataConfig
+from reference_pipelines.data import ReidData
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import evaluation_transform
 from reference_pipelines.errors import writing
-from reference_pipelines.evaluation.evaluator import Evaluator
 from reference_pipelines.retrieval import RetrievalResult, ranked_matches
 from reference_pipelines.runs.provenance import file_digest
 
@@ -23,22 +25,19 @@ LIST_LENGTH = 10
 MAPS = 6
 
 
-def save_examples(
-    folder: Path,
-    model: nn.Module,
-    evaluator: Evaluator,
-    query_features: Tensor,
-    gallery_features: Tensor,
-    result: RetrievalResult,
-) -> None:
-    """Write examples.json (ranked lists, digests of their images) and attention.npz (gates) into a run folder.
+def ranked_lists(
+    data: ReidData, query_features: Tensor, gallery_features: Tensor, result: RetrievalResult
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Return ranked lists of some queries, and the images of these queries.
 
     The queries shown are spread evenly over the average precisions, worst to best, so that they are no selection.
 
-    Raises:
-        UserError: the folder cannot be written.
+    Args:
+        data: whose query and gallery the features are of.
+        query_features: (Q, D).
+        gallery_features: (G, D).
+        result: what they give.
     """
-    data = evaluator.data
     by_precision = result.queries[np.argsort(result.average_precision, kind="stable")]
     shown = by_precision[np.linspace(0, len(by_precision) - 1, min(LISTS, len(by_precision))).round().astype(int)]
     precision = dict(zip(result.queries.tolist(), result.average_precision.tolist(), strict=True))
@@ -60,26 +59,53 @@ def save_examples(
                 "ranked": [{"image": str(data.gallery.paths[i].resolve()), "match": match} for i, match in ranked],
             }
         )
-    maps = shown[:MAPS].tolist()
-    images = [data.query.paths[query] for query in maps]
+    return lists, [data.query.paths[query] for query in shown.tolist()]
+
+
+def spread_evenly(paths: Sequence[Path]) -> list[Path]:
+    """Return some of the images, from the first to the last."""
+    return [paths[i] for i in np.linspace(0, len(paths) - 1, min(MAPS, len(paths))).round().astype(int)]
+
+
+def save_examples(
+    folder: Path,
+    model: nn.Module,
+    lists: Sequence[Mapping[str, Any]],
+    images: Sequence[Path],
+    config: DataConfig,
+    device: torch.device,
+) -> None:
+    """Write examples.json (ranked lists, digests of their images) and attention.npz (gates) into a run folder.
+
+    Args:
+        folder: of the run.
+        model: the network.
+        lists: what `ranked_lists` returns.
+        images: whose gates are shown, the first `MAPS` of them.
+        config: how images are read.
+        device: where the network is.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    images = images[:MAPS]
     shown_files = {entry["image"] for each in lists for entry in each["ranked"]} | {each["query"] for each in lists}
     document = {
         "lists": lists,
         "attention_images": [str(path.resolve()) for path in images],
         "digests": {path: file_digest(Path(path)) for path in sorted(shown_files)},
     }
-    gates = _gates(model, evaluator, images)
+    gates = _gates(model, images, config, device)
     with writing(folder):
         write_text(folder / "examples.json", json.dumps(document, indent=1))
         write_bytes(folder / "attention.npz", gates)
 
 
 @torch.no_grad()
-def _gates(model: nn.Module, evaluator: Evaluator, images: list[Path]) -> bytes:
+def _gates(model: nn.Module, images: Sequence[Path], config: DataConfig, device: torch.device) -> bytes:
     """Return a .npz with one array a site and level, named "site/level", with a row an image."""
-    config = evaluator.data_config
     transform = evaluation_transform(config.image_size, config.interpolation, config.normalisation)
-    batch = torch.stack([transform(load_image(image)) for image in images]).to(evaluator.device)
+    batch = torch.stack([transform(load_image(image)) for image in images]).to(device)
     model.eval()
     with record_attention(model) as recorded:
         model(batch)

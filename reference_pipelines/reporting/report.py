@@ -255,6 +255,8 @@ def _group(pipeline: str, runs: list[ReadRun], names: Mapping[str, str], rows: M
             chart("id_purity", "Purity of the clusters by id", floor=0, ceiling=1.02),
             chart("camera_purity", "Purity of the clusters by camera", floor=0, ceiling=1.02),
         ]
+    if any(entry.get("silhouette") is not None for run in runs for entry in run.log):
+        charts.append(chart("silhouette", "Silhouette of the clusters"))
     return Group(_PIPELINES.get(pipeline, pipeline), runs, [rows[run.key] for run in runs], legend, charts)
 
 

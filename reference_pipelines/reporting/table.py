@@ -119,11 +119,12 @@ def _row(result: Mapping[str, Any], name: str, data: str) -> tuple[str, ...]:
             _purity(clustering["id_purity"]),
             _purity(clustering["camera_purity"]),
         )
+    final = result["final"] or {}
     return (
         name,
         data,
-        _with_interval(result["final"]),
-        _percent(result["final"]["rank1"]),
+        _with_interval(final),
+        _percent(final.get("rank1")),
         _with_interval(result["start"]),
         _percent(result["chance"]),
         *clusters,
@@ -199,6 +200,9 @@ def learning_lines(results: Sequence[Mapping[str, Any]], names: Sequence[str] | 
     lines = []
     for result, name in zip(results, names or [result["title"] for result in results], strict=True):
         start, final = result["start"], result["final"]
+        if not final:
+            lines.append(f"{name}: no query and gallery, so no scores")
+            continue
         apart = "no intervals"
         if start["interval"] and final["interval"]:
             apart = f"intervals {'apart' if start['interval'][1] < final['interval'][0] else 'overlapping'}"
@@ -218,7 +222,9 @@ def _percent(value: float | None) -> str:
 
 
 def _with_interval(score: Mapping[str, Any]) -> str:
-    """Return mAP with its interval, which one query does not give, nor an unfinished run."""
+    """Return mAP with its interval, which one query does not give, nor an unfinished run; a dash without scores."""
+    if not score:
+        return NONE
     interval = NONE if score["interval"] is None else ", ".join(_percent(end) for end in score["interval"])
     return f"{_percent(score['mAP'])} [{interval}]"
 

@@ -46,6 +46,7 @@ WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
 HELD_OUT = "held_out.safetensors"
 LABELS = "pseudo_labels"
+CLUSTERS = "clusters.csv"
 
 
 class Run:
@@ -182,11 +183,13 @@ class Run:
                     folder.rmdir()
         return not self.folder.exists()
 
-    def finish(self, result: Mapping[str, Any], ranks: QueryRanks) -> dict[str, Any]:
-        """Write the ranks that the final scores are made of, then the result, and return it."""
-        with writing(self.folder / RANKS):
-            standing = write_ranks(self.folder / RANKS, ranks)
-        complete = {**result, "ranks": standing, "seconds": round(self.seconds(), 1), **provenance()}
+    def finish(self, result: Mapping[str, Any], ranks: QueryRanks | None) -> dict[str, Any]:
+        """Write the ranks that the final scores are made of, if there are any, then the result, and return it."""
+        complete = dict(result)
+        if ranks is not None:
+            with writing(self.folder / RANKS):
+                complete["ranks"] = write_ranks(self.folder / RANKS, ranks)
+        complete |= {"seconds": round(self.seconds(), 1), **provenance()}
         complete["config"] = self.config
         with writing(self.folder / RESULT):
             write_text(self.folder / RESULT, json.dumps(complete, indent=2))

@@ -25,6 +25,13 @@ def of_people(data: ReidData) -> list[str]:
     ]
 
 
+def of_parts(data: ReidData) -> list[str]:
+    """Say that nothing is tested where there is no query and gallery."""
+    if data.tested:
+        return []
+    return ["it has no scores, because there are no query and gallery; a labelled data set with both: --data.test"]
+
+
 def of_corrupt(left_out: int) -> list[str]:
     """Say how many images do not decode and are left out."""
     return [f"{left_out} images do not decode and are left out"] if left_out else []

@@ -62,15 +62,13 @@ def unfinished_result(run: RunDescription) -> dict[str, Any]:
         *("code", "versions", "start", "best", "resumed", "processes", "seconds", "train_seconds"),
     )
     scored = run.scored
+    of = f", its scores are of epoch {scored['epoch']}" if scored else ""
     return {
         **{name: getattr(run, name) for name in kept},
         "data": run.data or unknown,
         "title": f"{run.title}, unfinished: epoch {run.epoch} of {run.epochs}",
-        "final": {"mAP": scored["mAP"], "rank1": scored["rank1"], "interval": None},
-        "unfinished": {"epoch": run.epoch, "epochs": run.epochs, "scored": scored["epoch"]},
-        "remarks": [
-            *run.remarks,
-            f"unfinished: stopped after epoch {run.epoch} of {run.epochs}, its scores are of epoch {scored['epoch']}",
-        ],
+        "final": {"mAP": scored["mAP"], "rank1": scored["rank1"], "interval": None} if scored else None,
+        "unfinished": {"epoch": run.epoch, "epochs": run.epochs, "scored": scored.get("epoch")},
+        "remarks": [*run.remarks, f"unfinished: stopped after epoch {run.epoch} of {run.epochs}{of}"],
         **({"clustering": run.measured} if "clusters" in run.measured else {}),
     }

@@ -16,7 +16,10 @@ from reference_pipelines.runs.provenance import code_digest, provenance
 # What may differ from the run's config: none of it changes what an epoch computes. (The images themselves must be the
 # same wherever they lie now, which their fingerprint tells; a rate depends on the epoch's number and not on how many
 # there are.)
-FREE_KEYS = ("title", "device", "data.root", "data.workers", "optimizer.epochs", "evaluation.every")
+FREE_KEYS = (
+    *("title", "device", "data.root", "data.also", "data.test", "data.workers"),
+    *("optimizer.epochs", "evaluation.every"),
+)
 
 
 @dataclass(frozen=True)

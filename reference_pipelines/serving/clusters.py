@@ -1,15 +1,13 @@
 """Clusters of a gallery without labels, as MLA's training makes them."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attnreid.files import replacing
 from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_graph
+from reference_pipelines.clustering.labels_file import write_clusters
 from reference_pipelines.config.clustering import Search
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore
@@ -36,13 +34,8 @@ class Clusters:
         Raises:
             UserError: it cannot be written.
         """
-        file = io.StringIO()
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["path", "cluster"])
-        rows.writerows(zip(self.store.paths, self.labels.tolist(), strict=True))
         try:
-            with replacing(Path(path)) as draft:
-                draft.write_bytes(file.getvalue().encode("utf-8", "surrogateescape"))
+            write_clusters(Path(path), self.store.paths, self.labels)
         except OSError as error:
             raise UserError(f"cluster: cannot write {path} ({error.strerror}); name another file") from None
 

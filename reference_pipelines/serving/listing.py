@@ -1,7 +1,7 @@
 """Which images a folder or a table names: those of a data set in any layout, or all of a plain folder."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from reference_pipelines.data import read
 from reference_pipelines.data.layouts.find import holds_data_set
-from reference_pipelines.data.layouts.scanning import is_image, is_litter, look_into
+from reference_pipelines.data.layouts.scanning import images_below
 from reference_pipelines.data.records import PARTS, Part, ReidData
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.writing import Listing
@@ -60,18 +60,6 @@ def _below(folder: Path, who: str) -> tuple[Path, ...]:
         what = "it is a file" if folder.exists() else "there is none"
         raise UserError(f"{who}: --part images needs a folder, got {folder}: {what}; name the folder of the images")
     try:
-        return tuple(_walk(Path(os.path.abspath(folder)), set()))
+        return images_below(Path(os.path.abspath(folder)))
     except OSError as error:
         raise UserError(f"{who}: cannot read {error.filename or folder} ({error.strerror}); check the rights") from None
-
-
-def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in seen:  # a link that leads back
-        return
-    seen.add(real)
-    found = look_into(folder)
-    yield from (folder / name for name in found.files if is_image(name))
-    for name in found.folders:
-        if not is_litter(name):
-            yield from _walk(folder / name, seen)

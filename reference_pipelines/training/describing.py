@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import torch
+
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.config.recipes import nearest_recipe, title_of
 from reference_pipelines.data import ReidData
 from reference_pipelines.distributed.device import describe_hardware
+from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.evaluation.evaluator import Evaluator
 from reference_pipelines.models.weights import weights_file
 from reference_pipelines.runs import remarks
@@ -16,7 +19,13 @@ from reference_pipelines.training.pipeline_config import PipelineConfig
 
 
 def describe_run(
-    pipeline: str, config: PipelineConfig, data: ReidData, left_out: int, evaluator: Evaluator
+    pipeline: str,
+    config: PipelineConfig,
+    data: ReidData,
+    left_out: int,
+    evaluator: Evaluator | None,
+    device: torch.device,
+    processes: Processes,
 ) -> RunDescription:
     """Return the description of a run that begins.
 
@@ -25,7 +34,9 @@ def describe_run(
         config: as the run keeps it.
         data: the images.
         left_out: how many images do not decode.
-        evaluator: of the run.
+        evaluator: of the run; None where it has no query and gallery.
+        device: that it is trained on.
+        processes: who train together.
     """
     recipe, told = nearest_recipe(pipeline, config), data.describe()
     weights = weights_file(config.model.weights)
@@ -39,10 +50,10 @@ def describe_run(
         fingerprint=told["fingerprint"],
         weights=config.model.weights,
         weights_digest=None if weights is None else file_digest(weights),
-        chance=evaluator.chance(),
-        hardware=describe_hardware(evaluator.device),
-        remarks=[*remarks.of_people(data), *remarks.of_corrupt(left_out)],
-        processes=evaluator.processes.count,
+        chance=None if evaluator is None else evaluator.chance(),
+        hardware=describe_hardware(device),
+        remarks=[*remarks.of_people(data), *remarks.of_parts(data), *remarks.of_corrupt(left_out)],
+        processes=processes.count,
         **provenance(),
     )
 

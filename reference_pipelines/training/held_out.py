@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from reference_pipelines.data import ReidData
+from reference_pipelines.data.splitting import draw, seen_twice, take_out
 from reference_pipelines.errors import UserError
 
 
@@ -24,18 +23,12 @@ def hold_out(data: ReidData, count: int, seed: int) -> tuple[ReidData, ReidData 
     """
     if not count:
         return data, None
-    train = data.train
-    views = np.unique(np.stack([train.ids, train.cameras]), axis=1)[0]
-    people, cameras = np.unique(views, return_counts=True)
-    able = people[cameras > 1]
+    people, able = data.train.people(), seen_twice(data.train)
     most = min(len(able), len(people) - 2)
     if count > most:
         raise UserError(
             f"train: evaluation.held_out must be at most {max(most, 0)}, people in train who were seen by two cameras, "
             f"with two others left to train on, got {count}; lower it"
         )
-    chosen = np.isin(train.ids, np.random.default_rng(seed).permutation(able)[:count])
-    gallery = train.where(chosen)
-    _, first = np.unique(np.stack([gallery.ids, gallery.cameras]), axis=1, return_index=True)
-    query = gallery.where(np.isin(np.arange(len(gallery)), first))
-    return replace(data, train=train.where(~chosen)), replace(data, query=query, gallery=gallery)
+    train, query, gallery = take_out(data.train, draw(able, count, seed))
+    return replace(data, train=train), replace(data, query=query, gallery=gallery)

@@ -3,7 +3,9 @@
 from reference_pipelines.config.sections import DataConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import find_corrupt, without_corrupt
+from reference_pipelines.data.joining import join
 from reference_pipelines.data.records import PARTS
+from reference_pipelines.data.splitting import PeopleSplit
 from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
 
@@ -14,17 +16,37 @@ def read_images(wanted: DataConfig, processes: Processes) -> tuple[ReidData, int
     """Return the images, and how many were left out because they do not decode.
 
     Raises:
-        UserError: they cannot be read, or a part is missing.
+        UserError: they cannot be read, or there is none to train on.
     """
-
-    def read_whole() -> ReidData:
-        return read(wanted.root, wanted.layout).require("train", "train", "query", "gallery")
-
-    data = processes.together(read_whole)
+    trained, tested = processes.together(lambda: _read_all(wanted))
     if not wanted.skip_corrupt:
-        return data, 0
-    whole = processes.once(lambda: without_corrupt(data, workers=wanted.workers))
-    return whole, sum(len(data.part(part)) - len(whole.part(part)) for part in PARTS)
+        return join(trained, tested), 0
+
+    def decoded(data: ReidData) -> ReidData:
+        return processes.once(lambda: without_corrupt(data, workers=wanted.workers))
+
+    kept = [decoded(data) for data in trained], None if tested is None else decoded(tested)
+    whole = join(*kept)
+    return whole, sum(len(join(trained, tested).part(part)) - len(whole.part(part)) for part in PARTS)
+
+
+def read_wanted(wanted: DataConfig) -> ReidData:
+    """Return the images that a config names, those that do not decode among them.
+
+    Raises:
+        UserError: they cannot be read, or there is none to train on.
+    """
+    return join(*_read_all(wanted))
+
+
+def _read_all(wanted: DataConfig) -> tuple[list[ReidData], ReidData | None]:
+    split = PeopleSplit(wanted.test_people, wanted.split_seed)
+    trained = [read(wanted.root, wanted.layout, split), *(read(root, None, split) for root in wanted.also)]
+    for data in trained:
+        data.require("train", "train")
+    if wanted.test is None:
+        return trained, None
+    return trained, read(wanted.test, None, split).require("train", "query", "gallery")
 
 
 def check_the_same(root: str, fingerprint: str, before: str | None, processes: Processes) -> None:

@@ -39,6 +39,9 @@ class PipelineConfig(Protocol):
     @property
     def amp(self) -> Amp: ...  # noqa: D102
 
+    def select(self, data: ReidData) -> ReidData:
+        """Return the data set without the training images that the recipe cannot use."""
+
     def check_data(self, data: ReidData) -> None:
         """Refuse images that the recipe cannot be trained on, before anything is computed."""
 
@@ -49,7 +52,16 @@ def with_absolute_paths(config: Any, *, resumed: bool = False) -> Any:
     The starting weights of a resumed run are left as it was given them: they are part of what may not change.
     """
     data, model = config.data, config.model
-    data = dataclasses.replace(data, root=str(Path(data.root).expanduser().absolute()))
+    data = dataclasses.replace(
+        data,
+        root=_absolute(data.root),
+        also=tuple(map(_absolute, data.also)),
+        test=None if data.test is None else _absolute(data.test),
+    )
     if not resumed and model.weights not in NO_FILE:
-        model = dataclasses.replace(model, weights=str(Path(model.weights).expanduser().absolute()))
+        model = dataclasses.replace(model, weights=_absolute(model.weights))
     return dataclasses.replace(config, data=data, model=model)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

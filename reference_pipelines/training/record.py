@@ -131,7 +131,11 @@ class Record:
         self.say("  ".join(f"{name} {_short(value)}" for name, value in entry.items() if value is not None))
 
     def complete_epoch(
-        self, trainer: Trainer, checkpoint: Checkpoint, result: RetrievalResult, held_out: RetrievalResult | None
+        self,
+        trainer: Trainer,
+        checkpoint: Checkpoint,
+        result: RetrievalResult | None,
+        held_out: RetrievalResult | None,
     ) -> None:
         """Add scores to the last epoch, saved by `checkpoint`: it was not meant to be the last and so not evaluated."""
         self.log[-1] |= {**_scores(result), **_of_held_out(held_out)}
@@ -141,26 +145,25 @@ class Record:
 
     def _note_scores(self, result: RetrievalResult | None, held_out: RetrievalResult | None) -> None:
         """Note the last epoch's scores, if there are any, and whether they are the best so far."""
-        if result is None:
-            return
         epoch, best = self.description.epoch, dict(self.description.best)
-        if result.mAP > best.get("mAP", -1.0):
+        if result is not None and result.mAP > best.get("mAP", -1.0):
             best |= {"epoch": epoch, "mAP": result.mAP}
         if held_out is not None and held_out.mAP > best.get("held_out", {}).get("mAP", -1.0):
             best["held_out"] = {"epoch": epoch, "mAP": held_out.mAP}
-        self.description = replace(self.description, scored={"epoch": epoch, **_scores(result)}, best=best)
+        scored = self.description.scored if result is None else {"epoch": epoch, **_scores(result)}
+        self.description = replace(self.description, scored=scored, best=best)
 
-    def finish(self, result: RetrievalResult, more_remarks: Sequence[str], **extra: Any) -> dict[str, Any]:
-        """Write the result of the run, and return it."""
-        run, scores = self.description, as_numbers(result)
-        said = [
-            *run.remarks,
-            *remarks.of_scores(scores, run.chance),
-            *remarks.of_learning(run.start, scores),
-            *more_remarks,
-        ]
+    def finish(self, result: RetrievalResult | None, more_remarks: Sequence[str], **extra: Any) -> dict[str, Any]:
+        """Write the result of the run, and return it; `result` is None where nothing was tested."""
+        run, scores = self.description, None if result is None else as_numbers(result)
+        said = [*run.remarks]
+        if scores is not None:
+            said += [*remarks.of_scores(scores, run.chance), *remarks.of_learning(run.start, scores)]
+        said += more_remarks
         kept = ("pipeline", "title", "recipe", "data", "weights", "chance", "hardware", "weights_digest", "start")
-        best = {**run.best, "chosen_on": "the test set: best.safetensors has the highest mAP on it"}
+        best = dict(run.best)
+        if "mAP" in best:
+            best["chosen_on"] = "the test set: best.safetensors has the highest mAP on it"
         if "held_out" in best:
             best["held_out"] = {**best["held_out"], "chosen_on": "training people who were held out"}
         written = {
@@ -171,7 +174,7 @@ class Record:
             "train_seconds": round(run.train_seconds, 1),
             **extra,
         }
-        return self.processes.once(lambda: self.run.finish(written, result.ranks))
+        return self.processes.once(lambda: self.run.finish(written, None if result is None else result.ranks))
 
 
 def _scores(result: RetrievalResult | None) -> dict[str, float]:

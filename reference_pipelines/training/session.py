@@ -20,6 +20,7 @@ from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.models import ReidModel
 from reference_pipelines.models.weights import load_whole
+from reference_pipelines.reporting.examples import ranked_lists, save_examples, spread_evenly
 from reference_pipelines.retrieval import RetrievalResult
 from reference_pipelines.runs.checkpoints import Checkpoint
 from reference_pipelines.runs.folder import Run
@@ -81,18 +82,19 @@ class Session:
         whole, left_out = read_images(config.data, processes)
         before = None if checkpoint is None else checkpoint.state.description.fingerprint
         check_the_same(config.data.root, whole.fingerprint(), before, processes)
-        self.data, apart = hold_out(whole, config.evaluation.held_out, config.seed)
+        chosen = config.select(whole)
+        self.data, apart = hold_out(chosen, config.evaluation.held_out, config.seed)
         config.check_data(self.data)
         testing = config.data, config.evaluation, self.device, processes
-        self.evaluator = Evaluator(whole, *testing)
+        self.evaluator = Evaluator(whole, *testing) if whole.tested else None
         self._held_out = None if apart is None else Evaluator(apart, *testing)
-        run, log = describe_run(self.pipeline, config, whole, left_out, self.evaluator), []
+        run, log = describe_run(self.pipeline, config, whole, left_out, self.evaluator, self.device, processes), []
         if checkpoint is not None:
             run, log = go_on(run, checkpoint, self.changed), checkpoint.state.log
         self.record = Record(Run(self.out, config), run, log, processes)
         for remark in run.remarks:
             self.record.warn(remark)
-        self.record.say(f"{run.title}: {whole}, fingerprint {run.fingerprint}")
+        self.record.say(f"{run.title}: {chosen}, fingerprint {run.fingerprint}")
         self.record.open(checkpoint)
         try:
             if checkpoint is None and not config.data.skip_corrupt:  # a resumed run has read them
@@ -132,8 +134,9 @@ class Session:
         if checkpoint is not None:
             self._restore(checkpoint)
         else:
-            result = self.evaluator(self.model)
-            self.record.description = replace(self.record.description, start=as_numbers(result))
+            result = None if self.evaluator is None else self.evaluator(self.model)
+            start = {} if result is None else as_numbers(result)
+            self.record.description = replace(self.record.description, start=start)
             self.record.end_epoch(self.trainer, {}, result, held_out=self._evaluate_held_out())
         self._began = time.perf_counter()
 
@@ -212,12 +215,15 @@ class Session:
         )
         last = self.epoch == config.optimizer.epochs
         due = last or self.epoch % config.evaluation.every == 0
-        result, held_out = (self._evaluate().result, self._evaluate_held_out()) if due else (None, None)
+        tested, held_out = (self._evaluate(), self._evaluate_held_out()) if due else (None, None)
+        result = None if tested is None else tested.result
         entry = {"loss": loss, "learning_rate": rate, **objective.measured(), **(measured or {})}
         self.record.end_epoch(self.trainer, entry, result, labels, learnt, held_out)
         self._began = time.perf_counter()
 
-    def _evaluate(self) -> Tested:
+    def _evaluate(self) -> Tested | None:
+        if self.evaluator is None:
+            return None
         query, gallery = self.evaluator.features(self.model)
         tested = Tested(query, gallery, self.evaluator.score(query, gallery))
         if self.epoch == self.config.optimizer.epochs:
@@ -227,15 +233,34 @@ class Session:
     def _evaluate_held_out(self) -> RetrievalResult | None:
         return None if self._held_out is None else self._held_out(self.model)
 
-    def test(self) -> Tested:
-        """Return what the network does after the last epoch; one that was not meant to be the last is evaluated now."""
+    def test(self) -> Tested | None:
+        """Return what the network does after the last epoch; one that was not meant to be the last is evaluated now.
+
+        None where there is no query and gallery.
+        """
         if self._tested is not None:
             return self._tested
         tested = self._evaluate()
-        assert self.checkpoint is not None
-        if "mAP" not in self.record.log[-1]:
-            self.record.complete_epoch(self.trainer, self.checkpoint, tested.result, self._evaluate_held_out())
+        if not {"mAP", "held_out_mAP"} & set(self.record.log[-1]):
+            held_out = self._evaluate_held_out()
+            if tested is not None or held_out is not None:
+                assert self.checkpoint is not None
+                result = None if tested is None else tested.result
+                self.record.complete_epoch(self.trainer, self.checkpoint, result, held_out)
         return tested
+
+    def save_examples(self) -> None:
+        """Write what the report shows of the network beside its scores."""
+        tested = self.test()
+
+        def save() -> None:
+            if self.evaluator is not None and tested is not None:
+                lists, images = ranked_lists(self.evaluator.data, *tested)
+            else:
+                lists, images = [], spread_evenly(self.data.train.paths)
+            save_examples(self.out, self.model, lists, images, self.config.data, self.device)
+
+        self.processes.once(save)
 
     def finish(self, remarks: Sequence[str] = (), **extra: Any) -> dict[str, Any]:
         """Write the result, and return it.
@@ -244,4 +269,5 @@ class Session:
             remarks: what of the pipeline speaks against the scores.
             extra: of the pipeline, for the result.
         """
-        return self.record.finish(self.test().result, remarks, **extra)
+        tested = self.test()
+        return self.record.finish(None if tested is None else tested.result, remarks, **extra)

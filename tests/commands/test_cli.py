@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from attnreid.command_line import options_of
 from reference_pipelines.__main__ import run
 from reference_pipelines.commands.cli import COMMANDS, main
 from reference_pipelines.pipelines import PIPELINES
+from tests.conftest import write_image
 
 RECIPE = str(PIPELINES["apnet"].recipes / "demo.yaml")
 
@@ -338,6 +340,27 @@ def test_train_without_a_paper_lists_them(capsys):
     assert "apnet_c2_market" in capsys.readouterr().out
     assert main(["resume", "run", "--help"]) == 0
     assert "RUN_DIR [--any.key VALUE]" in capsys.readouterr().out
+
+
+def test_the_help_of_train_is_enough_to_train_on_a_table(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    columns, *examples = re.findall(r"^ +(\S+,\S+,\S+,\S+)$", text, flags=re.MULTILINE)
+    parts = [example.split(",")[3] for example in examples]
+    rows = []
+    for person in range(18):
+        for camera, part in [(1, parts[0]), (2, parts[0])] if person < 16 else [(1, parts[1]), (2, parts[2])]:
+            name = f"images/{len(rows):04d}.jpg"
+            write_image(tmp_path / name, len(rows))
+            rows.append(f"{name},person {person},{camera},{part}")
+    (tmp_path / "people.csv").write_text("\n".join([columns, *rows]))
+    commands = re.findall(r"^  python -m reference_pipelines ((?:.*\\\n)*.*)$", text, flags=re.MULTILINE)
+    for command in commands[:2]:
+        assert main(shlex.split(command.replace("\\\n", " "))) == 0
+    assert "mAP" in capsys.readouterr().out
+    assert json.loads((tmp_path / "runs" / "people" / "result.json").read_text())["final"]["queries"] == 2
 
 
 def test_a_missing_extra_is_named_with_how_to_install_it():

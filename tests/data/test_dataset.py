@@ -299,7 +299,8 @@ def test_a_worker_has_one_thread():
 
 
 INTERRUPTED = """
-import itertools
+import itertools, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 from reference_pipelines.data.workers import map_in_order
 results = map_in_order(abs, itertools.count(), workers=2)
 try:

@@ -292,7 +292,9 @@ def test_repacked_msmt17_does_not_tell_its_version(tmp_path):
 
 
 def test_every_layout_has_a_miniature_or_is_a_reading_of_one():
-    assert set(LAYOUTS) == set(MAKERS) | set(COUNTS) | {"three_folders", "folders_no_cameras"}
+    assert set(LAYOUTS) == set(MAKERS) | set(COUNTS) | {
+        *("three_folders", "folders_no_cameras", "people", "people_no_cameras", "photographs"),
+    }
     assert set(PUBLISHED) == set(COUNTS)
 
 
@@ -601,7 +603,7 @@ def test_other_columns_are_passed_over_and_named(tmp_path):
     [
         ("a.jpg,x,1", "line 3: 4 values .*got 3"),
         (",x,1,train", "line 3: .*image .*missing"),
-        ("b.jpg,,1,train", "line 3: .*id .*missing"),
+        ("b.jpg,,1,query", "line 3: .*id .*missing.*train.*query"),
         ("b.jpg,x,1,test", "line 3: split .*train, query or gallery, got 'test'"),
         ("b.jpg,x,1,Training", "line 3: split .*train, query or gallery, got 'training'; .*train"),
         (".,x,1,train", "no image, .*folder"),
@@ -625,11 +627,13 @@ def test_a_wrong_line_of_a_csv_is_named(tmp_path, line, message):
 def test_a_csv_that_is_none(tmp_path):
     path = table(tmp_path)
     assert says(refused(path), str(path), "images below its header", "none")
-    path.write_text("image,person,split\n")
+    path.write_text("picture,id,split\n")
     assert says(refused(path), "line 1", "image,id,camera,split")
-    assert "got image,person,split: id missing" in refused(path)
+    assert "got picture,id,split: image missing" in refused(path)
+    path.write_text("image,ids,splt\n")
+    assert "id (is it 'ids'?) and split (is it 'splt'?) missing" in refused(path)
     path.write_text("image|id|split\n")
-    assert "got image|id|split: image and id and split missing" in refused(path)
+    assert "got image|id|split: image missing" in refused(path)
     path.write_text("image,id,split,ID\n")
     assert says(refused(path), "column id", "twice")
     path.write_text("")

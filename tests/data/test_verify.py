@@ -237,17 +237,17 @@ def test_parts_that_are_left_out(tmp_path):
     root = miniatures.own_folders(tmp_path / "other")
     for part in ("query", "gallery", "train/ada"):
         shutil.rmtree(root / part)
-    assert found(root) == [("error", "parts", ()), ("error", "parts", ())]
+    assert found(root) == [("error", "parts", ()), ("note", "parts", ())]
 
 
-def test_a_train_part_alone_is_an_error_since_training_needs_scores(tmp_path, capsys):
+def test_a_train_part_alone_is_a_note_since_training_has_no_scores_then(tmp_path, capsys):
     root = miniatures.own_folders(tmp_path)
     for part in ("query", "gallery"):
         shutil.rmtree(root / part)
     (finding,) = verify(root).findings
-    assert (finding.severity, finding.kind) == ("error", "parts")
-    assert says(finding.text, "training", "scores", "evaluation")
-    assert command(capsys, root, "--workers", 0)[0] == 1
+    assert (finding.severity, finding.kind) == ("note", "parts")
+    assert says(finding.text, "training", "scores", "--data.test")
+    assert command(capsys, root, "--workers", 0)[0] == 0
     with pytest.raises(UserError, match="no query and no gallery"):
         read(root).require("train", "train", "query", "gallery")
 

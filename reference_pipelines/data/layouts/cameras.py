@@ -1,4 +1,4 @@
-"""The camera in a file name of the user's own: c1, c01, c1s1, cam1, cam_1, camera01."""
+"""The camera in a name of the user's own: c1, c01, c1s1, cam1, cam_1, camera01, ch1, and MARS's 0001C1T0001F001."""
 
 import re
 from collections import Counter
@@ -8,7 +8,12 @@ from os.path import splitext
 from reference_pipelines.data.layouts.reading import NUMBER
 
 # A word by itself, between what is neither letter nor digit. Random letters and digits, c3f9a1, thus give none.
-_TOKEN = re.compile(rf"(?:^|[\W_])(?:c|cam(?:era)?[\W_]?)({NUMBER})(?:s\d+)?(?=[\W_]|$)", re.IGNORECASE)
+_TOKEN = re.compile(
+    rf"(?:^|[\W_])(?:c|(?:cam(?:era)?|ch(?:annel)?)[\W_]?)({NUMBER})(?:s\d+)?(?=[\W_]|$)", re.IGNORECASE
+)
+# Person, camera, tracklet and frame as MARS and its relatives write them in one word.
+_MARS = re.compile(rf"^\d{{4,}}C({NUMBER})T(\d+)F\d+$", re.ASCII)
+_FOLDER = re.compile(rf"([0-9]{{1,3}})|(?:c|(?:cam(?:era)?|ch(?:annel)?)[\W_]?)({NUMBER})", re.IGNORECASE)
 # What else people may mean: frontcam3, cam1frame5, camA, 0001c3.
 _WORD = re.compile(r"cam(?:era)?[\W_]?(?:\d+|[a-z](?![^\W_]))", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![^\W\d_])c\d+", re.IGNORECASE)
@@ -18,8 +23,22 @@ _RUN = re.compile(r"[^\W_]+")
 
 def camera_of(name: str) -> int | None:
     """Return the camera that a file's name says, None where it says none, or more than one."""
+    if match := _MARS.match(splitext(name)[0]):
+        return int(match[1])
     found = {int(number) for number in _TOKEN.findall(splitext(name)[0])}
     return found.pop() if len(found) == 1 else None
+
+
+def tracklet_of(name: str) -> str:
+    """Return the tracklet that a file's name says after MARS's manner, "" where it says none."""
+    match = _MARS.match(splitext(name)[0])
+    return match[2] if match else ""
+
+
+def folder_camera(name: str) -> int | None:
+    """Return the camera that a folder's name says, a camera's word or a number of at most three digits and no more."""
+    match = _FOLDER.fullmatch(name)
+    return int(match[1] or match[2]) if match else None
 
 
 def camera_like(names: Sequence[str]) -> dict[str, str]:

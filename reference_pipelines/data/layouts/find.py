@@ -5,38 +5,42 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from reference_pipelines.data.layouts import msmt17, own, table, three_folders
+from reference_pipelines.data.layouts import msmt17, own, photographs, table, three_folders
 from reference_pipelines.data.layouts.published import PUBLISHED, Counts, differences, title_of
 from reference_pipelines.data.layouts.reading import LAYOUT_OPTION, ROOT_OPTION, Problem, Reading, named
 from reference_pipelines.data.layouts.scanning import Finder, is_litter, said, subfolders, what_is
 from reference_pipelines.data.names import printable
 from reference_pipelines.data.records import PARTS, ReidData
+from reference_pipelines.data.splitting import HALVES, PeopleSplit, split_people
 from reference_pipelines.errors import UserError, closest
 
-LAYOUTS = tuple(sorted({*three_folders.LAYOUTS, *msmt17.LAYOUTS, *own.LAYOUTS, *table.LAYOUTS}))
+LAYOUTS = tuple(sorted({*three_folders.LAYOUTS, *msmt17.LAYOUTS, *own.LAYOUTS, *photographs.LAYOUTS, *table.LAYOUTS}))
 
 _FAMILIES: tuple[ModuleType, ...] = (three_folders, msmt17, own)
 _PART_FOLDERS = {
     *three_folders.FOLDERS,
+    *three_folders.VERI_FOLDERS,
     *(name for folders in msmt17.VERSIONS.values() for name in folders),
     *PARTS,
 }
+_UNSPLIT_LAYOUTS = (*own.PEOPLE_LAYOUTS, *photographs.LAYOUTS)
 _TABLES = (".csv", ".tsv")
 _RAW_CUHK03 = "cuhk-03.mat"
 _SHOWN = 6
 
 
-def read(root: str | Path, layout: str | None = None) -> ReidData:
+def read(root: str | Path, layout: str | None = None, split: PeopleSplit = HALVES) -> ReidData:
     """Read a data set; nothing is decoded yet. A part that its layout leaves out is empty.
 
     Args:
         root: the data set's folder, one in it or up to two above, or a CSV file.
         layout: one of `LAYOUTS`, or None to find it by content.
+        split: of people whom the data set does not split.
 
     Raises:
         UserError: there is no data set, several, or another one than `layout`; it is not whole; no query has a match.
     """
-    reading = examine(root, layout)
+    reading = examine(root, layout, split)
     data, problems = reading.data, reading.problems
     if problems:
         more = len(problems) - 1
@@ -52,7 +56,7 @@ def read(root: str | Path, layout: str | None = None) -> ReidData:
 
 
 def holds_data_set(root: Path) -> bool:
-    """Return whether `read` would find a data set at a path: a file, or a folder that looks like one, whole or not."""
+    """Return whether a path is a file, or a folder that looks like a data set with parts, whole or not."""
     return root.is_file() or bool(root.is_dir() and _candidates(root))
 
 
@@ -86,12 +90,13 @@ def _passed_over(reading: Reading) -> str:
     return f"passed over: {what}{nobody}: see data verify"
 
 
-def examine(root: str | Path, layout: str | None = None) -> Reading:
+def examine(root: str | Path, layout: str | None = None, split: PeopleSplit = HALVES) -> Reading:
     """Read a data set as far as it can be read, and tell what is wrong with it.
 
     Args:
         root: as in `read`.
         layout: as in `read`.
+        split: as in `read`.
 
     Raises:
         UserError: there is no data set, or several, or another one than `layout`, or it cannot be read.
@@ -103,7 +108,8 @@ def examine(root: str | Path, layout: str | None = None) -> Reading:
         raise UserError(
             f"data: cannot read {error.filename or root} ({error.strerror}); check its name and permissions"
         ) from None
-    return reading._replace(data=retitled(reading.data), problems=(*_path_problems(root), *reading.problems))
+    data = split_people(reading.data, split) if reading.unsplit else reading.data
+    return reading._replace(data=retitled(data), problems=(*_path_problems(root), *reading.problems))
 
 
 def _path_problems(root: Path) -> list[Problem]:
@@ -130,15 +136,34 @@ def _examine(root: Path, layout: str | None) -> Reading:
         raise UserError(_no_folder(root))
     if layout == "csv":
         raise UserError(f"data: the layout csv needs a CSV file, {root} is a folder; give the file with {ROOT_OPTION}")
-    base = _choose(root, _candidates(root), layout)
+    bases = _candidates(root) if layout not in _UNSPLIT_LAYOUTS else []
+    unsplit = None if bases else _unsplit_family(root, layout)
+    if unsplit is not None:
+        return _read_by(unsplit, root, layout)
+    base = _choose(root, bases, layout)
     family = _family(base)
     if family is None or (layout and layout not in family.LAYOUTS):
         raise UserError(
             f"data: {base} is not {layout}: it looks like {_identify(base) or 'another layout'}; "
             "leave the layout out to find it by content"
         )
+    return _read_by(family, base, layout)
+
+
+def _read_by(family: ModuleType, base: Path, layout: str | None) -> Reading:
     reading: Reading = family.read(base, layout)
     return reading
+
+
+def _unsplit_family(root: Path, layout: str | None) -> ModuleType | None:
+    """Return who reads a folder without parts: people in folders, photographs, or nobody."""
+    if layout in photographs.LAYOUTS:
+        return photographs
+    if layout in own.PEOPLE_LAYOUTS:
+        return own
+    if layout is not None or any(root.glob("*.[ct]sv")) or _raw_cuhk03_in(root):
+        return None
+    return photographs if photographs.looks_like(root) else own if own.looks_like_people(root) else None
 
 
 def _no_folder(root: Path) -> str:
@@ -213,8 +238,7 @@ def _identify(base: Path) -> str | None:
 
 
 def _nothing_found(root: Path) -> str:
-    raw = [*root.glob(_RAW_CUHK03), *root.glob(f"*/{_RAW_CUHK03}")]
-    if raw:
+    if raw := _raw_cuhk03_in(root):
         return _raw_cuhk03(raw[0])
     entries = sorted(path.name for path in root.iterdir() if not is_litter(path.name))
     if not entries:
@@ -223,9 +247,13 @@ def _nothing_found(root: Path) -> str:
     hint = f"; to read its CSV file, give {tables[0]}" if tables else ""
     return (
         f"data: {root} must hold {', '.join(three_folders.FOLDERS)} (Market-1501 and its relatives), the lists of "
-        f"MSMT17, or train, query and gallery with a folder a person, found {named(entries)}{hint}; "
-        f"give the data set's folder with {ROOT_OPTION}"
+        "MSMT17, train, query and gallery with a folder a person, a folder a person, or images, found "
+        f"{named(entries)}{hint}; give the data set's folder with {ROOT_OPTION}"
     )
+
+
+def _raw_cuhk03_in(root: Path) -> list[Path]:
+    return [*root.glob(_RAW_CUHK03), *root.glob(f"*/{_RAW_CUHK03}")]
 
 
 def _raw_cuhk03(path: Path) -> str:

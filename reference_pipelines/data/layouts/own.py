@@ -1,17 +1,19 @@
-"""The user's own data as folders: a folder a person below train/, query/ and gallery/.
+"""The user's own data as folders: a folder a person below train/, query/ and gallery/, or without these.
 
-People may have any names; `0` and `-1`, spelt so, are distractors and junk as in Market-1501. Cameras may be left out,
-of all images or of none.
+People may have any names; below train/, query/ and gallery/ `0` and `-1`, spelt so, are distractors and junk as in
+Market-1501. Cameras stand in the files' names or are folders in each person's; they may be left out, of all images or
+of none. Where the people are not split they are split by the reader.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from reference_pipelines.data.layouts.cameras import camera_like, camera_of
+from reference_pipelines.data.layouts.cameras import camera_like, camera_of, folder_camera, tracklet_of
 from reference_pipelines.data.layouts.reading import (
     LAYOUT_OPTION,
     Problem,
@@ -32,12 +34,15 @@ from reference_pipelines.data.layouts.scanning import (
     is_litter,
     look_into,
     passed_over,
+    subfolders,
 )
 from reference_pipelines.data.names import composed
-from reference_pipelines.data.records import PARTS, Part, ReidData
+from reference_pipelines.data.records import JUNK, PARTS, UNKNOWN, Part, ReidData
 
-WITHOUT_CAMERAS = "folders_no_cameras"
-LAYOUTS = ("folders", WITHOUT_CAMERAS)
+_WITHOUT_CAMERAS = {"folders": "folders_no_cameras", "people": "people_no_cameras"}
+SPLIT_LAYOUTS = ("folders", "folders_no_cameras")
+PEOPLE_LAYOUTS = ("people", "people_no_cameras")
+LAYOUTS = (*SPLIT_LAYOUTS, *PEOPLE_LAYOUTS)
 NO_CAMERAS = (
     "each image file counts as a camera of its own: a ranking leaves out nothing but the query's very own file, "
     "sampling prefers no camera, and purity by camera says nothing"
@@ -48,18 +53,47 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Image:
-    """One image as a folder or a table gives it; `person` is a name in composed form."""
+    """One image as a folder or a table gives it.
+
+    Args:
+        path: the file.
+        person: a name in composed form; empty where it is not known who it is.
+        camera: its number, if there is one.
+        part: None where nobody has split the people.
+        where: how a message names it.
+        tracklet: a name in composed form; empty where it is in none.
+    """
 
     path: Path
     person: str
     camera: int | None
-    part: Part
-    where: str  # how a message names it
+    part: Part | None
+    where: str
+    tracklet: str = ""
 
 
 def looks_like(base: Path) -> bool:
     """Return whether a folder holds one folder a part."""
     return any((base / name).is_dir() for name in PARTS)
+
+
+def looks_like_people(base: Path) -> bool:
+    """Return whether a folder holds no images and at least two folders with images, directly or one deeper."""
+    found = look_into(base)
+    if any(is_image(name) for name in found.files):
+        return False
+    return sum(_holds_images(folder) for folder in subfolders(base)) >= 2
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(is_image(name) for place in (folder, *subfolders(folder)) for name in _files(place))
+
+
+def _files(folder: Path) -> list[str]:
+    try:
+        return look_into(folder).files
+    except OSError:
+        return []
 
 
 @dataclass
@@ -74,20 +108,29 @@ class _Part:
 
 
 def read(base: Path, layout: str | None) -> Reading:
-    """Read train/PERSON/*.jpg and query/PERSON/*.jpg with gallery/PERSON/*.jpg.
+    """Read train/PERSON/*.jpg and query/PERSON/*.jpg with gallery/PERSON/*.jpg, or PERSON/*.jpg.
+
+    A person's images may lie in a folder a camera: PERSON/CAMERA/*.jpg.
 
     Args:
         base: the folder that holds them.
-        layout: "folders", None for the same, or "folders_no_cameras".
+        layout: one of `LAYOUTS`, or None for what the folder looks like, with cameras.
     """
-    with_cameras = layout != WITHOUT_CAMERAS
-    parts = {part: _read_part(base, part, with_cameras) for part in PARTS if (base / part).is_dir()}
+    layout = layout or ("folders" if looks_like(base) else "people")
+    with_cameras = layout in _WITHOUT_CAMERAS
+    split = layout in SPLIT_LAYOUTS
+    places: dict[Part | None, Path] = {part: base / part for part in PARTS if (base / part).is_dir()}
+    if not split:
+        places = {None: base}
+    cameras = _camera_folders(places.values()) if with_cameras else {}
+    parts = {part: _read_part(folder, base, part, with_cameras, cameras) for part, folder in places.items()}
     images = [image for part in parts.values() for image in part.images]
     astray = [path for part in parts.values() for path in part.astray]
     problems = special_problems(base, [path for part in parts.values() for path in part.special])
     if astray:
+        wanted = "train/PERSON/*.jpg, query/PERSON/*.jpg and gallery/PERSON/*.jpg" if split else "PERSON/*.jpg"
         text = (
-            f"{base} must hold its images as train/PERSON/*.jpg, query/PERSON/*.jpg and gallery/PERSON/*.jpg, "
+            f"{base} must hold its images as {wanted}, "
             f"{counted(len(astray), 'lies', 'lie')} beside: {named([path.relative_to(base) for path in astray])}; "
             f"move {'it' if len(astray) == 1 else 'them'}"
         )
@@ -95,20 +138,41 @@ def read(base: Path, layout: str | None) -> Reading:
     for part, found in parts.items():
         if not found.images and not problems:
             text = (
-                f"{base / part} must hold one folder a person with images (.jpg, .png and others), found none; "
+                f"{places[part]} must hold one folder a person with images (.jpg, .png and others), found none; "
                 "is it unpacked completely?"
             )
             problems.append(Problem("empty part", text))
     if with_cameras:
-        problems += _camera_problems(base, images)
-    reading = assemble(base, layout or "folders", images, problems, ())
+        problems += _camera_problems(base, images, _WITHOUT_CAMERAS[layout])
+    notes = (f"cameras are the folders in each person's: {named(list(cameras))}",) if cameras else ()
+    reading = assemble(base, layout, images, problems, notes, nobody=split)
     strays = [each for part in parts.values() for each in part.passed_over]
-    vanished = [f"{part}: {person}" for part, found in parts.items() for person in found.vanished]
-    return reading._replace(passed_over=(*strays, *beside(base, PARTS)), vanished=tuple(vanished))
+    vanished = [f"{part or 'folder'}: {person}" for part, found in parts.items() for person in found.vanished]
+    others = beside(base, PARTS) if split else ()
+    return reading._replace(passed_over=(*strays, *others), vanished=tuple(vanished))
 
 
-def _read_part(base: Path, part: Part, with_cameras: bool) -> _Part:
-    folder = base / part
+def _camera_folders(places: Iterable[Path]) -> dict[str, int]:
+    """Return the names of folders in people's folders that are cameras, each with its number.
+
+    A name is a camera's if it says so (cam1, c2) or is a number, or, where no image lies beside such folders, if at
+    least two people have it.
+    """
+    counts: Counter[str] = Counter()
+    beside = False
+    for place in places:
+        for person in subfolders(place):
+            beside = beside or any(map(is_image, _files(person)))
+            counts.update(folder.name for folder in subfolders(person) if any(map(is_image, _files(folder))))
+    said = {name: folder_camera(name) for name in counts}
+    names = sorted(name for name, count in counts.items() if (count > 1 and not beside) or said[name] is not None)
+    numbers = [said[name] for name in names]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        return {name: number for number, name in enumerate(names, start=1)}
+    return {name: number for name, number in zip(names, numbers, strict=True) if number is not None}
+
+
+def _read_part(folder: Path, base: Path, part: Part | None, with_cameras: bool, cameras: Mapping[str, int]) -> _Part:
     people = look_into(folder)
     astray, others = ([name for name in people.files if is_image(name) == wanted] for wanted in (True, False))
     result = _Part(
@@ -125,37 +189,49 @@ def _read_part(base: Path, part: Part, with_cameras: bool) -> _Part:
     for name in people.folders:
         if is_litter(name):
             continue
-        taken = _read_person(folder / name, base, part, with_cameras, result)
+        taken = _read_person(folder / name, base, part, with_cameras, cameras, result)
         person = composed(name)
         there[person] = there.get(person, False) or taken
     result.vanished += [person for person, taken in there.items() if not taken and person not in ("0", "-1")]
     return result
 
 
-def _read_person(folder: Path, base: Path, part: Part, with_cameras: bool, result: _Part) -> bool:
+def _read_person(
+    folder: Path, base: Path, part: Part | None, with_cameras: bool, cameras: Mapping[str, int], result: _Part
+) -> bool:
     """Read one person's folder into `result`; returns False if it holds something and no image was taken."""
-    found = look_into(folder)
     person = composed(folder.name)
-    taken = [name for name in found.files if is_image(name)]
-    for name in taken:
-        camera = camera_of(name) if with_cameras else None
-        result.images.append(Image(folder / name, person, camera, part, f"{part}/{folder.name}/{name}"))
-    special = [name for name in found.special if is_image(name)]
-    result.special += [folder / name for name in special]
-    if len(taken) == len(found.files) and len(special) == len(found.special) and not found.folders:
-        if not taken and not special:
+    deeper = [place for place in subfolders(folder) if place.name in cameras]
+    found = look_into(folder)
+    taken = 0
+    strays: list[PassedOver] = []
+    whole = True
+    for place in (folder, *deeper):
+        listing = found if place == folder else look_into(place)
+        names = [name for name in listing.files if is_image(name)]
+        for name in names:
+            camera = cameras.get(place.name) if place != folder else camera_of(name) if with_cameras else None
+            where = place.relative_to(base) / name
+            result.images.append(Image(place / name, person, camera, part, where.as_posix(), tracklet_of(name)))
+        special = [name for name in listing.special if is_image(name)]
+        result.special += [place / name for name in special]
+        taken += len(names) + len(special)
+        inside = [name for name in listing.folders if place != folder or name not in cameras]
+        whole = whole and not inside and len(names) == len(listing.files) and len(special) == len(listing.special)
+        strays += [
+            *passed_over(place, (name for name in listing.files if not is_image(name)), "file"),
+            *passed_over(place, (name for name in listing.special if not is_image(name)), "special"),
+            *(each for name in inside if not is_litter(name) for each in all_below(place / name, base)),
+        ]
+    if whole:
+        if not taken:
             result.passed_over.append(PassedOver(folder, "empty"))
         return True
-    strays = [
-        *passed_over(folder, (name for name in found.files if not is_image(name)), "file"),
-        *passed_over(folder, (name for name in found.special if not is_image(name)), "special"),
-        *(each for name in found.folders if not is_litter(name) for each in all_below(folder / name, base)),
-    ]
     result.passed_over += strays
-    return bool(taken or special) or all(each.kind == "litter" for each in strays)
+    return taken > 0 or all(each.kind == "litter" for each in strays)
 
 
-def _camera_problems(base: Path, images: Sequence[Image]) -> list[Problem]:
+def _camera_problems(base: Path, images: Sequence[Image], otherwise: str) -> list[Problem]:
     """Stop where only some names give a camera, or where none does and most hold something like one."""
     without = [image for image in images if image.camera is None]
     names = {image.where: image.path.name for image in without}
@@ -170,24 +246,43 @@ def _camera_problems(base: Path, images: Sequence[Image]) -> list[Problem]:
             return []
     if not without:
         return []
-    advice = f"rename them, or read the set without cameras, {WITHOUT_CAMERAS} with {LAYOUT_OPTION}"
+    advice = f"rename them, or read the set without cameras, {otherwise} with {LAYOUT_OPTION}"
     rule = f"file names in {base} must all give one camera, {_TOKENS}, or none"
     return [Problem("cameras", f"{rule}; {text}; {advice}", tuple(shown))]
 
 
 def assemble(
-    root: Path, layout: str, images: Sequence[Image], problems: Sequence[Problem], notes: tuple[str, ...]
+    root: Path,
+    layout: str,
+    images: Sequence[Image],
+    problems: Sequence[Problem],
+    notes: tuple[str, ...],
+    *,
+    nobody: bool = True,
 ) -> Reading:
-    """Number the people and, where there are none, the cameras; check what concerns the parts together."""
+    """Number the people and, where there are none, the cameras; check what concerns the parts together.
+
+    Args:
+        root: the data set's.
+        layout: what it is.
+        images: as they were found; all of them have a part, or none has.
+        problems: so far.
+        notes: so far.
+        nobody: whether the names 0 and -1 are distractors and junk, and no people.
+    """
     problems = list(problems)
-    ids = number_names(image.person for image in images)
+    ids = number_names((image.person for image in images), nobody=nobody)
     known = any(image.camera is not None for image in images) or not images
     cameras = _own_cameras(images) if not known else [image.camera or 0 for image in images]
+    tracklets = _number_tracklets(images)
     parts = {}
     for part in PARTS:
-        chosen = [i for i, image in enumerate(images) if image.part == part]
+        chosen = [i for i, image in enumerate(images) if (image.part or "train") == part]
         parts[part] = make_list(
-            [images[i].path for i in chosen], [ids[images[i].person] for i in chosen], [cameras[i] for i in chosen]
+            [images[i].path for i in chosen],
+            [ids[images[i].person] for i in chosen],
+            [cameras[i] for i in chosen],
+            None if tracklets is None else [tracklets[i] for i in chosen],
         )
     if bool(len(parts["query"])) != bool(len(parts["gallery"])) and not problems:
         there, missing = ("query", "gallery") if len(parts["query"]) else ("gallery", "query")
@@ -195,12 +290,13 @@ def assemble(
         problems.append(Problem("half extracted", text))
     problems += people_problems(root, parts["train"], parts["query"], parts["gallery"])
     problems += distractor_problems(root, parts["train"], "number people from 1, or name them otherwise")
-    junk = parts["gallery"].ids == -1
+    junk = parts["gallery"].ids == JUNK
+    trained = (parts["train"].ids > 0) | (parts["train"].ids == UNKNOWN)
     data = ReidData(
         root=root,
         layout=layout,
-        train=parts["train"].where(parts["train"].ids > 0),
-        left_out=int((parts["train"].ids <= 0).sum()),
+        train=parts["train"].where(trained),
+        left_out=int((~trained).sum()),
         query=parts["query"],
         gallery=parts["gallery"].where(~junk),
         junk=int(junk.sum()),
@@ -210,7 +306,19 @@ def assemble(
         title=root.resolve().name,
         notes=notes if known else (*notes, NO_CAMERAS),
     )
-    return Reading(data, tuple(problems))
+    return Reading(data, tuple(problems), unsplit=any(image.part is None and image.person for image in images))
+
+
+def _number_tracklets(images: Sequence[Image]) -> list[int] | None:
+    """Return a number for each tracklet of a person and camera in a part, and for each image that is in none."""
+    if not any(image.tracklet for image in images):
+        return None
+    keys = [
+        (i,) if not each.tracklet else (each.part, each.person, each.camera, each.tracklet)
+        for i, each in enumerate(images)
+    ]
+    numbers: dict[tuple[object, ...], int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _own_cameras(images: Iterable[Image]) -> list[int]:

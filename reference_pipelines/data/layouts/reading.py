@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reference_pipelines.data.layouts.scanning import PassedOver, what_is
-from reference_pipelines.data.records import ImageList, ReidData
+from reference_pipelines.data.records import DISTRACTOR, JUNK, UNKNOWN, ImageList, ReidData
 
 _NAMED = 3  # examples in a sentence
 
@@ -40,12 +40,14 @@ class Reading(NamedTuple):
         problems: what is wrong with it; `read` refuses a data set that has one.
         passed_over: what lies in its folders and was not taken.
         vanished: "part: person" for each person of whom a part has nothing but what was passed over.
+        unsplit: whether all images are in train because nobody has split the people.
     """
 
     data: ReidData
     problems: tuple[Problem, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     vanished: tuple[str, ...] = ()
+    unsplit: bool = False
 
 
 def special_problems(root: Path, special: Sequence[Path]) -> list[Problem]:
@@ -60,18 +62,28 @@ def special_problems(root: Path, special: Sequence[Path]) -> list[Problem]:
     return [Problem("no file", text, found)]
 
 
-def make_list(paths: Sequence[Path], ids: Sequence[int], cameras: Sequence[int]) -> ImageList:
-    """Return the image list of N paths, ids and cameras."""
-    return ImageList(tuple(paths), np.array(ids, dtype=np.int64), np.array(cameras, dtype=np.int64))
+def make_list(
+    paths: Sequence[Path], ids: Sequence[int], cameras: Sequence[int], tracklets: Sequence[int] | None = None
+) -> ImageList:
+    """Return the image list of N paths, ids, cameras and, if there are any, tracklets."""
+    return ImageList(
+        tuple(paths),
+        np.array(ids, dtype=np.int64),
+        np.array(cameras, dtype=np.int64),
+        None if tracklets is None else np.array(tracklets, dtype=np.int64),
+    )
 
 
-def number_names(names: Iterable[str]) -> dict[str, int]:
-    """Return a number from 1 on for each different name, in the names' order.
+def number_names(names: Iterable[str], *, nobody: bool = True) -> dict[str, int]:
+    """Return a number from 1 on for each different name, in the names' order; no name is somebody not known.
 
-    The names 0 and -1, and only these spellings, keep their meaning: distractor and junk.
+    Args:
+        names: of people.
+        nobody: whether the names 0 and -1, and only these spellings, keep their meaning: distractor and junk.
     """
-    people = sorted(set(names) - {"0", "-1"})
-    return {"0": 0, "-1": -1, **{name: number for number, name in enumerate(people, start=1)}}
+    special = {"": UNKNOWN, **({"0": DISTRACTOR, "-1": JUNK} if nobody else {})}
+    people = sorted(set(names) - set(special))
+    return {**special, **{name: number for number, name in enumerate(people, start=1)}}
 
 
 def named(items: Sequence[object], most: int = _NAMED) -> str:
@@ -105,7 +117,7 @@ def people_problems(root: Path, train: ImageList, query: ImageList, gallery: Ima
     """Return what is wrong with the parts as they were found: junk and distractors where people are needed."""
     problems = []
     for name, part in (("train", train), ("gallery", gallery)):
-        if len(part) and not len(part.people()):
+        if len(part) and np.isin(part.ids, (DISTRACTOR, JUNK)).all():
             text = (
                 f"the {name} part of {root} must hold images of people, found only junk and distractors "
                 "(ids -1 and 0); is this the right folder?"

@@ -132,6 +132,27 @@ def all_below(folder: Path, base: Path) -> Iterator[PassedOver]:
         waiting += [place / name for name in reversed(found.folders) if not is_litter(name)]
 
 
+def images_below(folder: Path) -> tuple[Path, ...]:
+    """Return the images in a folder and in the folders in it, in the order of their names, each folder once.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return tuple(_walk(folder, set()))
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in seen:  # a link that leads back
+        return
+    seen.add(real)
+    found = look_into(folder)
+    yield from (folder / name for name in found.files if is_image(name))
+    for name in found.folders:
+        if not is_litter(name):
+            yield from _walk(folder / name, seen)
+
+
 def beside(base: Path, parts: Iterable[str]) -> Iterator[PassedOver]:
     """Go through the images and the non-empty folders that lie beside the parts; other files may lie there.
 

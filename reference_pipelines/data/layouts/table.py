@@ -1,4 +1,8 @@
-"""The user's own data as a table: a CSV file that lists images, with commas, semicolons or tabs between the values."""
+"""The user's own data as a table: a CSV file that lists images, with commas, semicolons or tabs between the values.
+
+Of its columns, image, id, camera, split and tracklet, only the first must be there. Without ids, or where a line of
+train has none, it is not known who is seen; without a split the people are split by the reader.
+"""
 
 import codecs
 import csv
@@ -17,8 +21,9 @@ from reference_pipelines.errors import UserError, closest
 
 LAYOUTS = ("csv",)
 
-_COLUMNS = ("image", "id", "camera", "split")
-_NEEDED = ("image", "id", "split")
+_COLUMNS = ("image", "id", "camera", "split", "tracklet")
+_NEEDED = ("image",)
+_NEVER_MISSPELT = ("image", "id", "split")  # read as something else without a word where they are not found
 _SEPARATORS = (",", ";", "\t")
 # Whole numbers as programs write them whose columns have gaps: 1.0, or 1,0 where the comma is a point.
 _WHOLE = re.compile(rf"(-?{NUMBER})[.,]0+", re.ASCII)
@@ -27,7 +32,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read(path: Path) -> Reading:
-    """Read a table with the columns image, id, split and, if wanted, camera.
+    """Read a table.
 
     Args:
         path: the file; images are named relative to its folder, or absolutely.
@@ -55,8 +60,10 @@ def read(path: Path) -> Reading:
         problems.append(Problem("empty part", f"{path} must list images below its header, it lists none; add lines"))
     problems += _camera_problems(path, images)
     extra = [name or "(no name)" for name, column in zip(header, columns, strict=True) if column not in _COLUMNS]
-    notes = (f"columns passed over: {', '.join(extra)}",) if extra else ()
-    return assemble(path, "csv", images, problems, notes)
+    notes = [f"columns passed over: {', '.join(extra)}"] if extra else []
+    if "id" not in columns:
+        notes.append("it has no column id: nobody is labelled")
+    return assemble(path, "csv", images, problems, tuple(notes))
 
 
 def _text(path: Path) -> str:
@@ -95,15 +102,17 @@ def _columns(path: Path, header: Sequence[str], separator: str) -> list[str]:
         UserError: one is missing, or there twice.
     """
     columns = [name.lower() for name in header]
-    missing = [name for name in _NEEDED if name not in columns]
     twice = [name for name in _COLUMNS if columns.count(name) > 1]
+    others = [name for name in columns if name not in _COLUMNS]
+    absent = [name for name in _NEVER_MISSPELT if name not in columns]
+    meant = {name: other for name in absent for other in others if other and closest(other, [name])}
+    missing = [name for name in absent if name in _NEEDED or name in meant]
     if missing or twice:
-        fault = f"{' and '.join(missing)} missing" if missing else f"the column {twice[0]} comes twice"
-        others = [name for name in columns if name not in _COLUMNS]
-        hint = next((hint for name in others if (hint := closest(name, missing))), "")
+        named_so = [f"{name} (is it {meant[name]!r}?)" if name in meant else name for name in missing]
+        fault = f"{' and '.join(named_so)} missing" if missing else f"the column {twice[0]} comes twice"
         raise UserError(
-            f"data: {path} line 1 must name the columns image,id,camera,split (camera may be left out) with commas, "
-            f"semicolons or tabs between them, got {separator.join(header) or 'nothing'}: {fault}{hint}"
+            f"data: {path} line 1 must name the columns image,id,camera,split,tracklet (all but image may be left out) "
+            f"with commas, semicolons or tabs between them, got {separator.join(header) or 'nothing'}: {fault}"
         )
     return columns
 
@@ -124,21 +133,22 @@ def _read_rows(
         cells = {name: cell.strip() for name, cell in zip(columns, row, strict=True)}
         values = {
             "image": cells["image"],
-            "id": _whole(cells["id"]),
+            "id": _whole(cells.get("id", "")),
             "camera": _whole(cells.get("camera", "")),
-            "split": cells["split"].lower(),
+            "split": cells.get("split", "train" if "id" not in columns else "").lower(),
         }
         file = finder.find(folder / values["image"])
-        fault = _row_fault(values, file)
+        fault = _row_fault(values, file, split="split" in columns)
         first = seen.setdefault((values["split"], os.path.normpath(file)), where)
         if not fault and first != where:
             fault = f"the image {values['image']} is in {values['split']} already, by {first}"
         if fault:
             faults.append(f"{where}: {fault}")
             continue
-        part = next(part for part in PARTS if part == values["split"])
+        part = next((part for part in PARTS if part == values["split"]), None)
         camera = int(values["camera"]) if values["camera"] else None
-        images.append(Image(file, composed(values["id"]), camera, part, where))
+        tracklet = composed(_whole(cells.get("tracklet", "")))
+        images.append(Image(file, composed(values["id"]), camera, part, where, tracklet))
     return images, faults
 
 
@@ -148,13 +158,13 @@ def _whole(value: str) -> str:
     return match[1] if match else value
 
 
-def _row_fault(values: dict[str, str], file: Path) -> str:
+def _row_fault(values: dict[str, str], file: Path, *, split: bool) -> str:
     camera = values["camera"]
     if not values["image"]:
         return "the image is missing"
-    if not values["id"]:
-        return "the id is missing"
-    if values["split"] not in PARTS:
+    if not values["id"] and values["split"] in PARTS[1:]:
+        return f"the id is missing, which only an image of train may be without, and this is one of {values['split']}"
+    if split and values["split"] not in PARTS:
         near = closest(values["split"], PARTS)
         return f"split must be train, query or gallery, got {values['split']!r}{near}"
     if camera and not (camera.isascii() and re.fullmatch(NUMBER, camera)):

@@ -41,6 +41,7 @@ from reference_pipelines.data.records import PARTS, ImageList, ReidData
 from reference_pipelines.errors import UserError
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+VERI_FOLDERS = ("image_train", "image_query", "image_test")
 MANIFEST = "rendered.json"  # what the renderer writes beside its images
 _TRAIN, _QUERY, _TEST = FOLDERS
 _RELEASED_BESIDE = ("gt_bbox", "gt_query")  # Market-1501's hand-drawn boxes, which nothing here needs
@@ -97,10 +98,17 @@ class _Choice:
 
 def looks_like(base: Path) -> bool:
     """Return whether a folder has this layout, or a part of it."""
+    if _veri(base):
+        return True
     if (base / _TRAIN).is_dir() or (base / _TEST).is_dir():
         return True
     others = ("train", "test", "gallery", "list_query.txt", "mask_test_v2")
     return (base / _QUERY).is_dir() and not any((base / name).exists() for name in others)
+
+
+def _veri(base: Path) -> bool:
+    """Return whether the folders are called as VeRi-776 calls them."""
+    return any((base / name).is_dir() for name in VERI_FOLDERS)
 
 
 def read(base: Path, layout: str | None) -> Reading:
@@ -113,10 +121,13 @@ def read(base: Path, layout: str | None) -> Reading:
     Raises:
         UserError: it cannot be told which data set it is, or it is not `layout`.
     """
-    folders = {name: _read_folder(base / name, base) for name in FOLDERS if (base / name).is_dir()}
+    veri = _veri(base)
+    places = dict(zip(FOLDERS, VERI_FOLDERS if veri else FOLDERS, strict=True))
+    folders = {name: _read_folder(base / place, base) for name, place in places.items() if (base / place).is_dir()}
     images = {name: folders[name].images if name in folders else make_list([], [], []) for name in FOLDERS}
-    choice = _check(base, layout, images) if layout else _identify(base, images)
-    problems = _problems(base, folders)
+    found = _Choice("three_folders", "folders named like VeRi's") if veri else None
+    choice = _check(base, layout, images) if layout else found or _identify(base, images)
+    problems = _problems(base, folders, places)
     manifest = _manifest(base)
     id_names: dict[int, str] = {}
     if choice.layout.startswith("msmt17"):
@@ -141,7 +152,7 @@ def read(base: Path, layout: str | None) -> Reading:
         notes=(choice.note,) if choice.note else (),
     )
     strays = [each for folder in folders.values() for each in folder.passed_over]
-    strays += beside(base, (*FOLDERS, *_RELEASED_BESIDE))
+    strays += beside(base, (*places.values(), *_RELEASED_BESIDE))
     return Reading(data, tuple(problems), tuple(strays), _vanished(folders))
 
 
@@ -204,27 +215,27 @@ def _read_folder(folder: Path, base: Path) -> _Folder:
     return _Folder(images, tuple(unnamed), special, tuple(strays))
 
 
-def _problems(base: Path, folders: dict[str, _Folder]) -> list[Problem]:
+def _problems(base: Path, folders: dict[str, _Folder], places: dict[str, str]) -> list[Problem]:
     problems = []
-    missing = [name for name in FOLDERS if name not in folders]
+    missing = [place for name, place in places.items() if name not in folders]
     if missing:
-        text = (
-            f"{base} must hold the folders {', '.join(FOLDERS)}, {' and '.join(missing)} missing; unpack it completely"
-        )
+        wanted = ", ".join(places.values())
+        text = f"{base} must hold the folders {wanted}, {' and '.join(missing)} missing; unpack it completely"
         problems.append(Problem("half extracted", text))
     problems += special_problems(base, [path for folder in folders.values() for path in folder.special])
     for name, folder in folders.items():
         if folder.unnamed:
             wrong = named([path.name for path in folder.unnamed])
             text = (
-                f"images in {base / name} must be named with person and camera like {_EXAMPLE}, "
+                f"images in {base / places[name]} must be named with person and camera like {_EXAMPLE}, "
                 f"{counted(len(folder.unnamed), 'is', 'are')} not: {wrong}; rename or remove "
                 f"{'it' if len(folder.unnamed) == 1 else 'them'}"
             )
             problems.append(Problem("names", text, tuple(str(path) for path in folder.unnamed)))
         elif not len(folder.images) and not folder.special:
             text = (
-                f"{base / name} must hold images named like {_EXAMPLE}, found none; is the archive unpacked completely?"
+                f"{base / places[name]} must hold images named like {_EXAMPLE}, found none; is the archive unpacked "
+                "completely?"
             )
             problems.append(Problem("empty part", text))
     return problems

@@ -50,8 +50,8 @@ def verify(
         findings.append(Finding("error", "counts", text))
     if expected:
         findings += check_counts(data, expected)
-    findings += check_parts(data) + check_people(data) + check_files(data, workers=workers) + check_duplicates(data)
-    findings += check_passed_over(reading)
+    findings += check_parts(data) + check_people(data) + check_files(data, workers=workers)
+    findings += check_duplicates(data, split=reading.unsplit) + check_passed_over(reading)
     return Verification(
         root=data.root,
         layout=data.layout,

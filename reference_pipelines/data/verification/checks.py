@@ -86,11 +86,14 @@ def check_parts(data: ReidData) -> list[Finding]:
         findings.append(Finding("note", "left out", f"{data.left_out_note()}; only people are trained on"))
     if not len(data.train):
         findings.append(Finding("note", "parts", "there is no train part; the data set is for evaluation only"))
+    elif not data.train.known.any():
+        text = "nobody in train is labelled; mla learns from such images, apnet does not"
+        findings.append(Finding("note", "no labels", text))
     elif len(data.train.people()) < 2:
         findings.append(Finding("error", "parts", "train has images of one id only; training needs at least two"))
     if not len(data.query) and not len(data.gallery):
-        text = "there are no query and gallery parts; training needs them for its scores, and evaluation too"
-        findings.append(Finding("error", "parts", text))
+        text = "there are no query and gallery parts; training has no scores without them (--data.test names others)"
+        findings.append(Finding("note", "parts", text))
     return findings
 
 
@@ -192,14 +195,20 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def check_duplicates(data: ReidData) -> list[Finding]:
-    """Find files of the same content, and tell those that falsify training or scores from those that do not."""
+def check_duplicates(data: ReidData, *, split: bool = False) -> list[Finding]:
+    """Find files of the same content, and tell those that falsify training or scores from those that do not.
+
+    Args:
+        data: as read.
+        split: whether the reader has split the people, and so put every query into the gallery too.
+    """
     places: dict[Path, list[_Place]] = defaultdict(list)
     for name in PARTS:
         for index, path in enumerate(data.part(name).paths):
             places[path].append((name, index))
     groups = same_content(list(places))
-    groups += [[path] for path, found in places.items() if len(found) > 1 and _size(path)]
+    if not split:
+        groups += [[path] for path, found in places.items() if len(found) > 1 and _size(path)]
     sorted_groups: dict[str, list[str]] = defaultdict(list)
     for group in groups:
         kind = _duplicate_kind(data, [place for path in group for place in places[path]])
