@@ -11,9 +11,9 @@ from reference_pipelines.config.sections import DataConfig, EvaluationConfig
 from reference_pipelines.data import read
 from reference_pipelines.data.joining import join
 from reference_pipelines.data.layouts import examine
-from reference_pipelines.data.records import UNKNOWN
+from reference_pipelines.data.records import UNKNOWN, ImageList
 from reference_pipelines.data.splitting import PeopleSplit
-from reference_pipelines.data.tracklets import Tracklets
+from reference_pipelines.data.tracklets import Tracklets, one_a_tracklet
 from reference_pipelines.data.verification import verify
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator
@@ -321,3 +321,13 @@ def test_paths_are_as_they_lie(tmp_path):
     root = tmp_path / "crops"
     images(root, 1)
     assert read(root).train.paths == (Path(root / "0.jpg"),)
+
+
+def test_tracklets_of_any_numbers_keep_the_images_order():
+    numbers = np.array([5, 2, 5, 0])
+    some = ImageList(tuple(map(Path, "abcd")), np.ones(4, int), np.ones(4, int), numbers)
+    tracklets = Tracklets(some)
+    assert (tracklets.first.tolist(), tracklets.of_image.tolist()) == ([0, 1, 3], [0, 1, 0, 2])
+    features = torch.eye(4, dtype=torch.float64)
+    assert torch.allclose(tracklets.pool(features), torch.as_tensor(literally_pooled(np.eye(4), numbers.tolist())))
+    assert [path.name for path in one_a_tracklet(some).paths] == ["a", "b", "d"]
