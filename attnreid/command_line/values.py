@@ -16,13 +16,14 @@ def convert(kind: Any, value: Any) -> Any:
     Args:
         kind: bool, int, float, str, Path, a Literal of texts or numbers, a tuple of these, or one of them or None.
         value: a text, a number, a truth, None, or a list of them. A list of words may have brackets, commas and
-            quotes or none, but for one of texts or paths, which are taken as they are.
+            quotes or none, but for one of texts or paths, which are taken as they are; [] is none of them.
 
     Raises:
         ValueError: it is none.
     """
     parts = get_args(kind)
     if get_origin(kind) is tuple:
+        value = [] if value in ("[]", ["[]"]) else value
         each = _items(value) if parts[0] not in (str, Path) else [value] if isinstance(value, str) else list(value)
         kinds = parts[:1] * len(each) if Ellipsis in parts else parts
         return tuple(convert(*pair) for pair in zip(kinds, each, strict=True))

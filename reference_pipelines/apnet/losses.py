@@ -47,22 +47,29 @@ class SupervisedObjective:
     Args:
         labels: (N,) labels of the training images.
         config: margin, smoothing and weight.
+        features: of the network, each with a loss of its own, of which the mean is taken; the paper does not say how
+            the features of a local branch are trained.
     """
 
-    def __init__(self, labels: Tensor, config: LossConfig) -> None:
+    def __init__(self, labels: Tensor, config: LossConfig, *, features: int = 1) -> None:
         self.labels = labels
         self.config = config
+        self.features = features
         self._distances: list[Tensor] = []  # of each step, to the hardest positive and to the hardest negative
 
     def loss(self, embedding: Embedding, indices: Tensor) -> Tensor:
         """Return the triplet loss before the BN neck plus the cross-entropy after it."""
-        labels = self.labels[indices]
         assert embedding.logits is not None
-        classification = functional.cross_entropy(embedding.logits, labels, label_smoothing=self.config.smoothing)
-        positive, negative = hardest(embedding.pooled, labels)
-        self._distances.append(torch.stack([positive.detach().mean(), negative.detach().mean()]))
-        triplet = _triplet(positive, negative, self.config.margin)
-        return classification + self.config.triplet_weight * triplet
+        labels, losses = self.labels[indices], []
+        parts = (part.chunk(self.features, dim=1) for part in (embedding.pooled, embedding.logits))
+        for pooled, logits in zip(*parts, strict=True):
+            classification = functional.cross_entropy(logits, labels, label_smoothing=self.config.smoothing)
+            positive, negative = hardest(pooled, labels)
+            self._distances.append(torch.stack([positive.detach().mean(), negative.detach().mean()]))
+            losses.append(
+                classification + self.config.triplet_weight * _triplet(positive, negative, self.config.margin)
+            )
+        return torch.stack(losses).mean()
 
     def after_step(self, embedding: Embedding, indices: Tensor) -> None:
         """Do nothing: the optimiser owns every parameter."""

@@ -40,7 +40,9 @@ def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:
     with Session("apnet", config, out, **options) as session:
         labels = session.data.train.labels()
         session.place(build_model(session.network_config, classes=int(labels.max()) + 1, say=session.record.say))
-        objective = SupervisedObjective(torch.as_tensor(labels, device=session.device), config.loss)
+        objective = SupervisedObjective(
+            torch.as_tensor(labels, device=session.device), config.loss, features=session.model.features
+        )
         for epoch in range(session.epoch + 1, config.optimizer.epochs + 1):
             batches = identity_batches(labels, config.sampler, (config.seed, epoch))
             session.train_epoch(batches, objective)

@@ -86,6 +86,9 @@ class ModelConfig:
         last_stride: stride of the last stage, 1 or 2; both papers use 1. null leaves the backbone as it is.
         pooling: of the last map: "own", as the network does it, "average", or "gem", the generalised mean with a
             learnt exponent.
+        local_parts: strips of a local branch beside the network, 2 in APNet's experiments on CUHK03: a second third and
+            fourth stage of torchvision's ResNet, whose map is split along the height. Each strip's feature is trained
+            like the global one, and the features are concatenated for matching. 0 is none.
         bn_chunks: parts of the batch, over all processes, whose batch norms take statistics of their own, as on that
             many devices; 1 takes them over the whole batch. Any other must divide the batch, and be divided by the
             number of processes.
@@ -95,10 +98,12 @@ class ModelConfig:
     weights: str = "imagenet"
     last_stride: int | None = 1
     pooling: Literal["own", "average", "gem"] = "own"
+    local_parts: int = 0
     bn_chunks: int = 1
 
     def __post_init__(self) -> None:
         require(self.last_stride in (1, 2, None), "model.last_stride must be 1, 2 or null", self.last_stride)
+        require(self.local_parts >= 0, "model.local_parts must be at least 0", self.local_parts)
         require(self.bn_chunks >= 1, "model.bn_chunks must be at least 1", self.bn_chunks)
 
     def check_normalisation(self, data: DataConfig) -> None:

@@ -12,6 +12,7 @@ from reference_pipelines.config.sections import ModelConfig
 from reference_pipelines.errors import UserError
 from reference_pipelines.models.attention import put_attention
 from reference_pipelines.models.heads import take_head_off
+from reference_pipelines.models.parts import with_local_branch
 from reference_pipelines.models.pooling import pool_of
 from reference_pipelines.models.sources import build_network
 from reference_pipelines.models.weights import StartingWeights, weights_file
@@ -26,11 +27,13 @@ class Backbone(NamedTuple):
         network: maps (N, 3, H, W) to features (N, D), to maps or to tokens.
         width: D.
         pool: maps what the network returns to (N, D); None where it returns that itself.
+        features: of which the D are the concatenation.
     """
 
     network: nn.Module
     width: int
     pool: nn.Module | None
+    features: int = 1
 
 
 def build_backbone(
@@ -66,7 +69,11 @@ def build_backbone(
         put_attention(network, attention, image_size)
     if start is not None:
         start.into_attention(network, attention, say)
-    return Backbone(network, width, pool)
+    if not config.local_parts:
+        return Backbone(network, width, pool)
+    features = 1 + config.local_parts
+    branched = with_local_branch(network, config.backbone, config.local_parts, image_size)
+    return Backbone(branched, features * width, pool, features)
 
 
 def _set_last_stride(network: nn.Module, config: ModelConfig, image_size: Size) -> None:

@@ -36,7 +36,8 @@ UNREAD = to_plain(AttentionConfig())  # what the preset does not read, and the p
 PAPERS = {
     "apnet_c2_market": {
         "data.image_size": [384, 192],
-        "model": {"backbone": "resnet50", "weights": "imagenet", "last_stride": 1, "bn_chunks": 2, "pooling": "own"},
+        "model": {"backbone": "resnet50", "weights": "imagenet", "last_stride": 1, "bn_chunks": 2}
+        | {"pooling": "own", "local_parts": 0},
         "attention": {**UNREAD, "preset": "apnet", "layer": ["se"], "levels": 2, "radix": 2},
         "sampler": {"ids": 20, "images": 4, "epoch": "chunks"},
         "loss": {"margin": 0.3, "smoothing": 0.1, "triplet_weight": 1.0},
@@ -236,7 +237,9 @@ def test_a_rate_may_have_an_exponent_without_a_point(tmp_path):
 
 def test_a_missing_recipe_is_asked_for_by_name():
     pipeline = PIPELINES["apnet"]
-    with pytest.raises(UserError, match="^train: --config .*missing; .*apnet_c2_market, apnet_s2_market, demo") as said:
+    with pytest.raises(
+        UserError, match="^train: --config .*missing; .*apnet_c2_market, .*apnet_s2_market, demo"
+    ) as said:
         load_config(pipeline.config, ROOT, recipes=pipeline.recipes)
     assert "--title, --optimizer.learning_rate, --optimizer.weight_decay, --optimizer.epochs" in str(said.value)
     for arguments in (["--config"], ["--config", *ROOT], ["--config=", *ROOT]):

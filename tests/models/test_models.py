@@ -24,7 +24,7 @@ from tests.conftest import says
 
 
 def test_the_backbone_maps_images_to_pooled_features_with_last_stride_1():
-    backbone, width, _ = build_backbone(ModelConfig("resnet_demo", "none"))
+    backbone, width, *_ = build_backbone(ModelConfig("resnet_demo", "none"))
     maps = []
     backbone.layer4.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
     assert backbone(torch.randn(2, 3, 96, 48)).shape == (2, width) == (2, 512)
