@@ -267,7 +267,7 @@ class ReproduceOptions:
         experiment: its name, or "list" for all of them.
         scale: demo (rendered, small), gpu (rendered, Market-1501's size) or paper.
         seeds: trainings of each row.
-        only: names of rows to run; all when left out.
+        only: names of rows, of data sets or of both; all when left out.
         data_root: folder that holds the papers' data sets, at the scale paper.
         dry_run: say what would be run and end.
         out: folder of runs, images, tables and the ledger; what is there already is taken over.
@@ -276,7 +276,7 @@ class ReproduceOptions:
     experiment: str = typed(word="EXPERIMENT")
     scale: Literal["demo", "gpu", "paper"] = "demo"
     seeds: int = typed(1, least=1)
-    only: tuple[str, ...] = typed((), metavar="ROW")
+    only: tuple[str, ...] = typed((), metavar="NAME")
     data_root: Path | None = typed(None, name="--data.root", metavar="DIR")
     dry_run: bool = False
     out: Path = Path("runs/reproduce")

@@ -86,11 +86,11 @@ class Plan:
         scale: how large.
         out: folder of runs and images; of all experiments.
         seeds: 1, 2, ... so many.
-        only: names of the rows that are run; all when empty.
+        only: names of rows and of data sets that are run; all rows, or data sets, where none is named.
         root: folder of the data sets, where they are not rendered.
 
     Raises:
-        UserError: a row that the experiment does not have, or no folder of data sets.
+        UserError: a row or data set that the experiment does not have, or no folder of data sets.
     """
 
     def __init__(
@@ -105,9 +105,10 @@ class Plan:
     ) -> None:
         names = [row.name for row in experiment.rows]
         for name in only:
-            if name not in names:
+            if name not in (*names, *experiment.data):
                 raise UserError(
-                    f"reproduce: {experiment.name} has the rows {', '.join(names)}, got {name!r}{closest(name, names)}"
+                    f"reproduce: {experiment.name} has the rows {', '.join(names)} and the data sets "
+                    f"{', '.join(experiment.data)}, got {name!r}{closest(name, [*names, *experiment.data])}"
                 )
         if not scale.images and root is None and experiment.kind != "cost":
             raise UserError(
@@ -118,12 +119,10 @@ class Plan:
         self.scale = scale
         self.out = out / scale.name
         self.root = root
-        self.rows = [row for row in experiment.rows if not only or row.name in only]
+        self.rows = [row for row in experiment.rows if row.name in only or not {*names} & {*only}]
+        self.data = [name for name in experiment.data if name in only or not {*experiment.data} & {*only}]
         self.cells = [
-            self._cell(row, dataset, seed)
-            for seed in range(1, seeds + 1)
-            for dataset in experiment.data
-            for row in self.rows
+            self._cell(row, dataset, seed) for seed in range(1, seeds + 1) for dataset in self.data for row in self.rows
         ]
 
     @property

@@ -73,7 +73,7 @@ def values_of(plan: Plan, costs: dict[str, float] | None = None) -> list[Value]:
     """
     papers = paper_values()
     found = []
-    for dataset in plan.experiment.data:
+    for dataset in plan.data:
         for row in plan.rows:
             cells = [cell for cell in plan.cells if (cell.row, cell.dataset) == (row, dataset)]
             for metric in plan.experiment.metrics:
@@ -136,7 +136,7 @@ def as_text(plan: Plan, values: Sequence[Value]) -> str:
 
 
 def _lines(plan: Plan, values: Sequence[Value]) -> Iterator[tuple[str, str, list[Value]]]:
-    for dataset in plan.experiment.data:
+    for dataset in plan.data:
         for row in plan.rows:
             yield row.name, dataset, [v for v in values if (v.row, v.dataset) == (row.name, dataset)]
 
@@ -162,20 +162,22 @@ def as_html(plan: Plan, values: Sequence[Value]) -> str:
     template = environment.get_template("table.html.j2")
     by_cell = {(value.row, value.dataset, value.metric): value for value in values}
     return template.render(
-        experiment=plan.experiment, rows=plan.rows, caption=caption(plan), values=by_cell, metrics=METRICS
+        experiment=plan.experiment, plan=plan, rows=plan.rows, caption=caption(plan), values=by_cell, metrics=METRICS
     )
 
 
-def as_png(experiment: Experiment, values: Sequence[Value]) -> bytes:
+def as_png(plan: Plan, values: Sequence[Value]) -> bytes:
     """Return the curve of an experiment: a line a metric, ours with its interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    experiment = plan.experiment
+    labels = dict(zip([row.name for row in experiment.rows], experiment.labels, strict=True))
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for metric in experiment.metrics:
-        found = [value for value in values if value.metric == metric and value.dataset == experiment.data[0]]
-        points = [(experiment.labels[index], value) for index, value in enumerate(found) if value.ours is not None]
+        found = [value for value in values if value.metric == metric and value.dataset == plan.data[0]]
+        points = [(labels[value.row], value) for value in found if value.ours is not None]
         if points:
             ours = np.array([value.ours for _, value in points], dtype=float)
             ends = np.array([value.interval or (value.ours, value.ours) for _, value in points], dtype=float)
@@ -207,5 +209,5 @@ def write_tables(plan: Plan, values: Sequence[Value]) -> list[Path]:
     write_text(written[1], as_html(plan, values))
     if plan.experiment.kind == "curve":
         written.append(folder / f"{name}.png")
-        write_bytes(written[-1], as_png(plan.experiment, values))
+        write_bytes(written[-1], as_png(plan, values))
     return written

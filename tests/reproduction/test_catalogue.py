@@ -120,7 +120,10 @@ def test_every_row_builds_a_config_at_the_demo_scale_that_trains_small():
     ("arguments", "message"),
     [
         (["apnet.table22"], "apnet.table2.*; did you mean apnet.table2|got 'apnet.table22'"),
-        (["apnet.table2", "--only", "APNet-C_9"], "has the rows APNet_0, .*got 'APNet-C_9'.*APNet-C_"),
+        (
+            ["apnet.table2", "--only", "APNet-C_9"],
+            "has the rows APNet_0, .*data sets Market-1501, .*got 'APNet-C_9'.*APNet-C_",
+        ),
         (["apnet.table2", "--scale", "paper"], "folder that holds them .*--data.root"),
         (["apnet.table2", "--seeds", "0"], "--seeds"),
     ],
@@ -162,3 +165,10 @@ def test_table_iii_is_counted(tmp_path, capsys):
     assert (line["row"], line["paper"]) == ("APNet_0", "6.23")
     assert abs(float(line["ours"]) - 6.21) < 0.02
     assert "6.2" in capsys.readouterr().out
+
+
+def test_only_takes_rows_and_data_sets(tmp_path):
+    plan = planned("apnet.table2", "demo", tmp_path, only=["MSMT17", "APNet_0", "APNet-S_1"])
+    assert [(cell.row.name, cell.dataset) for cell in plan.cells] == [("APNet_0", "MSMT17"), ("APNet-S_1", "MSMT17")]
+    assert len(planned("apnet.table2", "demo", tmp_path, only=["MSMT17"]).cells) == 10
+    assert len(planned("apnet.table2", "demo", tmp_path, only=["APNet_0"]).cells) == 3
