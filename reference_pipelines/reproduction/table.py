@@ -15,7 +15,6 @@ from scipy import stats
 from attnreid.files import write_bytes, write_text
 from reference_pipelines.claims.paper_values import Cell as PaperCell
 from reference_pipelines.claims.paper_values import paper_values
-from reference_pipelines.reproduction.catalogue import Experiment
 from reference_pipelines.reproduction.cells import Cell, Plan
 from reference_pipelines.text_table import format_table
 

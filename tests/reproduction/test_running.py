@@ -159,5 +159,5 @@ def test_the_tables(tmp_path, here):
     assert "stand-in" in page
     assert "<script" not in page
     assert "http" not in page
-    assert as_png(plan.experiment, values).startswith(b"\x89PNG")
+    assert as_png(plan, values).startswith(b"\x89PNG")
     assert [path.suffix for path in write_tables(plan, values)] == [".csv", ".html", ".png"]
