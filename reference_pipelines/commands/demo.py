@@ -1,7 +1,7 @@
 """`demo`: both papers, small."""
 
 from reference_pipelines.commands.options import DemoOptions
-from reference_pipelines.experiments.demo import run_demo
+from reference_pipelines.reproduction.demo import run_demo
 
 
 def run(options: DemoOptions) -> None:

@@ -36,7 +36,7 @@ class Experiment:
     """A table or a figure.
 
     Args:
-        name: such as "apnet.table2".
+        name: such as "apnet.table2"; its rows are the paper's before the point, or are named by paper.
         title: to read.
         rows: from top to bottom.
         data: the data sets, or "A to B".
@@ -54,11 +54,6 @@ class Experiment:
     kind: Literal["scores", "curve", "cost"] = "scores"
     labels: tuple[str, ...] = ()
     axis: str = ""
-
-    @property
-    def paper(self) -> str:
-        """The paper that it is of."""
-        return self.name.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,8 @@ def find_experiment(name: str) -> Experiment:
 
 def _experiment(name: str, **fields: Any) -> Experiment:
     own: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    own["rows"] = tuple(rows()[name.partition(".")[0], row] for row in own["rows"])
+    of = own["rows"] if isinstance(own["rows"], dict) else {name.partition(".")[0]: own["rows"]}
+    own["rows"] = tuple(rows()[paper, row] for paper, names in of.items() for row in names)
     return Experiment(name=name, **own)
 
 

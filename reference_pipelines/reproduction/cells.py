@@ -22,7 +22,7 @@ class Run:
     """A training that cells need.
 
     Args:
-        title: of the run.
+        title: what progress and messages call it.
         pipeline: "apnet" or "mla".
         images: name of the data set.
         root: where it lies.
@@ -155,13 +155,14 @@ class Plan:
             return Cell(row, dataset, seed, None, reason=reason)
         recipe = self.scale.recipes[row.recipe]
         more = self.scale.exceptions.get(trained, {}).get(row.recipe, {})
-        run = self._run(f"{row.name} on {trained}", recipe, {**more, **row.change}, trained, seed)
+        change = {"title": row.name, **more, **row.change}
+        run = self._run(f"{row.name} on {trained}", recipe, change, trained, seed)
         return Cell(row, dataset, seed, run, test)
 
     def _run(self, title: str, recipe: Recipe, change: Mapping[str, Any], images: str, seed: int) -> Run:
         root = self.place_of(images)
         assert root is not None
-        values = {**recipe.change, **change, "title": title, "seed": seed, "data.root": str(root.absolute())}
+        values = {"title": title, **recipe.change, **change, "seed": seed, "data.root": str(root.absolute())}
         source = self.source() if recipe.pipeline == "mla" and self.scale.source is not None else None
         if source is not None:
             values["model.weights"] = str((source.folder / "model.safetensors").absolute())

@@ -9,10 +9,10 @@ from typing import Any
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.distributed.device import describe_hardware, pick_device
 from reference_pipelines.errors import UserError
-from reference_pipelines.experiments.jobs import Failure, Job, run_jobs
 from reference_pipelines.ledger.recording import record, record_failure
 from reference_pipelines.rendering import render_market
 from reference_pipelines.reproduction.cells import Cell, Plan, Run, pending
+from reference_pipelines.reproduction.jobs import Failure, Job, run_jobs
 from reference_pipelines.runs.folder import RESULT
 
 _RECORDED = "recorded.json"  # beside a result: the slices of the ledger that have it

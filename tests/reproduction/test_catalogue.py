@@ -42,7 +42,7 @@ def test_every_run_is_a_config_of_its_own(name, scale, tmp_path):
     assert len(set(configs)) == len(configs)
     for cell in plan.cells:
         if cell.run is not None:
-            assert cell.run.config.title == f"{cell.row.name} on {cell.dataset.partition(' to ')[0]}"
+            assert cell.run.config.title == cell.row.name
             assert cell.run.config.seed == cell.seed
     assert scale != "paper" or all(cell.run is not None for cell in plan.cells)
 

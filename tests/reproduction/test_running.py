@@ -2,42 +2,20 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from reference_pipelines.commands.cli import main
-from reference_pipelines.experiments.jobs import Failure
 from reference_pipelines.ledger.verifying import verify
 from reference_pipelines.reproduction import running
-from reference_pipelines.reproduction.catalogue import Experiment, Recipe, Row, Scale
+from reference_pipelines.reproduction.catalogue import Experiment, Row
 from reference_pipelines.reproduction.cells import Plan
 from reference_pipelines.reproduction.running import run_plan
 from reference_pipelines.reproduction.table import as_csv, as_html, as_png, as_text, values_of, write_tables
 from tests.conftest import says
+from tests.reproduction.miniature import BASELINE, PLAIN, PYRAMID, SCALE, run_here
 
-FEW = {"train_ids": 8, "test_ids": 4, "cameras": 3, "images_per_camera": 3, "distractors": 2, "junk": 1}
-QUICK = {"data.image_size": [32, 16], "optimizer.epochs": 1, "optimizer.milestones": [], "sampler.ids": 4}
-CLUSTERED = {"clustering.k1": 6, "clustering.k2": 2, "clustering.min_samples": 2, "iterations": 2}
-SCALE = Scale(
-    "mini",
-    "miniatures",
-    {
-        "apnet_c": Recipe("apnet", "demo", QUICK, minutes=0.1, megabytes=30),
-        "mla": Recipe("mla", "demo", {**QUICK, **CLUSTERED}),
-    },
-    images={
-        "Market-1501": {**FEW, "domain": "mall", "seed": 0},
-        "DukeMTMC-reID": {**FEW, "domain": "plaza", "seed": 2},
-        "source": {**FEW, "domain": "plaza", "seed": 1},
-    },
-    source=Recipe("apnet", "demo", {**QUICK, "attention.preset": "none"}),
-)
-PLAIN = Row("APNet_0", "apnet", "apnet_c", {"attention.preset": "none"})
-PYRAMID = Row("APNet-C_2", "apnet", "apnet_c")
-BASELINE = Row("baseline", "mla", "mla", {"attention.preset": "none"})
 BROKEN = Row("broken", "apnet", "apnet_c", {"optimizer.learning_rate": 1e30})
 
 
@@ -50,19 +28,7 @@ def planned(out, rows, data=("Market-1501",), *, seeds=1, kind="scores", **optio
 def here(monkeypatch):
     """Run jobs in this process, which has imported everything; return the commands."""
     commands = []
-
-    def run(jobs, *, keep_going):
-        assert keep_going
-        failures = []
-        for job in jobs:
-            commands.append(job.command)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", ["attnreid-pipelines", *job.command])
-                if main(job.command) != 0:
-                    failures.append(Failure(job, "it failed", 1.0))
-        return failures
-
-    monkeypatch.setattr(running, "run_jobs", run)
+    monkeypatch.setattr(running, "run_jobs", run_here(commands))
     return commands
 
 
