@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,16 +89,30 @@ def _value(cells: Sequence[Cell], metric: str, paper: float | None) -> Value:
     scores = [(cell, found) for cell in cells if (found := _scores(cell)) is not None]
     if not scores:
         return Value(row, dataset, metric, paper, reason=reason)
-    numbers = [100 * found[metric] for _, found in scores]
-    interval = None
+    mean, interval = summary([found for _, found in scores], metric)
+    runs = tuple(cell.run.folder.name for cell, _ in scores if cell.run is not None)
+    return Value(row, dataset, metric, paper, mean, interval, len(scores), runs)
+
+
+def summary(scores: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean of a metric over seeds, in percent, and its 95 % interval.
+
+    Args:
+        scores: of each seed.
+        metric: "mAP", "rank1", ...
+
+    Returns:
+        The interval is Student's t over several seeds; of one seed it is that of its queries, where there is one.
+    """
+    numbers = [100 * found[metric] for found in scores]
+    mean = float(np.mean(numbers))
     if len(numbers) > 1:
         half = stats.t.ppf(0.975, len(numbers) - 1) * np.std(numbers, ddof=1) / len(numbers) ** 0.5
-        interval = (float(np.mean(numbers) - half), float(np.mean(numbers) + half))
-    elif metric == "mAP" and scores[0][1]["interval"]:
-        low, high = scores[0][1]["interval"]
-        interval = (100 * low, 100 * high)
-    runs = tuple(cell.run.folder.name for cell, _ in scores if cell.run is not None)
-    return Value(row, dataset, metric, paper, float(np.mean(numbers)), interval, len(numbers), runs)
+        return mean, (mean - float(half), mean + float(half))
+    if metric == "mAP" and scores[0]["interval"]:
+        low, high = scores[0]["interval"]
+        return mean, (100 * low, 100 * high)
+    return mean, None
 
 
 def _scores(cell: Cell) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def test_every_run_is_a_config_of_its_own(name, scale, tmp_path):
 
 def test_every_number_of_the_papers_own_rows_has_a_cell():
     cells = {
-        (each.paper, row.name, dataset, metric)
+        (row.paper, row.name, dataset, metric)
         for each in experiments().values()
         for row in each.rows
         for dataset in each.data

@@ -1,0 +1,67 @@
+"""No score in README or docs that the ledger does not hold."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"<!-- ledger: \S+ -->.*?<!-- end of ledger -->", re.DOTALL)
+# A score with its interval, or mAP or rank-1 with a number of one decimal.
+SCORE = re.compile(r"\b\d{1,2}\.\d \[\d|\b(?:mAP|rank-1)\b[^|\n]{0,20}?\b\d{1,2}\.\d\b(?! times| MiB)")
+MEASURED_OTHERWISE = {"rendered.md"}  # what `data difficulty` prints of colours and networks, by person and by camera
+
+
+@pytest.fixture(scope="module")
+def scores():
+    spec = importlib.util.spec_from_file_location("scores", ROOT / "docs" / "scores.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def lines(scores):
+    return scores.read_lines()
+
+
+def test_the_blocks_are_what_the_ledger_gives(scores, lines):
+    cells = scores.by_cell(lines)
+    blocks = 0
+    for path in scores.PAGES:
+        text = path.read_text(encoding="utf-8")
+        blocks += len(BLOCK.findall(text))
+        assert scores.fill(text, cells) == text, f"{path}: run python docs/scores.py"
+    assert blocks >= 1
+
+
+def test_the_page_of_results_is_what_the_ledger_gives(scores, lines):
+    assert scores.PAGE.read_text(encoding="utf-8") == scores.page(lines)
+
+
+def test_no_score_is_typed(scores):
+    for path in scores.PAGES:
+        if path.name not in MEASURED_OTHERWISE:
+            typed = SCORE.findall(BLOCK.sub("", path.read_text(encoding="utf-8")))
+            assert not typed, f"{path}: {typed}"
+
+
+@pytest.mark.parametrize("typed", ["it reaches 61.2 [58.0, 64.1]", "ends at mAP 61.2", "rank-1 of 75.8"])
+def test_a_typed_score_is_found(typed):
+    assert SCORE.search(typed)
+
+
+def test_every_number_of_the_first_table_is_a_mean_of_the_ledgers_lines(scores, lines):
+    """Counted anew, from the ranks."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in BLOCK.search(text)[0].splitlines() if line.startswith("| ")][1:]
+    assert rows
+    for row in (list(map(str.strip, each)) for each in rows if not each[0].startswith("---")):
+        found = {}
+        for line in lines:
+            entry = line.entry
+            if entry.cell["row"] == row[0] and entry.cell["dataset"] == "Market-1501" and entry.scores:
+                found.setdefault(entry.seed, line.ranks().ranked.average_precision().mean())
+        assert int(row[1]) == len(found)
+        assert row[2].startswith(f"{100 * sum(found.values()) / len(found):.1f}")
