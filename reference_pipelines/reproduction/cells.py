@@ -166,9 +166,16 @@ class Plan:
         source = self.source() if recipe.pipeline == "mla" and self.scale.source is not None else None
         if source is not None:
             values["model.weights"] = str((source.folder / "model.safetensors").absolute())
-        words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+        words = [word for key, value in values.items() for word in _words(key, value)]
         run = Run(title, recipe.pipeline, images, root, seed, ("--config", recipe.config, *words), Path())
         return _with_folder(run, self.out / "runs")
+
+
+def _words(key: str, value: Any) -> list[str]:
+    """Return a key of a config with its value as a user types them."""
+    if isinstance(value, list | tuple) and value:
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}"]
 
 
 def _with_folder(run: Run, runs: Path) -> Run:

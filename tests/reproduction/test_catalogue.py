@@ -44,6 +44,7 @@ def test_every_run_is_a_config_of_its_own(name, scale, tmp_path):
         if cell.run is not None:
             assert cell.run.config.title == cell.row.name
             assert cell.run.config.seed == cell.seed
+            assert set(cell.run.config.attention.layer) <= {"se", "rga_s"}
     assert scale != "paper" or all(cell.run is not None for cell in plan.cells)
 
 
