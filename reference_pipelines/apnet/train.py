@@ -1,6 +1,7 @@
 """APNet's experiment: P x K batches, triplet and cross-entropy, BN neck, step schedule, flip-averaged test."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from reference_pipelines.apnet.config import ApnetConfig
 from reference_pipelines.apnet.losses import SupervisedObjective
 from reference_pipelines.data.sampler import identity_batches
 from reference_pipelines.models import ReidModel, build_backbone
+from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.runs.remarks import of_triplet
 from reference_pipelines.training.session import Session
 
@@ -49,5 +51,6 @@ def train(config: ApnetConfig, out: Path, **options: Any) -> dict[str, Any]:
             if epoch == (config.optimizer.epochs + 1) // 2:
                 for remark in of_triplet(session.record.log):
                     session.record.warn(remark)
-        session.save_examples()
+        shown = session.tested_data, session.test(), config.data, session.device
+        session.processes.once(partial(save_examples, out, session.model, *shown))
         return session.finish(of_triplet(session.record.log))

@@ -19,6 +19,7 @@ from reference_pipelines.errors import writing
 from reference_pipelines.mla.config import MlaConfig
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ReidModel, build_backbone
+from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.runs.folder import CLUSTERS
 from reference_pipelines.runs.remarks import of_clusters, of_log
 from reference_pipelines.training.session import Session
@@ -67,7 +68,8 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
             session.train_epoch(
                 batches, objective, labels=clusters, learnt={"memory": memory.centers}, measured=measured
             )
-        session.save_examples()
+        shown = session.tested_data, session.test(), config.data, session.device
+        session.processes.once(partial(save_examples, out, session.model, *shown))
         assert clusters is not None  # there is an epoch at least, now or before the checkpoint
         session.processes.once(partial(_save_clusters, out / CLUSTERS, images, clusters))
         clustering = session.record.description.measured

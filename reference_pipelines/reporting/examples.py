@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ LIST_LENGTH = 10
 MAPS = 6
 
 
-def ranked_lists(
+def _ranked_lists(
     data: ReidData, query_features: Tensor, gallery_features: Tensor, result: RetrievalResult
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Return ranked lists of some queries, and the images of these queries.
@@ -62,7 +62,7 @@ def ranked_lists(
     return lists, [data.query.paths[query] for query in shown.tolist()]
 
 
-def spread_evenly(paths: Sequence[Path]) -> list[Path]:
+def _spread_evenly(paths: Sequence[Path]) -> list[Path]:
     """Return some of the images, from the first to the last."""
     return [paths[i] for i in np.linspace(0, len(paths) - 1, min(MAPS, len(paths))).round().astype(int)]
 
@@ -70,8 +70,8 @@ def spread_evenly(paths: Sequence[Path]) -> list[Path]:
 def save_examples(
     folder: Path,
     model: nn.Module,
-    lists: Sequence[Mapping[str, Any]],
-    images: Sequence[Path],
+    data: ReidData,
+    tested: tuple[Tensor, Tensor, RetrievalResult] | None,
     config: DataConfig,
     device: torch.device,
 ) -> None:
@@ -80,14 +80,16 @@ def save_examples(
     Args:
         folder: of the run.
         model: the network.
-        lists: what `ranked_lists` returns.
-        images: whose gates are shown, the first `MAPS` of them.
+        data: the images.
+        tested: features (Q, D) of the queries and (G, D) of the gallery, and what they give; None where nothing was
+            tested, so that there are no lists and the gates are of training images.
         config: how images are read.
         device: where the network is.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    lists, images = ([], _spread_evenly(data.train.paths)) if tested is None else _ranked_lists(data, *tested)
     images = images[:MAPS]
     shown_files = {entry["image"] for each in lists for entry in each["ranked"]} | {each["query"] for each in lists}
     document = {

@@ -20,7 +20,6 @@ from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.models import ReidModel
 from reference_pipelines.models.weights import load_whole
-from reference_pipelines.reporting.examples import ranked_lists, save_examples, spread_evenly
 from reference_pipelines.retrieval import RetrievalResult
 from reference_pipelines.runs.checkpoints import Checkpoint
 from reference_pipelines.runs.folder import Run
@@ -115,6 +114,11 @@ class Session:
         if self.checkpoint is None:
             return self.config
         return replace(self.config, model=replace(self.config.model, weights="none"))
+
+    @property
+    def tested_data(self) -> ReidData:
+        """The images as they are tested, a tracklet being one; those that are trained on where nothing is tested."""
+        return self.data if self.evaluator is None else self.evaluator.data
 
     @property
     def epoch(self) -> int:
@@ -248,19 +252,6 @@ class Session:
                 result = None if tested is None else tested.result
                 self.record.complete_epoch(self.trainer, self.checkpoint, result, held_out)
         return tested
-
-    def save_examples(self) -> None:
-        """Write what the report shows of the network beside its scores."""
-        tested = self.test()
-
-        def save() -> None:
-            if self.evaluator is not None and tested is not None:
-                lists, images = ranked_lists(self.evaluator.data, *tested)
-            else:
-                lists, images = [], spread_evenly(self.data.train.paths)
-            save_examples(self.out, self.model, lists, images, self.config.data, self.device)
-
-        self.processes.once(save)
 
     def finish(self, remarks: Sequence[str] = (), **extra: Any) -> dict[str, Any]:
         """Write the result, and return it.
