@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reference_pipelines.data import ReidData
 from reference_pipelines.data.dataset import Batch, load_batches
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.data.transforms import train_transform
