@@ -94,7 +94,7 @@ def test_what_is_clustered_is_reported(runs):
     clustering = runs["mla"][1]["clustering"]
     assert clustering["clusters"] >= 2
     sizes = {"smallest", "median", "largest"}
-    assert set(clustering) == {"clusters", "noise", "id_purity", "id_nmi", "camera_purity", "eps", *sizes}
+    assert set(clustering) == {"clusters", "noise", "id_purity", "id_nmi", "camera_purity", "silhouette", "eps", *sizes}
     log = [json.loads(line) for line in (runs["mla"][0] / "log.jsonl").read_text().splitlines()]
     assert [entry["eps"] for entry in log[1:]] == [0.4, 0.4] == [clustering["eps"]] * 2
 
@@ -173,8 +173,8 @@ def test_unsupervised_training_never_sees_the_ids(images, tmp_path, monkeypatch)
     # Other ids for the same files: only the purity, which training does not use, may change.
     original = read
 
-    def relabelled(root, layout):
-        data = original(root, layout)
+    def relabelled(*arguments):
+        data = original(*arguments)
         data.train.ids[:] = np.arange(len(data.train)) + 1
         return data
 
