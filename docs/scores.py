@@ -101,8 +101,8 @@ def page(lines: Sequence[Line]) -> str:
         f"{len(lines)} lines, {len(failures)} of them failures; {seconds:.1f} hours of training on "
         f"{', '.join(hardware)}."
     )
-    for failure in failures:
-        parts.append(f"Failed: {failure.cell['row']} on {failure.cell['dataset']}: {failure.failure}")
+    for (row, data, why), count in Counter(map(_failed, failures)).items():
+        parts.append(f"Failed, {count} runs: {row} on {data}: {why}")
     waiting = []
     for name, experiment in experiments().items():
         wanted = {(row.paper, row.name, data) for row in experiment.rows for data in experiment.data}
@@ -117,6 +117,10 @@ def page(lines: Sequence[Line]) -> str:
     if waiting:
         parts.append(f"## Not run\n\n{', '.join(f'`{name}`' for name in waiting)}.")
     return "\n\n".join([*parts, _claims(lines)]) + "\n"
+
+
+def _failed(entry: Entry) -> tuple[str, str, str]:
+    return entry.cell["row"], entry.cell["dataset"], (entry.failure or "").partition("; ")[0]
 
 
 def _claims(lines: Sequence[Line]) -> str:
