@@ -1,12 +1,15 @@
 """A ResNet with a branch for parts of the body beside the one for all of it (APNet, Section IV-C, for CUHK03)."""
 
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from reference_pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 
 class WithLocalBranch(nn.Module):
@@ -24,7 +27,7 @@ class WithLocalBranch(nn.Module):
         Input `(N, 3, H, W)`; output `(N, (1 + parts) * D)`: the global feature, then those of the strips.
     """
 
-    def __init__(self, network: ResNet, parts: int) -> None:
+    def __init__(self, network: "ResNet", parts: int) -> None:
         super().__init__()
         self.network = network
         self.local = nn.Sequential(deepcopy(network.layer3), deepcopy(network.layer4))
@@ -71,6 +74,8 @@ def with_local_branch(network: nn.Module, name: str, parts: int, image_size: tup
     Raises:
         UserError: it is no ResNet of torchvision's, or the height of its last map does not divide into the parts.
     """
+    from torchvision.models import ResNet  # takes a second, and no other network needs it
+
     if not isinstance(network, ResNet):
         raise UserError(
             f"model: {name} must be a ResNet of torchvision's for model.local_parts, whose third and fourth stage are "

@@ -29,7 +29,7 @@ ATTENTION = {
 
 def whole_network(attention):
     torch.manual_seed(0)
-    backbone, width, _ = build_backbone(ModelConfig("resnet_demo", "none"))
+    backbone, width, *_ = build_backbone(ModelConfig("resnet_demo", "none"))
     ATTENTION[attention](backbone)
     model = ReidModel(backbone, width).double()
     with torch.no_grad():
