@@ -1,7 +1,9 @@
 """Miniatures that the tests train on, and what messages are asked for."""
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +16,16 @@ torch.set_num_threads(1)
 def says(message: str, *parts: str) -> bool:
     """Whether one line of the message has these parts, in this order."""
     return re.search(".*".join(map(re.escape, parts)), message) is not None
+
+
+def script(name: str) -> ModuleType:
+    """Return a script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (32, 16)) -> None:

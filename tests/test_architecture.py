@@ -1,20 +1,18 @@
 """Which imports may never be, read from the sources, and that the picture in the docs shows those that are."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import script
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def architecture():
-    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("architecture")
 
 
 @pytest.fixture(scope="module")

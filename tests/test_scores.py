@@ -1,10 +1,11 @@
 """No score in README or docs that the ledger does not hold."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import script
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- ledger: \S+ -->.*?<!-- end of ledger -->", re.DOTALL)
@@ -15,10 +16,7 @@ MEASURED_OTHERWISE = {"rendered.md"}  # what `data difficulty` prints of colours
 
 @pytest.fixture(scope="module")
 def scores():
-    spec = importlib.util.spec_from_file_location("scores", ROOT / "docs" / "scores.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("scores")
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def _read(run: TrainedRun, options: EvaluateOptions, workers: int) -> tuple[Reid
                 f"evaluate: {run.folder} was trained on images without query and gallery; name a data set with --data"
             )
     else:
-        data = read(options.data, options.layout).require("evaluate", "query", "gallery")
+        data = read(options.data, options.layout, own.split).require("evaluate", "query", "gallery")
     skip = options.skip_corrupt or (mine and own.skip_corrupt)
     kept = data
     if skip and mine:

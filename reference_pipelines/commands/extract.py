@@ -20,8 +20,8 @@ def run(options: ExtractOptions) -> None:
         UserError: no model, no images, or a folder that holds something else.
         Stopped: by Ctrl-C.
     """
-    listing = list_images(options.images, part=options.part, layout=options.layout)
     model = load(options.model, device=options.device, flip=options.flip, batch_size=options.batch_size, who="extract")
+    listing = list_images(options.images, part=options.part, layout=options.layout, split=model.split)
     workers = min(available_cores(), _MOST_WORKERS) if options.workers is None else options.workers
     print(printable(f"{model.title}: features of {len(listing):,} images of {listing.source}"), flush=True)
     try:

@@ -19,6 +19,22 @@ Amp = Literal["none", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
+class PeopleSplit:
+    """How people are split whom their data set does not split.
+
+    Args:
+        share: of the people, to be query and gallery; 0 trains on all of them, without scores.
+        seed: of the draw.
+    """
+
+    share: float = 0.5
+    seed: int = 0
+
+
+HALVES = PeopleSplit()
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """The images.
 
@@ -70,6 +86,11 @@ class DataConfig:
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of each channel."""
         return self.mean, self.std
+
+    @property
+    def split(self) -> PeopleSplit:
+        """How people are split whom their data set does not split."""
+        return PeopleSplit(self.test_people, self.split_seed)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -39,18 +40,29 @@ def join(trained: Sequence[ReidData], tested: ReidData | None = None) -> ReidDat
         id_names=names,
         title=titles if tested is None else f"{titles}, tested on {tested.name}",
         notes=tuple(notes),
-        members=tuple(members),
+        members=tuple(trained),
+        tested_on=tested,
     )
 
 
 class _Bases:
-    """What is added to the next data set's numbers, so that they are nobody else's."""
+    """What is added to each data set's numbers, so that they are nobody else's; one that comes again has its own again.
+
+    So people who are trained on and tested on stay the same people.
+    """
 
     def __init__(self) -> None:
         self._id = self._camera = 0
+        self._done: dict[Path, ReidData] = {}
 
     def renumber(self, data: ReidData) -> ReidData:
         """Return a data set with numbers of its own."""
+        place = data.root.resolve()
+        if place not in self._done:
+            self._done[place] = self._renumbered(data)
+        return self._done[place]
+
+    def _renumbered(self, data: ReidData) -> ReidData:
         moved = replace(
             data, train=self._moved(data.train), query=self._moved(data.query), gallery=self._moved(data.gallery)
         )

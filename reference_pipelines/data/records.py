@@ -79,7 +79,8 @@ class ReidData:
         id_names: what the person ids stand for where the data set names people otherwise than by these numbers.
         title: how tables call the data set; its layout where this is empty.
         notes: rules that were applied in reading, for the printed line.
-        members: the data sets that this one was joined from; empty for one that was read as it is.
+        members: the data sets whose training images were joined; empty for one that was read as it is.
+        tested_on: the data set whose query and gallery stand in the place of theirs, if there is one.
     """
 
     root: Path
@@ -95,6 +96,7 @@ class ReidData:
     title: str = ""
     notes: tuple[str, ...] = ()
     members: tuple["ReidData", ...] = ()
+    tested_on: "ReidData | None" = None
 
     @property
     def tested(self) -> bool:
@@ -129,7 +131,8 @@ class ReidData:
         parts = ", ".join(part(name) for name in PARTS)
         kind = f"rendered images ({self.layout})" if self.rendered else self.layout
         if self.members:
-            kind = f"{len(self.members)} data sets, {', '.join(str(each.root) for each in self.members)}"
+            kind = " + ".join(str(each.root) for each in self.members)
+            kind += "" if self.tested_on is None else f", tested on {self.tested_on.root}"
         where = kind if self.members else f"{kind} at {self.root}"
         return printable(f"{where}: {parts}, {seen}, {self.junk:,} junk left out{said}")
 
@@ -204,7 +207,9 @@ class ReidData:
             UserError: an image cannot be looked at.
         """
         if self.members:
-            return hashlib.sha256("\n".join(each.fingerprint() for each in self.members).encode()).hexdigest()[:16]
+            parts = [f"trained on {each.fingerprint()}" for each in self.members]
+            parts += [] if self.tested_on is None else [f"tested on {self.tested_on.fingerprint()}"]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         base = self.root.parent if self.root.is_file() else self.root
         below = f"{base}{os.sep}"
         digest = hashlib.sha256()

@@ -1,26 +1,11 @@
 """People taken out of a labelled part to be tested on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from reference_pipelines.config.sections import PeopleSplit
 from reference_pipelines.data.records import ImageList, ReidData
-
-
-@dataclass(frozen=True)
-class PeopleSplit:
-    """How people are split whom their data set does not split.
-
-    Args:
-        share: of the people, to be query and gallery; 0 trains on all of them, without scores.
-        seed: of the draw.
-    """
-
-    share: float = 0.5
-    seed: int = 0
-
-
-HALVES = PeopleSplit()
 
 
 def seen_twice(images: ImageList) -> np.ndarray:

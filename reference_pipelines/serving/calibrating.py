@@ -63,10 +63,13 @@ def calibrate_model(
     if file is None:
         raise UserError(f"{who}: the network must come from a weights file, beside which the calibration is kept")
     check_writable(file, who)
-    found = read(data, layout)
+    found = read(data, layout, model.split)
     images = _images_of(found, part, who)
-    size = model.identity.image_size
-    config = DataConfig(str(data), image_size=size, interpolation=model.identity.interpolation, workers=workers)
+    own = model.identity
+    mean, std = own.normalisation
+    config = DataConfig(
+        str(data), image_size=own.image_size, interpolation=own.interpolation, mean=mean, std=std, workers=workers
+    )
     features = extract_features(
         model.model,
         images,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reference_pipelines.config.sections import IMAGENET, Device, Interpolation, Normalisation
+from reference_pipelines.config.sections import HALVES, IMAGENET, Device, Interpolation, Normalisation, PeopleSplit
 from reference_pipelines.data.decoding import image_pixels, load_image
 from reference_pipelines.data.transforms import Transform, evaluation_transform
 from reference_pipelines.distributed.device import pick_device
@@ -73,6 +73,7 @@ class Embedder:
         batch_size: images that it takes at a time.
         calibration_file: where `calibrate` keeps what it learns of these features; None where there are no weights
             on the disk.
+        split: of people whom their data set does not split, as in the training, so that nobody is on both sides.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Embedder:
         device: torch.device,
         batch_size: int,
         calibration_file: Path | None = None,
+        split: PeopleSplit = HALVES,
     ) -> None:
         self.model = model
         self.identity = identity
@@ -91,6 +93,7 @@ class Embedder:
         self.device = device
         self.batch_size = batch_size
         self.calibration_file = calibration_file
+        self.split = split
 
     def __repr__(self) -> str:
         height, width = self.identity.image_size
@@ -246,6 +249,7 @@ def load(
         device=place,
         batch_size=size,
         calibration_file=calibration_file(run.weights),
+        split=own.data.split,
     )
 
 

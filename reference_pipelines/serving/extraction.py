@@ -51,7 +51,11 @@ def extract(
         print(len(store), store.features.shape, store.paths[0])
     """
     require_embedder(model, _WHO)
-    listing = images if isinstance(images, Listing) else list_images(Path(images), part=part, layout=layout)
+    listing = (
+        images
+        if isinstance(images, Listing)
+        else list_images(Path(images), part=part, layout=layout, split=model.split)
+    )
     meta = Meta(
         model=model.identity.to_plain(),
         title=model.title,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from reference_pipelines.config.sections import HALVES, PeopleSplit
 from reference_pipelines.data import read
 from reference_pipelines.data.layouts.find import holds_data_set
 from reference_pipelines.data.layouts.scanning import images_below
@@ -17,7 +18,14 @@ from reference_pipelines.features.writing import Listing
 Which = Literal["all", "train", "query", "gallery", "images"]
 
 
-def list_images(root: Path, *, part: Which = "all", layout: str | None = None, who: str = "extract") -> Listing:
+def list_images(
+    root: Path,
+    *,
+    part: Which = "all",
+    layout: str | None = None,
+    split: PeopleSplit = HALVES,
+    who: str = "extract",
+) -> Listing:
     """Return the images of a data set, each once, or of a plain folder and all folders in it.
 
     Args:
@@ -25,6 +33,7 @@ def list_images(root: Path, *, part: Which = "all", layout: str | None = None, w
         part: of the data set, "all" where there is none being every image of the folder; "images" reads no layout in
             any case, and knows no ids and cameras.
         layout: the data set's; found by content when None.
+        split: of people whom the data set does not split.
         who: complains.
 
     Raises:
@@ -36,7 +45,7 @@ def list_images(root: Path, *, part: Which = "all", layout: str | None = None, w
         if not paths:
             raise UserError(f"{who}: {root} must hold images, it and its folders hold none; name another folder")
         return Listing(os.path.abspath(root), paths)
-    data = read(root, layout)
+    data = read(root, layout, split)
     if part != "all":
         data.require(who, part)
     return _of_data_set(root, data, [name for name in PARTS if part in ("all", name)], who)

@@ -5,7 +5,6 @@ from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import find_corrupt, without_corrupt
 from reference_pipelines.data.joining import join
 from reference_pipelines.data.records import PARTS
-from reference_pipelines.data.splitting import PeopleSplit
 from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
 
@@ -40,13 +39,19 @@ def read_wanted(wanted: DataConfig) -> ReidData:
 
 
 def _read_all(wanted: DataConfig) -> tuple[list[ReidData], ReidData | None]:
-    split = PeopleSplit(wanted.test_people, wanted.split_seed)
-    trained = [read(wanted.root, wanted.layout, split), *(read(root, None, split) for root in wanted.also)]
-    for data in trained:
-        data.require("train", "train")
+    trained = [
+        read(wanted.root, wanted.layout, wanted.split),
+        *(read(root, None, wanted.split) for root in wanted.also),
+    ]
+    roots = [data.require("train", "train").root.resolve() for data in trained]
+    again = [str(root) for root in dict.fromkeys(roots) if roots.count(root) > 1]
+    if again:
+        raise UserError(
+            f"data: each set may be trained on once, {again[0]} is named twice; leave it out of --data.also"
+        )
     if wanted.test is None:
         return trained, None
-    return trained, read(wanted.test, None, split).require("train", "query", "gallery")
+    return trained, read(wanted.test, None, wanted.split).require("train", "query", "gallery")
 
 
 def check_the_same(root: str, fingerprint: str, before: str | None, processes: Processes) -> None:

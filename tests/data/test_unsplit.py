@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from reference_pipelines.config.sections import DataConfig, EvaluationConfig
+from reference_pipelines.config.sections import DataConfig, EvaluationConfig, PeopleSplit
 from reference_pipelines.data import read
 from reference_pipelines.data.joining import join
 from reference_pipelines.data.layouts import examine
 from reference_pipelines.data.records import UNKNOWN, ImageList
-from reference_pipelines.data.splitting import PeopleSplit
 from reference_pipelines.data.tracklets import Tracklets, one_a_tracklet
 from reference_pipelines.data.verification import verify
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator
+from reference_pipelines.runs.remarks import of_people
 from tests.conftest import says
 from tests.data import miniatures
 
@@ -231,19 +231,28 @@ def test_joined_sets_keep_people_and_cameras_apart(tmp_path):
     tested = join([one, other], test)
     assert tested.query.paths == test.query.paths
     assert not set(tested.train.ids) & set(tested.query.ids)
-    assert says(str(tested), "3 data sets", str(one.root), str(test.root))
+    assert says(str(tested), str(one.root), str(other.root), "tested on", str(test.root))
     assert len({each.fingerprint() for each in (one, joined, tested, join([other, one]))}) == 4
     assert join([one]) is one
 
 
-def test_a_set_that_trains_and_tests_shares_its_people_with_itself(tmp_path):
-    data = read(miniatures.market1501(tmp_path))
-    again = join([read(miniatures.own_folders(tmp_path)), data])
-    assert not set(again.train.people()) & set(again.query.people())
-    shared = data.train.ids[0]
-    data.query.ids[0] = shared
-    joined = join([read(miniatures.own_folders(tmp_path / "b")), data])
-    assert joined.tested
+def test_a_set_that_trains_and_tests_keeps_its_people(tmp_path):
+    own, other = read(miniatures.market1501(tmp_path)), read(miniatures.own_folders(tmp_path))
+    own.query.ids[0] = own.train.ids[0]  # somebody is on both sides
+    joined = join([other, own], own)
+    assert set(joined.train.people()) & set(joined.query.people())
+    assert of_people(joined)
+    assert not of_people(join([other], own))
+
+
+def test_what_is_trained_on_and_what_is_tested_on_are_told_apart(tmp_path):
+    one, other = read(miniatures.market1501(tmp_path)), read(miniatures.own_folders(tmp_path))
+    both, tested = join([one, other]), join([one], other)
+    assert both.fingerprint() != tested.fingerprint()
+    assert (len(tested.train), tested.query.paths) == (len(one.train), other.query.paths)
+    no_cameras = read(miniatures.own_csv(tmp_path, cameras=False))
+    assert join([one], no_cameras).train_cameras_known
+    assert not join([one, no_cameras]).train_cameras_known
 
 
 def literally_pooled(features, numbers):
@@ -309,18 +318,19 @@ def test_tracklets_are_scored_as_one_image_each(tmp_path):
 
 
 def test_the_tracklets_are_part_of_the_fingerprint(tmp_path):
-    names = images(tmp_path, 2)
-    prints = set()
-    for tracklets in (["", ""], ["a", "a"], ["a", "b"]):
-        rows = [[name, tracklet] for name, tracklet in zip(names, tracklets, strict=True)]
-        prints.add(read(table(tmp_path / "a.csv", ["image", "tracklet"], rows)).fingerprint())
-    assert len(prints) >= 2
+    names = images(tmp_path, 3)
+    prints = [
+        read(table(tmp_path / "a.csv", ["image", "tracklet"], zip(names, tracklets, strict=True))).fingerprint()
+        for tracklets in (["", "", ""], ["a", "a", ""], ["", "a", "a"])
+    ]
+    assert len(set(prints)) == 3
 
 
-def test_paths_are_as_they_lie(tmp_path):
-    root = tmp_path / "crops"
-    images(root, 1)
-    assert read(root).train.paths == (Path(root / "0.jpg"),)
+def test_tracklets_named_after_mars_are_of_a_person_also_where_nobody_is_labelled(tmp_path):
+    for person in (1, 2):
+        for frame in (1, 2):
+            miniatures.draw(tmp_path / "crops" / f"{person:04d}C1T0001F{frame:03d}.jpg")
+    assert len(Tracklets(read(tmp_path / "crops").train).first) == 2
 
 
 def test_tracklets_of_any_numbers_keep_the_images_order():

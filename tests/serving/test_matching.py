@@ -1,5 +1,6 @@
 """`calibrate`, `same` and `evaluate --open-set` as a user types them, and `Embedder.same`."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -78,6 +79,25 @@ def test_calibrate_writes_what_the_features_give(run, people, tmp_path, capsys):
     assert content["model"] == model.identity.to_plain()
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pooled"] == json.loads(json.dumps(expected.to_plain()["pooled"]))
+
+
+def test_it_is_calibrated_with_the_networks_own_normalisation(run, people, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    model = reference_pipelines.load(copy, device="cpu")
+    model.identity = dataclasses.replace(model.identity, normalisation=((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    found = calibrate_model(model, people, rates=RATES).calibration
+    data = read(people)
+    rows = {
+        path: row
+        for part in (data.gallery, data.query)
+        for path, *row in zip(part.paths, part.ids, part.cameras, strict=True)
+    }
+    kept = [
+        (path, *rows[path]) for path in dict.fromkeys([*data.query.paths, *data.gallery.paths]) if rows[path][0] > 0
+    ]
+    paths, ids, cameras = zip(*kept, strict=True)
+    expected = calibrate(model.embed(list(paths)).numpy(), np.array(ids), np.array(cameras), rates=RATES)
+    assert found.to_plain() == expected.to_plain()
 
 
 def test_same_is_the_threshold_on_the_similarity(calibrated, pair, capsys):

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+import reference_pipelines
 from reference_pipelines.clustering import describe_clusters, silhouette
 from reference_pipelines.commands.cli import main
+from reference_pipelines.config.sections import PeopleSplit
 from reference_pipelines.data import read
 from reference_pipelines.data.records import UNKNOWN
 from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.reporting.table import format_results, learning_lines
+from reference_pipelines.serving.listing import list_images
 from tests.conftest import says
 from tests.training.runs import arguments, assert_equal_tensors, logged, trained
 
@@ -77,7 +80,6 @@ def test_it_is_resumed(run, photographs, tmp_path):
     assert (out / "clusters.csv").read_text() == (folder / "clusters.csv").read_text()
     weights = [open_run(each).model.state_dict() for each in (folder, out)]
     assert_equal_tensors(*weights)
-    shutil.rmtree(out / "checkpoints" / "x", ignore_errors=True)
 
 
 def test_a_labelled_set_elsewhere_scores_it(photographs, images, tmp_path):
@@ -110,7 +112,7 @@ def test_several_sets_are_trained_on_at_once(images, tmp_path, pipeline):
         "optimizer.milestones": "[]",
     }
     result = trained(pipeline, images, tmp_path / "run", **changes)
-    assert says(result["data"]["summary"], "2 data sets", f"train {2 * len(data.train)} images of 16 ids")
+    assert says(result["data"]["summary"], f"{root}: train {2 * len(data.train)} images of 16 ids")
     assert result["data"]["name"] == "rendered plaza + people"
     assert result["data"]["fingerprint"] != data.fingerprint()
     assert main(["evaluate", str(tmp_path / "run"), "--workers", "0"]) == 0
@@ -190,3 +192,27 @@ def test_nothing_to_train_on_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="it is empty"):
         trained("mla", tmp_path / "empty", tmp_path / "run")
+
+
+def test_a_set_is_trained_on_once(images, tmp_path):
+    with pytest.raises(UserError, match="once, .*images is named twice"):
+        trained("apnet", images, tmp_path / "run", **{"data.also": str(images)})
+
+
+def test_people_are_split_after_the_training_as_in_it(images, tmp_path):
+    """Else people who were trained on would be tested on, or calibrated with, without a word."""
+    root = tmp_path / "people"
+    data = read(images)
+    for path, person in zip(data.train.paths, data.train.ids.tolist(), strict=True):
+        (root / f"p{person}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / f"p{person}" / f"c{path.name[6]}_{path.name}")
+    changes = {"data.split_seed": "3", "optimizer.epochs": "1", "optimizer.milestones": "[]", "sampler.ids": "3"}
+    result = trained("apnet", root, tmp_path / "run", **changes)
+    wanted = read(root, split=PeopleSplit(0.5, 3))
+    assert set(wanted.query.people()) != set(read(root).query.people())
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(root), "--workers", "0"]) == 0
+    (written,) = (tmp_path / "run" / "evaluations").glob("*.json")
+    assert json.loads(written.read_text())["scores"]["mAP"] == result["final"]["mAP"]
+    model = reference_pipelines.load(tmp_path / "run")
+    listing = list_images(root, part="gallery", layout="people", split=model.split)
+    assert sorted(listing.paths) == sorted(wanted.gallery.paths)

@@ -12,7 +12,7 @@ _TOKEN = re.compile(
     rf"(?:^|[\W_])(?:c|(?:cam(?:era)?|ch(?:annel)?)[\W_]?)({NUMBER})(?:s\d+)?(?=[\W_]|$)", re.IGNORECASE
 )
 # Person, camera, tracklet and frame as MARS and its relatives write them in one word.
-_MARS = re.compile(rf"^\d{{4,}}C({NUMBER})T(\d+)F\d+$", re.ASCII)
+_MARS = re.compile(rf"^(\d{{4,}})C({NUMBER})T(\d+)F\d+$", re.ASCII)
 _FOLDER = re.compile(rf"([0-9]{{1,3}})|(?:c|(?:cam(?:era)?|ch(?:annel)?)[\W_]?)({NUMBER})", re.IGNORECASE)
 # What else people may mean: frontcam3, cam1frame5, camA, 0001c3.
 _WORD = re.compile(r"cam(?:era)?[\W_]?(?:\d+|[a-z](?![^\W_]))", re.IGNORECASE)
@@ -24,15 +24,15 @@ _RUN = re.compile(r"[^\W_]+")
 def camera_of(name: str) -> int | None:
     """Return the camera that a file's name says, None where it says none, or more than one."""
     if match := _MARS.match(splitext(name)[0]):
-        return int(match[1])
+        return int(match[2])
     found = {int(number) for number in _TOKEN.findall(splitext(name)[0])}
     return found.pop() if len(found) == 1 else None
 
 
 def tracklet_of(name: str) -> str:
-    """Return the tracklet that a file's name says after MARS's manner, "" where it says none."""
+    """Return the tracklet, of a person, that a file's name says after MARS's manner, "" where it says none."""
     match = _MARS.match(splitext(name)[0])
-    return match[2] if match else ""
+    return f"{match[1]}T{match[3]}" if match else ""
 
 
 def folder_camera(name: str) -> int | None:

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from reference_pipelines.config.sections import HALVES, PeopleSplit
 from reference_pipelines.data.layouts import msmt17, own, photographs, table, three_folders
 from reference_pipelines.data.layouts.published import PUBLISHED, Counts, differences, title_of
 from reference_pipelines.data.layouts.reading import LAYOUT_OPTION, ROOT_OPTION, Problem, Reading, named
 from reference_pipelines.data.layouts.scanning import Finder, is_litter, said, subfolders, what_is
 from reference_pipelines.data.names import printable
 from reference_pipelines.data.records import PARTS, ReidData
-from reference_pipelines.data.splitting import HALVES, PeopleSplit, split_people
+from reference_pipelines.data.splitting import split_people
 from reference_pipelines.errors import UserError, closest
 
 LAYOUTS = tuple(sorted({*three_folders.LAYOUTS, *msmt17.LAYOUTS, *own.LAYOUTS, *photographs.LAYOUTS, *table.LAYOUTS}))
