@@ -27,7 +27,6 @@ from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.dataset import Batch, load_batches
 from reference_pipelines.data.sampler import Batches, cluster_batches, identity_batches
 from reference_pipelines.data.transforms import train_transform
-from reference_pipelines.distributed.batch_statistics import set_batch_statistics
 from reference_pipelines.distributed.device import describe_hardware
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import Embedding
@@ -131,7 +130,7 @@ def first_steps(pipeline: str, config: Any, data: ReidData, steps: int) -> list[
     silent: Any = {"say": lambda line: None}
     if pipeline == "apnet":
         silent["classes"] = int(labels.max()) + 1
-    model: Any = set_batch_statistics(program.build_model(config, **silent), config.model.bn_chunks)
+    model: Any = program.build_model(config, **silent)
     trainer = Trainer(model, config.optimizer, amp=config.amp, bn_chunks=config.model.bn_chunks)
     transform = train_transform(
         config.data.image_size, config.augment, config.data.interpolation, config.data.normalisation

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reference_pipelines.config.sections import Amp, OptimizerConfig
 from reference_pipelines.data.dataset import Batch, Draw
 from reference_pipelines.data.sampler import Batches
-from reference_pipelines.distributed.batch_statistics import share_running_statistics
+from reference_pipelines.distributed.batch_statistics import set_batch_statistics, share_running_statistics
 from reference_pipelines.distributed.processes import Processes, share_sizes
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import Embedding
@@ -39,12 +39,12 @@ class Trainer:
     """A network with its optimiser, trained on global batches of which each process computes its share.
 
     Args:
-        model: on its device.
+        model: on its device; its batch norms are made to take `bn_chunks`' statistics, in place.
         config: Adam and its schedule.
         amp: what the forward pass computes in; the losses are in single precision. float16 scales them, and the
             optimiser leaves a step out whose gradients overflow.
         processes: who trains together.
-        bn_chunks: parts of every batch with batch statistics of their own, as `set_batch_statistics` was told.
+        bn_chunks: parts of every batch, over all processes, with batch statistics of their own.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Trainer:
         processes: Processes | None = None,
         bn_chunks: int = 1,
     ) -> None:
-        self.model = model
+        self.model = set_batch_statistics(model, bn_chunks)
         self.bn_chunks = bn_chunks
         self.processes = processes or Processes()
         self.device = next(model.parameters()).device

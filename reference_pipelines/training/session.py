@@ -14,7 +14,6 @@ from reference_pipelines.data import ReidData
 from reference_pipelines.data.dataset import Batch, load_batches
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.data.transforms import train_transform
-from reference_pipelines.distributed.batch_statistics import set_batch_statistics
 from reference_pipelines.distributed.device import pick_device
 from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
@@ -129,13 +128,18 @@ class Session:
     def place(self, model: ReidModel) -> None:
         """Move the network to the device and make it ready to train: evaluated untrained, or as it was saved."""
         config, checkpoint = self.config, self.checkpoint
-        chunks = config.model.bn_chunks
-        self.model = set_batch_statistics(model.to(self.device).to(memory_format=torch.channels_last), chunks)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.record.description = replace(self.record.description, classes=model.classes)
         if checkpoint is not None:
             # The first process alone has the file for certain; the trainer gives its weights to the others.
             self.processes.once(lambda: self._load(checkpoint))
-        self.trainer = Trainer(self.model, config.optimizer, amp=config.amp, processes=self.processes, bn_chunks=chunks)
+        self.trainer = Trainer(
+            self.model,
+            config.optimizer,
+            amp=config.amp,
+            processes=self.processes,
+            bn_chunks=config.model.bn_chunks,
+        )
         if checkpoint is not None:
             self._restore(checkpoint)
         else:

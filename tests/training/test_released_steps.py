@@ -13,7 +13,6 @@ from reference_pipelines.config.clustering import MemoryConfig
 from reference_pipelines.config.sections import OptimizerConfig
 from reference_pipelines.data.dataset import Batch
 from reference_pipelines.data.sampler import Draw
-from reference_pipelines.distributed.batch_statistics import set_batch_statistics
 from reference_pipelines.mla import train as mla
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.training.loop import Trainer
@@ -55,7 +54,7 @@ def rates():
 
 
 def train(model, epochs, objective, devices):
-    trainer = Trainer(set_batch_statistics(model, devices), OPTIMIZER, bn_chunks=devices)
+    trainer = Trainer(model, OPTIMIZER, bn_chunks=devices)
     noted = Noted(objective)
     for batches in epochs:
         draws = [[Draw(place, 0) for place in places.tolist()] for _, places in batches]
