@@ -541,7 +541,13 @@ def test_last_stride_refuses_other_strides_and_blocks(observe: Observe) -> None:
     ("make", "before", "last", "heights"),
     [
         (small_densenet, "features.denseblock3", "features.denseblock4", (8, 4, 8)),
-        (functools.partial(inception_v3, aux_logits=False, init_weights=False), "Mixed_6e", "Mixed_7c", (6, 2, 4)),
+        pytest.param(
+            functools.partial(inception_v3, aux_logits=False, init_weights=False),
+            "Mixed_6e",
+            "Mixed_7c",
+            (6, 2, 4),
+            marks=pytest.mark.slow,
+        ),
         *[(name, "layer3", "layer4", (8, 4, 8)) for name in ("resnet26d", "resnetblur18", "resnest14d")],
     ],
 )

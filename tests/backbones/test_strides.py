@@ -61,7 +61,7 @@ NETWORKS = {
 }
 
 
-FAST = ("convnext", "mobilenet_v2", "shufflenet", "vgg", "timm normfree", "timm resnest inside")
+FAST = ("convnext", "vgg", "timm normfree", "timm resnest inside")
 every_network = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETWORKS]
 )

@@ -589,8 +589,25 @@ def test_from_the_identity_a_map_stays_as_it_is_at_first(case, training, dtype):
 # Compilers and exports
 
 
-@every_case
-@train_and_eval
+def compiled_quickly(mode):
+    """Every layer and pyramid in one mode; options, and the other mode, in `make test-slow`."""
+    quick = REGISTERED | PYRAMIDS
+    return pytest.mark.parametrize(
+        ("case", "training"),
+        [
+            pytest.param(
+                case,
+                training,
+                id=f"{name}-{'train' if training else 'eval'}",
+                marks=() if name in quick and training == mode else pytest.mark.slow,
+            )
+            for name, case in CASES.items()
+            for training in (True, False)
+        ],
+    )
+
+
+@compiled_quickly(True)
 def test_compiles_as_one_graph(case, training):
     layer, x = case.random().train(training), a_batch(dtype=torch.float32)
     twin = copy.deepcopy(layer)
@@ -697,8 +714,7 @@ def test_a_graph_of_torch_fx_refuses_what_the_layer_refuses(case):
         assert str(theirs.value) == str(ours.value)
 
 
-@every_case
-@train_and_eval
+@compiled_quickly(False)
 def test_torch_jit_traces_it_to_a_file_for_any_batch(case, training):
     layer = case.random().train(training)
     traced = traced_and_loaded(layer, a_batch(4, dtype=torch.float32).requires_grad_())
