@@ -9,7 +9,7 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint env python clean
+.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -53,6 +53,13 @@ lint: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# What a release uploads: dist/*.whl and dist/*.tar.gz.
+dist: env
+	rm -rf dist
+	$(PY) $(PIP) build twine
+	$(PY) -m build
+	$(PY) -m twine check --strict dist/*
 
 # The stamp is written last, so an interrupted set-up starts over; it is a copy of pyproject.toml, so only a change
 # of its content (never a touched file) installs again.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import attnreid
-from attnreid._options import CostOptions, SitesOptions
+from attnreid._options import CostOptions, DoctorOptions, SitesOptions
 from attnreid.command_line import Command, Program, plain_streams
 
 _DESCRIPTION = """\
@@ -41,7 +41,17 @@ examples:
   {program} cost torchvision.models:resnet50 --preset apnet --levels 2 --last-stride 1
   {program} cost torchvision.models:resnet50 --preset apnet --attention rga_s --levels 1,2
   {program} cost torchvision.models:resnet50 --preset mla --levels pixel,head --blocks last
-  {program} cost torchvision.models:resnet50 --preset se --reduction 8"""
+  {program} cost torchvision.models:resnet50 --preset se --reduction 8
+  {program} cost torchvision.models:resnet50 --preset apnet --json"""
+
+_DOCTOR = """\
+Print versions, devices, the packages of each extra, and what compiles and decodes here: what a bug
+report needs. Every trial runs in a process of its own, half a minute in all."""
+
+_DOCTOR_EXAMPLES = """\
+examples:
+  {program} doctor
+  {program} doctor --json"""
 
 PROGRAM = Program(
     "attnreid",
@@ -53,6 +63,13 @@ PROGRAM = Program(
         ),
         "cost": Command(
             "what a paper's attention costs in a model", "attnreid._answers:cost", CostOptions, _COST, _COST_EXAMPLES
+        ),
+        "doctor": Command(
+            "what this machine has and what works on it",
+            "attnreid._doctor:doctor",
+            DoctorOptions,
+            _DOCTOR,
+            _DOCTOR_EXAMPLES,
         ),
     },
     attnreid.__version__,

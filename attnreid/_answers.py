@@ -123,6 +123,14 @@ def cost(options: CostOptions) -> None:
         before = _costs(model, size)
         attachment = preset(model, **given_to)
         table, after = str(attachment), _costs(model, size)
+    if options.json:
+        sites = [dataclasses.asdict(site) for site in attachment.sites]
+        named = {
+            name: dict(zip(("parameters", "multiply_adds"), costs, strict=True))
+            for name, costs in (("without", before), ("with", after))
+        }
+        print(json.dumps({"model": options.target, "preset": options.preset, "sites": sites, **named}, indent=2))
+        return
     rows = [
         ("whole model", "parameters", "multiply-adds"),
         ("without", *map(_number, before)),

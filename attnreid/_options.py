@@ -58,6 +58,7 @@ class CostOptions(ModelOptions):
         heads: mla: heads of the head level (default: 4).
         memory: mla: slots of the domain level's memory (default: 64).
         reduction: se: a gate's hidden width is its channels divided by this (default: 16).
+        json: print the sites and the whole model's costs as JSON.
     """
 
     preset: Literal["apnet", "pyramid", "mla", "se"] = typed()
@@ -72,3 +73,15 @@ class CostOptions(ModelOptions):
     heads: int | None = None
     memory: int | None = None
     reduction: int | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """How to print what this machine has.
+
+    Args:
+        json: print JSON.
+    """
+
+    json: bool = False

@@ -1,11 +1,13 @@
 """Progress bars on a terminal; where there is none, a line now and then."""
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
 
+QUIET = "ATTNREID_QUIET"  # an environment variable, so that worker processes have it
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -34,5 +36,5 @@ def progress_bar(
         delay=0.0 if terminal else _SECONDS_BETWEEN_LINES,
         ascii=None if terminal else True,  # None asks the terminal
         dynamic_ncols=terminal,
-        disable=not shown,
+        disable=not shown or QUIET in os.environ,
     )

@@ -1,5 +1,6 @@
 """`python -m attnreid` as a user types it: what it prints, what it refuses, and with which exit status."""
 
+import importlib.metadata
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ from torchvision.models import resnet18, resnet50
 
 import attnreid
 from attnreid import _answers as program
+from attnreid import _doctor
 from attnreid.__main__ import PROGRAM, main
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.command_line import options_of
@@ -325,6 +327,41 @@ def test_what_the_sites_add_is_what_the_whole_model_gains(capsys, options):
         if line[0] in ("total", "without", "with")
     }
     assert [new - old for old, new in zip(rows["without"], rows["with"], strict=True)] == rows["total"]
+
+
+def test_cost_as_json_has_the_tables_numbers(capsys):
+    line = ["cost", "torchvision.models:resnet18", "--preset", "apnet", "--levels", "1", "--input-size", "64", "32"]
+    found = json.loads(printed(capsys, *line, "--json"))
+    assert [site["name"] for site in found["sites"]] == ["layer1", "layer2", "layer3", "layer4"]
+    table = printed(capsys, *line)
+    for word in ("without", "with"):
+        for number in found[word].values():
+            assert f"{number:,}" in table
+
+
+def test_the_doctor_names_versions_extras_and_what_works(capsys, monkeypatch):
+    trials = {"right": "assert 1 + 1 == 2", "wrong": "raise ValueError('no luck')", "none": "import no_such_package"}
+    monkeypatch.setattr(_doctor, "_TRIALS", trials)
+    found = json.loads(printed(capsys, "doctor", "--json"))
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["trials"] == {"right": "works", "wrong": "ValueError: no luck", "none": "not installed"}
+    assert found["extras"]["pipelines"]["scikit-learn"] == importlib.metadata.version("scikit-learn")
+    assert "dev" not in found["extras"]
+    monkeypatch.setattr(_doctor, "_TRIALS", {})
+    monkeypatch.setattr(_doctor, "_version", lambda package: None if package == "faiss-cpu" else "1")
+    assert re.search(r"^\[faiss\] +MISSING faiss-cpu$", printed(capsys, "doctor"), flags=re.MULTILINE)
+
+
+def test_the_doctor_waits_for_no_trial_for_ever(monkeypatch):
+    monkeypatch.setattr(_doctor, "_SECONDS", 0.2)
+    assert re.match(r"no answer within 0\.2 seconds", _doctor._try("while True: pass"))
+
+
+@pytest.mark.slow
+def test_what_the_doctor_tries_works_where_the_suite_runs():
+    assert {name: _doctor._try(code) for name, code in _doctor._TRIALS.items()} == dict.fromkeys(
+        _doctor._TRIALS, "works"
+    )
 
 
 def test_the_cost_of_se_by_hand(capsys):

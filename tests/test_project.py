@@ -29,11 +29,33 @@ def test_pre_commit_pins_what_the_checks_pin():
     assert mypy["additional_dependencies"] == PROJECT["dependencies"]
 
 
-def test_the_version_stands_in_one_way_everywhere():
+def test_the_version_stands_in_one_place_and_the_citation_follows():
     import attnreid
 
+    assert PROJECT["dynamic"] == ["version"]
+    assert "version" not in PROJECT
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert attnreid.__version__ == PROJECT["version"] == citation["version"]
+    assert attnreid.__version__ == citation["version"]
+
+
+def test_the_citation_has_what_its_format_asks_for():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= citation.keys()
+    assert citation["license"] == PROJECT["license"]
+    for entry in (citation, *citation["references"]):
+        assert entry["authors"]
+        assert all(author.keys() <= {"name", "family-names", "given-names"} for author in entry["authors"])
+    for reference in citation["references"]:
+        assert {"type", "title", "authors"} <= reference.keys()
+        assert isinstance(reference["year"], int)
+
+
+@pytest.mark.parametrize("name", ["bug", "number"])
+def test_issues_ask_for_the_doctors_words(name):
+    template = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text())
+    (asked,) = (part for part in template["body"] if "attnreid doctor" in part["attributes"]["label"])
+    assert asked["validations"]["required"] is True
 
 
 def test_one_package_has_one_lower_bound():

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import attnreid
 from attnreid.command_line import Command, Program, UserError
@@ -26,6 +27,38 @@ from reference_pipelines.commands.options import (
 from reference_pipelines.errors import Stopped
 
 _HERE = "reference_pipelines.commands"
+_EXAMPLES = {
+    "demo": ("demo --out runs/demo",),
+    "evaluate": (
+        "evaluate runs/c2",
+        "evaluate runs/c2 --data MSMT17_V2 --rerank",
+        "evaluate runs/c2 --data photographs.csv --open-set --camera-pairs",
+    ),
+    "extract": (
+        "extract runs/c2 photographs --out features",
+        "extract runs/c2 Market-1501-v15.09.15 --part gallery --out gallery",
+    ),
+    "search": (
+        "search runs/c2 --query person.jpg --gallery features --top 10",
+        "search runs/c2 --query person.jpg --gallery features --html found.html",
+    ),
+    "cluster": ("cluster features --out labels.csv", "cluster features --out labels.csv --eps 0.5 --min-samples 4"),
+    "calibrate": ("calibrate runs/c2 --data Market-1501-v15.09.15",),
+    "same": ("same runs/c2 one.jpg another.jpg", "same runs/c2 one.jpg another.jpg --rate 0.001 --json"),
+    "export": ("export runs/c2 --onnx c2.onnx", "export runs/c2 --onnx c2.onnx --fold --preprocessing inside"),
+    "report": ("report runs/c2 runs/mla --out report.html",),
+    "reproduce": (
+        "reproduce list",
+        "reproduce apnet.table2 --seeds 3",
+        "reproduce mla.table6 --scale paper --data.root datasets --dry-run",
+    ),
+    "check-result": ("check-result docs/results/ledger",),
+    "claims": ("claims docs/results/ledger --scale demo",),
+    "data render": ("data render rendered --size tiny",),
+    "data verify": ("data verify Market-1501-v15.09.15", "data verify people.csv"),
+    "data difficulty": ("data difficulty rendered --run runs/c2",),
+}
+_QUIET = "--quiet"
 _TRAINING = ("train", "resume")  # these take a config's keys, and run as many processes
 
 COMMANDS = {
@@ -123,6 +156,11 @@ COMMANDS = {
 }
 
 
+for _name, _lines in _EXAMPLES.items():
+    _text = "\n".join(["examples:", *(f"  {{program}} {line}" for line in _lines)])
+    COMMANDS[_name] = replace(COMMANDS[_name], examples=_text)
+
+
 def _check_processes(command: str) -> None:
     if command not in _TRAINING and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"{command}: only train and resume run as many processes; start it without torchrun")
@@ -134,15 +172,19 @@ PROGRAM = Program(
     "The two papers of attnreid as programs: APNet (supervised) and MLA (unsupervised).",
     COMMANDS,
     attnreid.__version__,
+    "--quiet, after any command, shows no progress; results and warnings are printed all the same.",
     before=_check_processes,
 )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status: 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left."""
+    words = [word for word in arguments if word != _QUIET]
+    if len(words) < len(arguments):
+        os.environ["ATTNREID_QUIET"] = "1"  # reference_pipelines.progress looks there
     try:
         # Of several processes that torchrun started the first one speaks.
-        return PROGRAM.main(arguments, speaks=os.environ.get("RANK", "0") == "0")
+        return PROGRAM.main(words, speaks=os.environ.get("RANK", "0") == "0")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("attnreid", "reference_pipelines"):
             raise

@@ -12,7 +12,11 @@ usage: resume RUN_DIR [--any.key VALUE]
 
 Go on with a run; keys that do not change results may be given anew, e.g. --data.workers 8.
 
-  RUN_DIR  folder of a run that was interrupted"""
+  RUN_DIR  folder of a run that was interrupted
+
+examples:
+  python -m reference_pipelines resume runs/c2
+  python -m reference_pipelines resume runs/c2 --data.workers 8"""
 
 
 def run(arguments: Sequence[str]) -> None:

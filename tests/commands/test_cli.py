@@ -11,7 +11,8 @@ import sys
 import pytest
 import yaml
 
-from attnreid.command_line import options_of
+from attnreid.command_line import options_of, read_options
+from reference_pipelines import progress
 from reference_pipelines.__main__ import run
 from reference_pipelines.commands.cli import COMMANDS, main
 from reference_pipelines.pipelines import PIPELINES
@@ -160,6 +161,28 @@ def test_no_option_may_be_abbreviated(capsys, command):
             message = refused(capsys, *command.split(), "x", short, "1")
             assert f"no option {short}; " in message
             assert any(each in message for each in names if each.startswith(short))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_ends_with_examples_that_are_understood(capsys, command):
+    assert main([*command.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    lines = re.findall(r"^ +(?:python -m reference_pipelines|attnreid-pipelines) (.*)$", text, flags=re.MULTILINE)
+    lines = [line for line in lines if line.startswith(command)]
+    assert lines
+    for line in lines:
+        if COMMANDS[command].options is not None:
+            words = line.split()[len(command.split()) :]
+            assert read_options(command, COMMANDS[command].options, words, see="--help")
+
+
+def test_quiet_shows_no_progress_and_is_no_option_of_a_command(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv(progress.QUIET, "")  # to be put back
+    monkeypatch.delenv(progress.QUIET)
+    assert not progress.progress_bar(range(3), 3, "counting").disable
+    assert main(["data", "verify", str(tmp_path / "nothing"), "--quiet"]) == 2
+    assert "--quiet" not in capsys.readouterr().err
+    assert progress.progress_bar(range(3), 3, "counting").disable
 
 
 @pytest.mark.parametrize("words", [("evaluate", ""), ("evaluate", "run", "--data", ""), ("data", "verify", " ")])
