@@ -25,7 +25,9 @@ def why_chromium_cannot_run() -> str | None:
     """Return what is missing, or None where nothing is."""
     if os.name == "nt":
         return "Chromium is driven through file descriptors 3 and 4, which Windows does not hand on"
-    return None if chromium() else "pages are looked at in Chromium, and there is none; install it or name it in CHROMIUM"
+    return (
+        None if chromium() else "pages are looked at in Chromium, and there is none; install it or name it in CHROMIUM"
+    )
 
 
 class Chromium:
@@ -58,9 +60,7 @@ class Chromium:
             os.close(each)
         self._buffer, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
-        target = next(
-            each for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page"
-        )
+        target = next(each for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")

@@ -1,6 +1,7 @@
 """Runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
 
 import base64
+import functools
 import hashlib
 import math
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from attnreid.files import write_text
@@ -147,46 +148,41 @@ def render_page(runs: Sequence[ReadRun], title: str, *, images: bool = True, led
     }
     rendered = [run.rendered for run in runs]
     style, script = _style(), Markup(files(_PACKAGE).joinpath("report.js").read_text(encoding="utf-8"))
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=title,
-            style=style,
-            script=script,
-            policy=_policy(style, script),
-            runs=runs,
-            names=names,
-            groups=[_group(pipeline, members, names) for pipeline, members in zip(pipelines, by_pipeline, strict=True)],
-            notes=table_notes(results, list(names.values()), recipes=False),
-            claim=_claim(runs),
-            data=_data(runs),
-            evaluations=evaluation_table(evaluations, evaluated) if evaluations else None,
-            evaluation_notes=evaluation_notes(evaluations, evaluated),
-            **_comparisons(runs, names, evaluations, evaluated),
-            open_sets=_open_sets(evaluations, evaluated),
-            cameras={run.key: camera_matrix(run.result) for run in runs},
-            embeddings={run.key: _embedding(run, names[run.key]) for run in runs},
-            attention=attention,
-            changes={run.key: describe_recipe(run.result) for run in runs},
-            configs={
-                run.key: yaml.safe_dump(run.result["config"], sort_keys=False, allow_unicode=True) for run in runs
-            },
-            differing=_differing(runs, names),
-            ledger=None if ledger is None else _ledger_table(ledger, runs, names),
-            ledger_place=ledger,
-            rendered=rendered,
-            images=images,
-            people=_spread([person for person in people if person.gallery] or people, PEOPLE),
-            opened={members[0].key for members in by_pipeline},
-            opened_maps={next((run.key for run in members if attention[run.key]), None) for members in by_pipeline},
-            pictures=pictures,
-        )
+    page = _template().render(
+        title=title,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        runs=runs,
+        names=names,
+        groups=[_group(pipeline, members, names) for pipeline, members in zip(pipelines, by_pipeline, strict=True)],
+        notes=table_notes(results, list(names.values()), recipes=False),
+        claim=_claim(runs),
+        data=_data(runs),
+        evaluations=evaluation_table(evaluations, evaluated) if evaluations else None,
+        evaluation_notes=evaluation_notes(evaluations, evaluated),
+        **_comparisons(runs, names, evaluations, evaluated),
+        open_sets=_open_sets(evaluations, evaluated),
+        cameras={run.key: camera_matrix(run.result) for run in runs},
+        embeddings={run.key: _embedding(run, names[run.key]) for run in runs},
+        attention=attention,
+        changes={run.key: describe_recipe(run.result) for run in runs},
+        configs={run.key: yaml.safe_dump(run.result["config"], sort_keys=False, allow_unicode=True) for run in runs},
+        differing=_differing(runs, names),
+        ledger=None if ledger is None else _ledger_table(ledger, runs, names),
+        ledger_place=ledger,
+        rendered=rendered,
+        images=images,
+        people=_spread([person for person in people if person.gallery] or people, PEOPLE),
+        opened={members[0].key for members in by_pipeline},
+        opened_maps={next((run.key for run in members if attention[run.key]), None) for members in by_pipeline},
+        pictures=pictures,
     )
     return printable(page)
 
 
-def _environment() -> Environment:
+@functools.cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader(_PACKAGE, "."),
         autoescape=True,
@@ -195,7 +191,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    return environment
+    return environment.get_template("report.html.j2")
 
 
 def _style() -> Markup:
