@@ -215,7 +215,7 @@ def open_set_tables(found: Mapping[str, Any]) -> list[Table]:
         headings = [Heading("FMR", number=False), Heading("threshold"), Heading("FMR expected")]
         headings += [Heading("FMR here"), Heading("FNMR here")]
         tables.append(Table(headings, rows, "The stored thresholds on these images"))
-    return tables
+    return [table for table in tables if table.rows]
 
 
 def _rate(value: float) -> str:
