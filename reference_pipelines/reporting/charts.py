@@ -108,11 +108,7 @@ def line_chart(
     axes = _Axes((x_low, y_low), (x_high, y_high), left, logarithmic)
     parts = [_grid(axes, x_ticks, y_ticks, x_title)]
     for words, level in (dashed or {}).items():
-        parts.append(
-            Markup(
-                '<g id="{}-dashed"><path class="level" d="M{} {}H{}"/><text class="halo" x="{}" y="{}">{}</text></g>'
-            ).format(name, _r(left), _r(axes.y(level)), _r(WIDTH - _RIGHT), _r(left + 4), _r(axes.y(level) - 4), words)
-        )
+        parts.append(_level(name, axes, words, level, lines))
     parts += [_line(name, axes, line) for line in lines]
     spoken = "; ".join(f"{line.label}: {_course(line, x_title)}" for line in lines)
     hover = {
@@ -189,6 +185,36 @@ def _line(name: str, axes: _Axes, line: Points) -> Markup:
     return Markup('<g id="{}-{}"><title>{}</title><path class="line s{} d{}" d="{}"/>{}</g>').format(
         name, line.key, line.label, line.order % COLOURS, _dash(line.order), course or "M0 0", marks
     )
+
+
+def _level(name: str, axes: _Axes, words: str, level: float, lines: Sequence[Points]) -> Markup:
+    """Return a dashed level with its words at the end and on the side where the lines leave them the most room."""
+    width, height = _CHARACTER * len(words), 12.0
+    start, end = axes.left + 4, WIDTH - _RIGHT - 4
+    at = [(axes.x(x), axes.y(y)) for line in lines for x, y in _thickened(line.at)]
+
+    def room(place: tuple[float, float]) -> float:
+        left, middle = place
+        near = [abs(y - middle) for x, y in at if left - 6 <= x <= left + width + 6]
+        return (
+            min(near, default=HEIGHT) if _TOP < middle - height / 2 and middle + height / 2 < HEIGHT - _BOTTOM else -1
+        )
+
+    places = [(left, axes.y(level) + side) for left in (start, end - width) for side in (-9, 9)]
+    left, middle = max(places, key=room)
+    return Markup(
+        '<g id="{}-dashed"><path class="level" d="M{} {}H{}"/><text class="halo" x="{}" y="{}">{}</text></g>'
+    ).format(name, _r(axes.left), _r(axes.y(level)), _r(WIDTH - _RIGHT), _r(left), _r(middle + 4.5), words)
+
+
+def _thickened(at: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points of a line and some between each two."""
+    between = [
+        (x + (u - x) * part / 8, y + (v - y) * part / 8)
+        for (x, y), (u, v) in zip(at, at[1:], strict=False)
+        for part in range(8)
+    ]
+    return [*between, *at[-1:]]
 
 
 def _grid(axes: _Axes, x_ticks: Sequence[float], y_ticks: Sequence[float], x_title: str) -> Markup:

@@ -498,9 +498,9 @@ def test_person_camera_and_file_stand_under_each_crop(tmp_path, images):
     document = json.loads((run / "examples.json").read_text())
     expected = []
     for shown in (*document["lists"], *document["worst"]):
-        expected.append(["person", shown["person"], "camera", "1", Path(shown["query"]).name])
+        expected.append(["id", shown["person"], "camera", "1", Path(shown["query"]).name])
         for entry in shown["ranked"]:
-            who = ["person", entry["person"]] if entry["person"] else ["distractor"]
+            who = ["id", entry["person"]] if entry["person"] else ["distractor"]
             expected.append([*who, "camera", "2", Path(entry["image"]).name])
     assert captions == expected
     assert "The worst 2 queries" in section
@@ -510,7 +510,7 @@ def test_a_run_of_before_is_shown_without_what_it_did_not_keep(page):
     assert "The worst queries were not kept" in page.text
     assert "no map: the run has kept none" in page.text
     assert "Failures by camera" not in page.text
-    assert "person 0" not in page.text
+    assert "id 0" not in page.text
 
 
 def test_failures_stand_by_the_cameras_of_query_and_match(tmp_path, images):
