@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -195,10 +196,9 @@ def _level(name: str, axes: _Axes, words: str, level: float, lines: Sequence[Poi
 
     def room(place: tuple[float, float]) -> float:
         left, middle = place
-        near = [abs(y - middle) for x, y in at if left - 6 <= x <= left + width + 6]
-        return (
-            min(near, default=HEIGHT) if _TOP < middle - height / 2 and middle + height / 2 < HEIGHT - _BOTTOM else -1
-        )
+        inside = middle - height / 2 > _TOP and middle + height / 2 < HEIGHT - _BOTTOM
+        near = (abs(y - middle) for x, y in at if left - 6 <= x <= left + width + 6)
+        return min(near, default=HEIGHT) if inside else -1
 
     places = [(left, axes.y(level) + side) for left in (start, end - width) for side in (-9, 9)]
     left, middle = max(places, key=room)
@@ -209,11 +209,7 @@ def _level(name: str, axes: _Axes, words: str, level: float, lines: Sequence[Poi
 
 def _thickened(at: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the points of a line and some between each two."""
-    between = [
-        (x + (u - x) * part / 8, y + (v - y) * part / 8)
-        for (x, y), (u, v) in zip(at, at[1:], strict=False)
-        for part in range(8)
-    ]
+    between = [(x + (u - x) * part / 8, y + (v - y) * part / 8) for (x, y), (u, v) in pairwise(at) for part in range(8)]
     return [*between, *at[-1:]]
 
 

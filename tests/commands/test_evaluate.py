@@ -3,8 +3,8 @@
 import errno
 import hashlib
 import json
-import re
 import os
+import re
 import shutil
 
 import pytest
