@@ -510,7 +510,7 @@ def test_a_run_of_before_is_shown_without_what_it_did_not_keep(page):
     assert "The worst queries were not kept" in page.text
     assert "no map: the run has kept none" in page.text
     assert "Failures by camera" not in page.text
-    assert "id 0" not in page.text
+    assert "id 000" not in page.text
 
 
 def test_failures_stand_by_the_cameras_of_query_and_match(tmp_path, images):
