@@ -248,6 +248,7 @@ def test_a_chart_draws_its_values_where_its_ticks_say(text, name):
         if each.get("text-anchor") == "end"
     }
     low, high = min(ticks), max(ticks)
+    assert (ticks[high], ticks[low]) == (pytest.approx(12, abs=0.2), pytest.approx(178, abs=0.2))
     scale = (ticks[high] - ticks[low]) / (high - low)
     for _, y, _, value in plot_of(text, name)["lines"][0][2]:
         assert y == pytest.approx(ticks[low] + scale * (float(value) - low), abs=0.3)
