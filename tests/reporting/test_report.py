@@ -240,7 +240,7 @@ def plot_of(text, name):
     return json.loads(unescape(re.search(rf'data-plot="([^"]*)"><svg class="chart" id="{name}"', text)[1]))
 
 
-@pytest.mark.parametrize("name", ["run0-mAP", "run0-loss"])
+@pytest.mark.parametrize("name", ["run0-mAP", "run1-loss"])
 def test_a_chart_draws_its_values_where_its_ticks_say(text, name):
     ticks = {
         float(each.text): float(each.get("y")) - 4.2
