@@ -253,10 +253,16 @@ class ReportOptions:
     Args:
         runs: run folders.
         out: the HTML file.
+        title: heading of the page.
+        no_images: leave every pixel of the data's images out of the page; names, people and cameras stay.
+        ledger: folder of a ledger whose lines about these runs are shown and checked.
     """
 
     runs: tuple[Path, ...] = typed(word="RUN_DIR")
     out: Path = Path("report.html")
+    title: str = "attnreid report"
+    no_images: bool = False
+    ledger: Path | None = typed(None, metavar="DIR")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the report shows of a trained network, saved with the run: ranked lists and attention maps."""
+"""What the report shows of a trained network, saved with the run: ranked lists, a map of the features, attention."""
 
 import io
 import json
@@ -13,24 +13,29 @@ from torch import Tensor, nn
 from attnreid import record_attention
 from attnreid.files import write_bytes, write_text
 from reference_pipelines.config.sections import DataConfig
-from reference_pipelines.data import ReidData
+from reference_pipelines.data import ImageList, ReidData
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import evaluation_transform
 from reference_pipelines.errors import writing
 from reference_pipelines.retrieval import RetrievalResult, ranked_matches
 from reference_pipelines.runs.provenance import file_digest
+from reference_pipelines.unit_vectors import unit_rows
 
 LISTS = 6
+WORST = 6
 LIST_LENGTH = 10
 MAPS = 6
+EMBEDDED_PEOPLE = 20
+EMBEDDED_OF_EACH = 16
+FITTED = 5000  # images that the map's axes are found on
 
 
 def _ranked_lists(
     data: ReidData, query_features: Tensor, gallery_features: Tensor, result: RetrievalResult
-) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Return ranked lists of some queries, and the images of these queries.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Path]]:
+    """Return ranked lists of some queries, those of the worst, and the images of the first.
 
-    The queries shown are spread evenly over the average precisions, worst to best, so that they are no selection.
+    The first are spread evenly over the average precisions, worst to best, so that they are no selection.
 
     Args:
         data: whose query and gallery the features are of.
@@ -39,11 +44,11 @@ def _ranked_lists(
         result: what they give.
     """
     by_precision = result.queries[np.argsort(result.average_precision, kind="stable")]
-    shown = by_precision[np.linspace(0, len(by_precision) - 1, min(LISTS, len(by_precision))).round().astype(int)]
+    shown = _spread(by_precision, LISTS).tolist()
     precision = dict(zip(result.queries.tolist(), result.average_precision.tolist(), strict=True))
-    lists = []
-    for query in shown.tolist():
-        ranked = ranked_matches(
+
+    def ranked(query: int) -> dict[str, Any]:
+        found = ranked_matches(
             query_features[query],
             int(data.query.ids[query]),
             int(data.query.cameras[query]),
@@ -52,19 +57,93 @@ def _ranked_lists(
             data.gallery.cameras,
             first=LIST_LENGTH,
         )
-        lists.append(
-            {
-                "query": str(data.query.paths[query].resolve()),
-                "average_precision": precision[query],
-                "ranked": [{"image": str(data.gallery.paths[i].resolve()), "match": match} for i, match in ranked],
-            }
-        )
-    return lists, [data.query.paths[query] for query in shown.tolist()]
+        return {
+            "query": str(data.query.paths[query].resolve()),
+            **_who_and_where(data, data.query, query),
+            "average_precision": precision[query],
+            "ranked": [
+                {
+                    "image": str(data.gallery.paths[i].resolve()),
+                    "match": match,
+                    **_who_and_where(data, data.gallery, i),
+                }
+                for i, match in found
+            ],
+        }
+
+    worst = by_precision[:WORST].tolist()
+    return [*map(ranked, shown)], [*map(ranked, worst)], [data.query.paths[query] for query in shown]
 
 
-def _spread_evenly(paths: Sequence[Path]) -> list[Path]:
-    """Return some of the images, from the first to the last."""
-    return [paths[i] for i in np.linspace(0, len(paths) - 1, min(MAPS, len(paths))).round().astype(int)]
+def _who_and_where(data: ReidData, images: ImageList, place: int) -> dict[str, Any]:
+    """Return the person on an image, as the data set names people, and its camera; None of what is not known."""
+    person, camera = int(images.ids[place]), int(images.cameras[place])
+    return {
+        "person": data.id_name(person) if person > 0 else None,
+        "camera": camera if data.cameras_known else None,
+    }
+
+
+def embed(data: ReidData, query_features: Tensor, gallery_features: Tensor) -> dict[str, Any] | None:
+    """Return a map of the features of some people's images: their first two principal components.
+
+    The components are those of the unit features of query and gallery, spread evenly where they are very many.
+
+    Args:
+        data: whose query and gallery the features are of.
+        query_features: (Q, D).
+        gallery_features: (G, D).
+
+    Returns:
+        `shares` of the variance that the two axes have, the `people` there are, and `points`, each with `at`, `person`,
+        `camera`, `query` and `image`; None where there are fewer than three images or one dimension.
+    """
+    features = unit_rows(torch.cat([query_features, gallery_features])).double().numpy()
+    if len(features) < 3 or features.shape[1] < 2:
+        return None
+    fitted = features[_spread(np.arange(len(features)), FITTED)]
+    middle = fitted.mean(axis=0)
+    axes, shares = principal_axes(fitted - middle)
+    people = data.query.people()
+    points = []
+    for person in _spread(people, EMBEDDED_PEOPLE).tolist():
+        for images, offset in ((data.query, 0), (data.gallery, len(data.query))):
+            for place in _spread(np.flatnonzero(images.ids == person), EMBEDDED_OF_EACH // 2).tolist():
+                at = (features[offset + place] - middle) @ axes
+                points.append(
+                    {
+                        "at": np.round(at, 5).tolist(),
+                        **_who_and_where(data, images, place),
+                        "query": offset == 0,
+                        "image": images.paths[place].name,
+                    }
+                )
+    return {"shares": np.round(shares, 5).tolist(), "people": len(people), "points": points}
+
+
+def principal_axes(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (D, 2) the directions of the most variance, most first, and (2,) its shares of the whole.
+
+    The largest component of a direction is positive, so that the same features give the same map.
+
+    Args:
+        centred: (N, D) with columns of mean 0.
+    """
+    from scipy.linalg import eigh  # the report itself is written without scipy
+
+    covariance = centred.T @ centred
+    last = len(covariance) - 1
+    values, vectors = eigh(covariance, subset_by_index=[last - 1, last])
+    axes = vectors[:, ::-1]
+    axes = axes * np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1.0, 1.0)
+    whole = float(np.trace(covariance))
+    return axes, np.maximum(values[::-1], 0) / whole if whole > 0 else np.zeros(2)
+
+
+def _spread(items: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the items, evenly from the first to the last."""
+    spread: np.ndarray = items[np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+    return spread
 
 
 def save_examples(
@@ -75,7 +154,7 @@ def save_examples(
     config: DataConfig,
     device: torch.device,
 ) -> None:
-    """Write examples.json (ranked lists, digests of their images) and attention.npz (gates) into a run folder.
+    """Write examples.json (ranked lists, digests of their images, a map) and attention.npz (gates) into a run folder.
 
     Args:
         folder: of the run.
@@ -89,13 +168,21 @@ def save_examples(
     Raises:
         UserError: the folder cannot be written.
     """
-    lists, images = ([], _spread_evenly(data.train.paths)) if tested is None else _ranked_lists(data, *tested)
+    lists: list[dict[str, Any]] = []
+    worst: list[dict[str, Any]] = []
+    if tested is None:
+        images = [data.train.paths[place] for place in _spread(np.arange(len(data.train)), MAPS).tolist()]
+    else:
+        lists, worst, images = _ranked_lists(data, *tested)
     images = images[:MAPS]
-    shown_files = {entry["image"] for each in lists for entry in each["ranked"]} | {each["query"] for each in lists}
+    shown = [*lists, *worst]
+    shown_files = {entry["image"] for each in shown for entry in each["ranked"]} | {each["query"] for each in shown}
     document = {
         "lists": lists,
+        "worst": worst,
         "attention_images": [str(path.resolve()) for path in images],
         "digests": {path: file_digest(Path(path)) for path in sorted(shown_files)},
+        "embedding": None if tested is None else embed(data, *tested[:2]),
     }
     gates = _gates(model, images, config, device)
     with writing(folder):

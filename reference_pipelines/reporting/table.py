@@ -116,17 +116,17 @@ def _row(result: Mapping[str, Any], name: str, data: str) -> tuple[str, ...]:
     if clustering:
         clusters = (
             str(clustering["clusters"]),
-            _purity(clustering["id_purity"]),
-            _purity(clustering["camera_purity"]),
+            format_purity(clustering["id_purity"]),
+            format_purity(clustering["camera_purity"]),
         )
     final = result["final"] or {}
     return (
         name,
         data,
         _with_interval(final),
-        _percent(final.get("rank1")),
+        percent(final.get("rank1")),
         _with_interval(result["start"]),
-        _percent(result["chance"]),
+        percent(result["chance"]),
         *clusters,
         f"{result['seconds']:.0f}",
     )
@@ -143,23 +143,36 @@ def evaluation_rows(
     """
     names = names or [str(numbers["title"]) for numbers in evaluations]
     data = name_data([numbers[side] for numbers in evaluations for side in ("trained_on", "tested_on")])
-    return [_evaluation_row(*each) for each in zip(evaluations, names, data[::2], data[1::2], strict=True)]
+    told = list(zip(names, data[::2], data[1::2], map(_how, evaluations), strict=True))
+    rows = []
+    for words, numbers in zip(told, evaluations, strict=True):
+        alike = {_digest(other) for each, other in zip(told, evaluations, strict=True) if each == words}
+        name, trained, tested, how = words
+        apart = f"{how}, weights {_digest(numbers)}" if len(alike) > 1 else how
+        rows.append(_evaluation_row(numbers, name, trained, tested, apart))
+    return rows
 
 
-def _evaluation_row(numbers: Mapping[str, Any], name: str, trained: str, tested: str) -> tuple[str, ...]:
-    scores = numbers["scores"]
-    weights = numbers["weights"]["name"]
-    named = name_weights(weights, numbers["trained_on"], numbers["tested_on"])
+def _how(numbers: Mapping[str, Any]) -> str:
+    named = name_weights(numbers["weights"]["name"], numbers["trained_on"], numbers["tested_on"])
     said = ((named, bool(named)), ("flip", numbers["flip"]), ("re-ranked", numbers["reranked"]))
-    how = [word for word, used in said if used]
+    return " + ".join(word for word, used in said if used) or "plain"
+
+
+def _digest(numbers: Mapping[str, Any]) -> str:
+    return str(numbers["weights"].get("digest", NONE))
+
+
+def _evaluation_row(numbers: Mapping[str, Any], name: str, trained: str, tested: str, how: str) -> tuple[str, ...]:
+    scores = numbers["scores"]
     return (
         name,
         trained,
         tested,
-        " + ".join(how) or "plain",
+        how,
         _with_interval(scores),
-        *(_percent(scores[name]) for name in ("rank1", "rank5", "rank10", "rank20", "mINP", "mAP_market")),
-        _percent(numbers["chance"]),
+        *(percent(scores[name]) for name in ("rank1", "rank5", "rank10", "rank20", "mINP", "mAP_market")),
+        percent(numbers["chance"]),
     )
 
 
@@ -187,10 +200,10 @@ def chosen_on_the_test_set(name: str, trained_on: Mapping[str, Any], tested_on: 
 
 def evaluation_notes(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:
     """Return what must be read with the rows of evaluations, a sentence each."""
-    names = names or [str(numbers["title"]) for numbers in evaluations]
+    rows = evaluation_rows(evaluations, names)
     return [
-        f"{name}, tested on {numbers['tested_on']['name']}: {remark}" if len(evaluations) > 1 else remark
-        for name, numbers in zip(names, evaluations, strict=True)
+        f"{name}, tested on {tested}, {how}: {remark}" if len(evaluations) > 1 else remark
+        for (name, _, tested, how, *_), numbers in zip(rows, evaluations, strict=True)
         for remark in numbers.get("remarks", ())
     ]
 
@@ -213,11 +226,13 @@ def learning_lines(results: Sequence[Mapping[str, Any]], names: Sequence[str] | 
     return lines
 
 
-def _purity(value: float | None) -> str:
+def format_purity(value: float | None) -> str:
+    """Return a purity between 0 and 1 as a cell; a dash where there is none."""
     return NONE if value is None else f"{value:.2f}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Return a figure between 0 and 1 in percent, as a cell; a dash where there is none."""
     return NONE if value is None else f"{100 * value:.1f}"
 
 
@@ -225,8 +240,8 @@ def _with_interval(score: Mapping[str, Any]) -> str:
     """Return mAP with its interval, which one query does not give, nor an unfinished run; a dash without scores."""
     if not score:
         return NONE
-    interval = NONE if score["interval"] is None else ", ".join(_percent(end) for end in score["interval"])
-    return f"{_percent(score['mAP'])} [{interval}]"
+    interval = NONE if score["interval"] is None else ", ".join(percent(end) for end in score["interval"])
+    return f"{percent(score['mAP'])} [{interval}]"
 
 
 def _below(notes: Sequence[str]) -> list[str]:
@@ -246,7 +261,7 @@ def format_camera_pairs(numbers: Mapping[str, Any]) -> str:
     rows = [
         (
             f"camera {query}",
-            *(_percent(pairs[query, match]["mAP"]) if (query, match) in pairs else "" for match in matches),
+            *(percent(pairs[query, match]["mAP"]) if (query, match) in pairs else "" for match in matches),
         )
         for query in queries
     ]
@@ -257,7 +272,7 @@ def format_camera_pairs(numbers: Mapping[str, Any]) -> str:
 def format_single_shot(numbers: Mapping[str, Any]) -> str:
     """Return an evaluation's CMC in percent with one random gallery image a person."""
     single = numbers["scores"]["single_shot"]
-    row = ("CUHK03's single gallery shot", *(_percent(value) for value in single.values()))
+    row = ("CUHK03's single gallery shot", *(percent(value) for value in single.values()))
     table = format_table([row], ("protocol", *(name.replace("rank", "rank-") for name in single)), words=1)
     return f"{_from_where_to_where(numbers)}\n{table}"
 

@@ -52,7 +52,8 @@ def run_demo(out: Path, experiment: Experiment | None = None, scale: Scale | Non
     if failures:
         raise UserError(f"demo: {failures[0].job.title} failed: {failures[0].reason}")
     folders = [run.folder for run in plan.runs]
-    report = write_report(folders, out / "report.html", title="attnreid demo: both papers on rendered pedestrians")
+    title = "attnreid demo: both papers on rendered pedestrians"
+    report = write_report(folders, out / "report.html", title=title, ledger=out / "ledger")
     results = [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders]
     names = [result["title"] for result in results]
     print("\n" + format_table(table_rows(results, names), HEADINGS) + "\n")

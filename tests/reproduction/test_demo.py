@@ -32,7 +32,10 @@ def test_the_demo_ends_with_a_table_and_a_report_and_is_not_done_twice(tmp_path,
     for result in results:
         row = next(line for line in printed.splitlines() if re.match(rf"{result['title']} +rendered", line))
         assert f"{100 * result['final']['mAP']:.1f} [" in row
-    assert "rendered mall" in report.read_text()
+    page = report.read_text()
+    assert "rendered mall" in page
+    assert page.count("<b>holds</b>") == 2  # the lines of the ledger about both runs
+    assert report.stat().st_size < 8e6
     assert report == out / "report.html"
     (slice_,) = verify(out / "ledger")
     assert [entry.cell["row"] for entry in slice_.entries] == ["APNet_0", "baseline"]

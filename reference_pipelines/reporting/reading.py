@@ -1,0 +1,177 @@
+"""What a run's folder says, whole and checked, as the report shows it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from reference_pipelines.data.layouts.published import PUBLISHED
+from reference_pipelines.data.layouts.three_folders import MANIFEST
+from reference_pipelines.errors import UserError
+from reference_pipelines.ranks.files import from_bytes
+from reference_pipelines.ranks.scoring import QueryRanks
+from reference_pipelines.reporting.table import evaluation_rows
+from reference_pipelines.runs.folder import BEST, EVALUATIONS, HELD_OUT, RESULT, WEIGHTS
+from reference_pipelines.runs.provenance import file_digest
+from reference_pipelines.runs.result import read_result
+
+_NEEDED = (
+    *("pipeline", "title", "data", "weights", "chance", "start", "final", "train_seconds", "seconds"),
+    *("hardware", "command", "commit", "code", "versions", "config"),
+)
+_LATER: dict[str, Any] = {"unfinished": None, "resumed": [], "weights_digest": None}  # what older results lack
+_PUBLISHED = frozenset(counts.title for counts in PUBLISHED.values())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` wrote about a run later.
+
+    Args:
+        numbers: its JSON file.
+        ranks: of its true matches; None where the file has none beside it.
+    """
+
+    numbers: Mapping[str, Any]
+    ranks: QueryRanks | None
+
+
+@dataclass(frozen=True)
+class ReadRun:
+    """What a run's folder says.
+
+    Args:
+        key: its name in the page's ids.
+        folder: where it lies.
+        result: result.json.
+        ranks: of the true matches behind its final scores; None of an unfinished run, or one of before.
+        log: the lines of log.jsonl.
+        evaluations: what `evaluate` wrote about it later.
+        lists: ranked lists of queries that are spread over the average precisions.
+        worst: those of the queries with the lowest; None where the run did not keep them.
+        embedding: the map of its features; None where there is none, or the run did not keep it.
+        gates: of its attention, by "site/level".
+        attention_images: the images that they are of.
+        digests: of the images in the lists, as the run saw them.
+    """
+
+    key: str
+    folder: Path
+    result: Mapping[str, Any]
+    ranks: QueryRanks | None
+    log: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Evaluation]
+    lists: Sequence[Mapping[str, Any]]
+    worst: Sequence[Mapping[str, Any]] | None
+    embedding: Mapping[str, Any] | None
+    gates: Mapping[str, np.ndarray]
+    attention_images: Sequence[str]
+    digests: Mapping[str, str]
+
+    @property
+    def setting(self) -> str:
+        """The network, the image size and the length of the training."""
+        config = self.result["config"]
+        height, width = config["data"]["image_size"]
+        epochs = config["optimizer"]["epochs"]
+        return f"{config['model']['backbone']} at {height} × {width} pixels, {epochs} epoch{'' if epochs == 1 else 's'}"
+
+    @property
+    def weights(self) -> str:
+        """What the training started from."""
+        return "random" if self.result["weights"] == "none" else str(self.result["weights"])
+
+    @property
+    def rendered(self) -> bool:
+        """Whether its queries are drawings of the renderer, which leaves a manifest beside them."""
+        if "rendered" in self.result["data"]:
+            return bool(self.result["data"]["rendered"])
+        return any((folder / MANIFEST).is_file() for shown in self.lists for folder in Path(shown["query"]).parents[:3])
+
+    @property
+    def published(self) -> bool:
+        """Whether it was tested on a whole data set that others publish numbers of."""
+        return str(self.result["data"]["name"]).partition(", no cameras")[0] in _PUBLISHED
+
+    def weights_digests(self) -> set[str]:
+        """Return the digests of the weights that lie in its folder, by which a ledger knows them."""
+        found = (file_digest(self.folder / name) for name in (WEIGHTS, BEST, HELD_OUT))
+        return {digest for digest in found if digest is not None}
+
+
+def read_run(folder: Path, key: str) -> ReadRun:
+    """Read a run folder; `key` names it in the page.
+
+    Raises:
+        UserError: it is not the folder of a run.
+    """
+    try:
+        result = read_result(folder)
+        if result is None:
+            found = f"it has no {RESULT} and no whole checkpoint" if folder.is_dir() else "there is no such folder"
+            raise UserError(
+                f"report: {folder} must be a run that has saved something, and {found}; name another folder"
+            )
+        result = {**_LATER, **result}
+        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        examples: dict[str, Any] = {"lists": [], "attention_images": []}
+        gates: dict[str, np.ndarray] = {}
+        if not result["unfinished"]:  # they are made at the end; what lies there is of an end before
+            examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+            with np.load(folder / "attention.npz", allow_pickle=False) as arrays:
+                gates = dict(arrays)
+        log = [json.loads(line) for line in lines if line.strip()]
+        later = sorted((folder / EVALUATIONS).glob("*.json"))
+        evaluations = [_read_evaluation(path) for path in later]
+        evaluation_rows([each.numbers for each in evaluations])  # to find a foreign file here
+        ranks = _read_ranks(folder, result)
+        lists, images = examples["lists"], examples["attention_images"]
+        lacking = [name for name in _NEEDED if name not in result]
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise UserError(
+            f"report: {folder} must hold a whole run, and it does not ({_reason(error)}); train it again"
+        ) from None
+    if lacking:
+        raise UserError(
+            f"report: {folder / RESULT} must come from `train`, and it lacks {', '.join(lacking)}; train it again"
+        )
+    return ReadRun(
+        key=key,
+        folder=folder,
+        result=result,
+        ranks=ranks,
+        log=log,
+        evaluations=evaluations,
+        lists=lists,
+        worst=examples.get("worst"),
+        embedding=examples.get("embedding"),
+        gates=gates,
+        attention_images=images,
+        digests=examples.get("digests", {}),
+    )
+
+
+def _read_evaluation(path: Path) -> Evaluation:
+    numbers = json.loads(path.read_text(encoding="utf-8"))
+    return Evaluation(numbers, _read_ranks(path.parent, numbers))
+
+
+def _read_ranks(folder: Path, numbers: Mapping[str, Any]) -> QueryRanks | None:
+    """Return the ranks that a result names; None where it names none, as those of before and of unfinished runs.
+
+    Raises:
+        OSError: the file is not there.
+        ValueError: it is none of ranks.
+    """
+    standing = numbers.get("ranks")
+    return None if not standing else from_bytes((folder / standing["file"]).read_bytes())[0]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
