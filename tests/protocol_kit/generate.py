@@ -10,7 +10,6 @@ exact fractions, and every score is read off the sorted list. Where a case has v
 import argparse
 import itertools
 import json
-import math
 import struct
 import sys
 from fractions import Fraction
@@ -44,18 +43,23 @@ def distance_keys(case, query):
     """Return a number for each gallery image, exact and the smaller the nearer."""
     if "distances" in case:
         return [Fraction(value) for value in case["distances"][query]]
-    asked = [Fraction(value) for value in case["query_features"][query]]
-    images = [[Fraction(value) for value in row] for row in case["gallery_features"]]
+    asked = exact(case["query_features"][query])
+    images = [exact(row) for row in case["gallery_features"]]
     if case["metric"] == "euclidean":
-        return [sum(((a - b) ** 2 for a, b in zip(asked, row, strict=True)), Fraction(0)) for row in images]
+        return [sum((a - b) ** 2 for a, b in zip(asked, row, strict=True)) for row in images]
     return [-signed_square_of_cosine(asked, row) for row in images]
+
+
+def exact(row):
+    """Return numbers as what is computed with exactly; whole ones stay as they are."""
+    return [value if isinstance(value, int) else Fraction(value) for value in row]
 
 
 def signed_square_of_cosine(first, second):
     """Return cos * |cos|, which orders as the cosine does and needs no root; 0 where a feature has length 0."""
-    dot = sum((a * b for a, b in zip(first, second, strict=True)), Fraction(0))
+    dot = sum(a * b for a, b in zip(first, second, strict=True))
     lengths = sum(a * a for a in first) * sum(b * b for b in second)
-    return dot * abs(dot) / lengths if lengths else Fraction(0)
+    return Fraction(dot * abs(dot)) / lengths if lengths else Fraction(0)
 
 
 def average_precision(hits):
@@ -314,11 +318,33 @@ def basic():
 
 
 def ties():
-    yield one("ties/match-first", "A match and another at the same distance; the match comes first.", "mn", [1, 1], hand={"mAP": "1"})
-    yield one("ties/match-second", "The same, and the match comes second.", "nm", [1, 1], hand={"mAP": "1/2", "mINP": "1/2"})
-    yield one("ties/match-in-the-middle", "A match third of five at one distance.", "nnmnn", [2] * 5, hand={"mAP": "1/3"})
-    yield one("ties/two-matches", "Matches first and last of four at one distance.", "mnnm", [2] * 4, hand={"mAP": "3/4", "mINP": "1/2"})
-    yield one("ties/two-blocks", "Two blocks of equal distances, the farther one first in the gallery.", "nmnm", [2, 2, 1, 1], hand={"mAP": "1/2"})
+    yield one(
+        "ties/match-first",
+        "A match and another at the same distance; the match comes first.",
+        "mn",
+        [1, 1],
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "ties/match-second", "The same, and the match comes second.", "nm", [1, 1], hand={"mAP": "1/2", "mINP": "1/2"}
+    )
+    yield one(
+        "ties/match-in-the-middle", "A match third of five at one distance.", "nnmnn", [2] * 5, hand={"mAP": "1/3"}
+    )
+    yield one(
+        "ties/two-matches",
+        "Matches first and last of four at one distance.",
+        "mnnm",
+        [2] * 4,
+        hand={"mAP": "3/4", "mINP": "1/2"},
+    )
+    yield one(
+        "ties/two-blocks",
+        "Two blocks of equal distances, the farther one first in the gallery.",
+        "nmnm",
+        [2, 2, 1, 1],
+        hand={"mAP": "1/2"},
+    )
     yield one("ties/at-zero", "Ties at distance 0.", "nm", [0, 0], hand={"mAP": "1/2"})
     yield one(
         "ties/dropped-in-the-block",
@@ -328,31 +354,101 @@ def ties():
         hand={"mAP": "1/2"},
     )
     yield one("ties/junk-in-the-block", "In a block of ties junk does not count.", "jnjm", [1] * 4, hand={"mAP": "1/2"})
-    yield one("ties/twenty", "The match is the last of 20 at one distance.", "n" * 19 + "m", [1] * 20, hand={"mAP": "1/20"})
-    yield one("ties/hundred", "The match is the last of 100 at one distance.", "n" * 99 + "m", [1] * 100, hand={"mAP": "1/100", "cmc": {"1": "0", "5": "0", "10": "0"}})
-    yield one("ties/hundred-first", "The match is the first of 100 at one distance.", "m" + "n" * 99, [1] * 100, hand={"mAP": "1"})
-    yield one("ties/hundred-distances", "The last of 100 again, as given distances.", "n" * 99 + "m", [0.5] * 100, as_distances=True, hand={"mAP": "1/100"})
-    yield drawn("ties/drawn", "Five queries, 120 images on a grid of nine points: ties everywhere.", 5, 5, 120, values=3)
+    yield one(
+        "ties/twenty", "The match is the last of 20 at one distance.", "n" * 19 + "m", [1] * 20, hand={"mAP": "1/20"}
+    )
+    yield one(
+        "ties/hundred",
+        "The match is the last of 100 at one distance.",
+        "n" * 99 + "m",
+        [1] * 100,
+        hand={"mAP": "1/100", "cmc": {"1": "0", "5": "0", "10": "0"}},
+    )
+    yield one(
+        "ties/hundred-first",
+        "The match is the first of 100 at one distance.",
+        "m" + "n" * 99,
+        [1] * 100,
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "ties/hundred-distances",
+        "The last of 100 again, as given distances.",
+        "n" * 99 + "m",
+        [0.5] * 100,
+        as_distances=True,
+        hand={"mAP": "1/100"},
+    )
+    yield drawn(
+        "ties/drawn", "Five queries, 120 images on a grid of nine points: ties everywhere.", 5, 5, 120, values=3
+    )
 
 
 def duplicates():
-    yield one("duplicates/match-and-other", "Another person's image has the match's features and comes first.", "nm", place=[[3, 4], [[0, 0], [0, 0]]], hand={"mAP": "1/2"})
-    yield one("duplicates/of-the-match", "The match is there three times, each counts.", "mmmn", place=[[0, 0], [[3, 4]] * 3 + [[9, 9]]], hand={"mAP": "1", "mINP": "1"})
-    yield one("duplicates/the-query-elsewhere", "The query's own features under another camera are a match.", "nm", place=[[5, 5], [[5, 6], [5, 5]]], hand={"mAP": "1"})
-    yield one("duplicates/the-query-itself", "The query's own image in the gallery, of its camera, is dropped.", "snm", place=[[5, 5], [[5, 5], [5, 6], [5, 7]]], hand={"mAP": "1/2"})
+    yield one(
+        "duplicates/match-and-other",
+        "Another person's image has the match's features and comes first.",
+        "nm",
+        place=[[3, 4], [[0, 0], [0, 0]]],
+        hand={"mAP": "1/2"},
+    )
+    yield one(
+        "duplicates/of-the-match",
+        "The match is there three times, each counts.",
+        "mmmn",
+        place=[[0, 0], [[3, 4]] * 3 + [[9, 9]]],
+        hand={"mAP": "1", "mINP": "1"},
+    )
+    yield one(
+        "duplicates/the-query-elsewhere",
+        "The query's own features under another camera are a match.",
+        "nm",
+        place=[[5, 5], [[5, 6], [5, 5]]],
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "duplicates/the-query-itself",
+        "The query's own image in the gallery, of its camera, is dropped.",
+        "snm",
+        place=[[5, 5], [[5, 5], [5, 6], [5, 7]]],
+        hand={"mAP": "1/2"},
+    )
 
 
 def junk():
-    yield one("junk/nearest", "Junk before the match is left out.", "jjm", hand={"mAP": "1", "cmc": {"1": "1", "5": "1", "10": "1"}})
+    yield one(
+        "junk/nearest",
+        "Junk before the match is left out.",
+        "jjm",
+        hand={"mAP": "1", "cmc": {"1": "1", "5": "1", "10": "1"}},
+    )
     yield one("junk/between", "Junk between matches is left out.", "mjnjm", hand={"mAP": "5/6", "mINP": "2/3"})
     yield one("junk/same-camera", "Junk of the query's camera is left out too.", "kknm", hand={"mAP": "1/2"})
     yield one("junk/last", "Junk after the last match changes nothing.", "nmjjj", hand={"mAP": "1/2", "mINP": "1/2"})
-    yield drawn("junk/drawn", "Six queries, 40 images, a sixth of them junk, a sixth distractors.", 23, 6, 40, lowest=-1, values=4096)
+    yield drawn(
+        "junk/drawn",
+        "Six queries, 40 images, a sixth of them junk, a sixth distractors.",
+        23,
+        6,
+        40,
+        lowest=-1,
+        values=4096,
+    )
 
 
 def distractors():
-    yield one("distractors/nearest", "A distractor before the match is a wrong one.", "dm", hand={"mAP": "1/2", "cmc": {"1": "0", "5": "1", "10": "1"}})
-    yield one("distractors/many", "Nine distractors before the match.", "d" * 9 + "m", hand={"mAP": "1/10", "mINP": "1/10", "cmc": {"1": "0", "5": "0", "10": "1"}})
+    yield one(
+        "distractors/nearest",
+        "A distractor before the match is a wrong one.",
+        "dm",
+        hand={"mAP": "1/2", "cmc": {"1": "0", "5": "1", "10": "1"}},
+    )
+    yield one(
+        "distractors/many",
+        "Nine distractors before the match.",
+        "d" * 9 + "m",
+        hand={"mAP": "1/10", "mINP": "1/10", "cmc": {"1": "0", "5": "0", "10": "1"}},
+    )
     yield case(
         "distractors/same-camera",
         "A distractor of the query's camera stays.",
@@ -368,9 +464,21 @@ def distractors():
 
 
 def same_camera():
-    yield one("same-camera/dropped", "The person's images of the query's camera are dropped, not counted as wrong.", "ssm", hand={"mAP": "1"})
-    yield one("same-camera/between", "They are dropped between matches too.", "msnsm", hand={"mAP": "5/6", "mINP": "2/3"})
-    yield one("same-camera/others-stay", "Other people's images of the query's camera stay.", "ttm", hand={"mAP": "1/3", "mINP": "1/3"})
+    yield one(
+        "same-camera/dropped",
+        "The person's images of the query's camera are dropped, not counted as wrong.",
+        "ssm",
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "same-camera/between", "They are dropped between matches too.", "msnsm", hand={"mAP": "5/6", "mINP": "2/3"}
+    )
+    yield one(
+        "same-camera/others-stay",
+        "Other people's images of the query's camera stay.",
+        "ttm",
+        hand={"mAP": "1/3", "mINP": "1/3"},
+    )
     yield case(
         "same-camera/by-query",
         "What is dropped differs by query: two queries of one person, two cameras.",
@@ -442,11 +550,15 @@ def no_match():
         hand={"mAP": "1/3", "skipped": 3},
     )
     yield one("no-match/none", "No query has a match: there is nothing to score.", "nn", refused=True)
-    yield one("no-match/none-but-own-camera", "No query has a match, only images of its own camera.", "ssn", refused=True)
+    yield one(
+        "no-match/none-but-own-camera", "No query has a match, only images of its own camera.", "ssn", refused=True
+    )
 
 
 def small():
-    yield one("one-query/one-image", "One query, one image, a match.", "m", hand={"mAP": "1", "mAP_market": "1", "mINP": "1"})
+    yield one(
+        "one-query/one-image", "One query, one image, a match.", "m", hand={"mAP": "1", "mAP_market": "1", "mINP": "1"}
+    )
     yield one("one-query/one-other", "One query, a match and another.", "nm", hand={"mAP": "1/2"})
     yield one("one-query/one-left", "One query, and one image left after what is dropped.", "sjm", hand={"mAP": "1"})
 
@@ -516,14 +628,28 @@ def single_shots():
 
 
 def both_precisions():
-    yield one("both-ap/second", "A match at place 2: 1/2 as a mean of precisions, 1/4 by trapezoids.", "nm", hand={"mAP": "1/2", "mAP_market": "1/4"})
+    yield one(
+        "both-ap/second",
+        "A match at place 2: 1/2 as a mean of precisions, 1/4 by trapezoids.",
+        "nm",
+        hand={"mAP": "1/2", "mAP_market": "1/4"},
+    )
     yield one("both-ap/third", "A match at place 3: 1/3 and 1/6.", "nnm", hand={"mAP": "1/3", "mAP_market": "1/6"})
-    yield one("both-ap/first-and-fourth", "Matches at places 1 and 4.", "mnnm", hand={"mAP": "3/4", "mAP_market": "17/24"})
-    yield one("both-ap/alternating", "Every second image is a match.", "nmnmnm", hand={"mAP": "1/2", "mAP_market": "67/180"})
+    yield one(
+        "both-ap/first-and-fourth", "Matches at places 1 and 4.", "mnnm", hand={"mAP": "3/4", "mAP_market": "17/24"}
+    )
+    yield one(
+        "both-ap/alternating", "Every second image is a match.", "nmnmnm", hand={"mAP": "1/2", "mAP_market": "67/180"}
+    )
 
 
 def minp():
-    yield one("minp/hardest-last", "Three of four matches first, the fourth at place 10.", "mmm" + "n" * 6 + "m", hand={"mINP": "2/5", "mAP": "17/20"})
+    yield one(
+        "minp/hardest-last",
+        "Three of four matches first, the fourth at place 10.",
+        "mmm" + "n" * 6 + "m",
+        hand={"mINP": "2/5", "mAP": "17/20"},
+    )
     yield one("minp/one-match", "With one match it is 1 by its place.", "nnnm", hand={"mINP": "1/4"})
     yield case(
         "minp/mean",
@@ -539,7 +665,13 @@ def minp():
 
 
 def cmc():
-    yield one("cmc/beyond-the-gallery", "CMC@k for k beyond the gallery's three images is that of the last place.", "nnm", ranks=[1, 3, 5, 50], hand={"cmc": {"1": "0", "3": "1", "5": "1", "50": "1"}})
+    yield one(
+        "cmc/beyond-the-gallery",
+        "CMC@k for k beyond the gallery's three images is that of the last place.",
+        "nnm",
+        ranks=[1, 3, 5, 50],
+        hand={"cmc": {"1": "0", "3": "1", "5": "1", "50": "1"}},
+    )
     yield case(
         "cmc/lists-of-two-lengths",
         "Queries whose lists are two and three images long, CMC@3 of both.",
@@ -552,25 +684,111 @@ def cmc():
         ranks=[1, 2, 3],
         hand={"cmc": {"1": "0", "2": "1", "3": "1"}},
     )
-    yield one("cmc/steps", "A match at place 4 of 6, CMC at every k.", "nnnmnn", ranks=[1, 2, 3, 4, 5, 6], hand={"cmc": {"1": "0", "2": "0", "3": "0", "4": "1", "5": "1", "6": "1"}})
-    yield drawn("cmc/drawn", "Nine queries, 60 images, CMC at 1, 2, 5, 10, 20.", 47, 9, 60, people=12, values=4096, ranks=[1, 2, 5, 10, 20])
+    yield one(
+        "cmc/steps",
+        "A match at place 4 of 6, CMC at every k.",
+        "nnnmnn",
+        ranks=[1, 2, 3, 4, 5, 6],
+        hand={"cmc": {"1": "0", "2": "0", "3": "0", "4": "1", "5": "1", "6": "1"}},
+    )
+    yield drawn(
+        "cmc/drawn",
+        "Nine queries, 60 images, CMC at 1, 2, 5, 10, 20.",
+        47,
+        9,
+        60,
+        people=12,
+        values=4096,
+        ranks=[1, 2, 5, 10, 20],
+    )
 
 
 def half():
-    yield one("float16/squares-overflow", "Float16 features whose squared distances are beyond float16's 65,504.", "nm", place=[[0, 0], [[300, 400], [300, 300]]], dtype="float16", hand={"mAP": "1"})
-    yield one("float16/near", "Float16 features whose distances differ by less than float16 tells.", "nm", place=[[0, 0, 0], [[12, 12, 12.0078125], [12, 12, 12]]], dtype="float16", hand={"mAP": "1"})
-    yield one("float16/sum", "Float16 features whose squares' sum float16 would round.", "nm", place=[[0, 0, 0], [[60, 3, 1], [60, 3, 0.5]]], dtype="float16", hand={"mAP": "1"})
-    yield one("float16/ties", "Equal float16 features stay equal.", "nm", place=[[1.5, 2.5], [[1, 2], [1, 2]]], dtype="float16", hand={"mAP": "1/2"})
-    yield one("float16/cosine", "Float16 features by cosine, with lengths beyond what float16 can square.", "nm", place=[[400, 400], [[300, 400], [400, 380]]], dtype="float16", metric="cosine", hand={"mAP": "1"})
-    yield one("float16/distances", "Float16 distances, two of them equal.", "nmm", [0.5, 0.5, 0.25], dtype="float16", as_distances=True, hand={"mAP": "5/6"})
+    yield one(
+        "float16/squares-overflow",
+        "Float16 features whose squared distances are beyond float16's 65,504.",
+        "nm",
+        place=[[0, 0], [[300, 400], [300, 300]]],
+        dtype="float16",
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "float16/near",
+        "Float16 features whose distances differ by less than float16 tells.",
+        "nm",
+        place=[[0, 0, 0], [[12, 12, 12.0078125], [12, 12, 12]]],
+        dtype="float16",
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "float16/sum",
+        "Float16 features whose squares' sum float16 would round.",
+        "nm",
+        place=[[0, 0, 0], [[60, 3, 1], [60, 3, 0.5]]],
+        dtype="float16",
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "float16/ties",
+        "Equal float16 features stay equal.",
+        "nm",
+        place=[[1.5, 2.5], [[1, 2], [1, 2]]],
+        dtype="float16",
+        hand={"mAP": "1/2"},
+    )
+    yield one(
+        "float16/cosine",
+        "Float16 features by cosine, with lengths beyond what float16 can square.",
+        "nm",
+        place=[[400, 400], [[300, 400], [400, 380]]],
+        dtype="float16",
+        metric="cosine",
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "float16/distances",
+        "Float16 distances, two of them equal.",
+        "nmm",
+        [0.5, 0.5, 0.25],
+        dtype="float16",
+        as_distances=True,
+        hand={"mAP": "5/6"},
+    )
 
 
 def precision():
     far = 4096
-    yield one("precision/common-part", "Features with a large part in common: 4096 + 1/4 and 4096 + 1/2 from 4096.", "nm", place=[[far] * 8, [[far + 0.5] + [far] * 7, [far + 0.25] + [far] * 7]], hand={"mAP": "1"})
-    yield one("precision/equal-with-common-part", "The same with equal distances, whose order is the gallery's.", "nnm", place=[[far] * 8, [[far] * k + [far + 0.5] + [far] * (7 - k) for k in (0, 3, 6)]], hand={"mAP": "1/3"})
-    yield one("precision/float64", "Distances that only double precision tells apart.", "nm", [1 + 2**-40, 1.0], dtype="float64", as_distances=True, hand={"mAP": "1"})
-    yield one("precision/tiny", "Distances of 2**-60 and 2**-61.", "nm", [2**-60, 2**-61], as_distances=True, hand={"mAP": "1"})
+    yield one(
+        "precision/common-part",
+        "Features with a large part in common: 4096 + 1/4 and 4096 + 1/2 from 4096.",
+        "nm",
+        place=[[far] * 8, [[far + 0.5] + [far] * 7, [far + 0.25] + [far] * 7]],
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "precision/equal-with-common-part",
+        "The same with equal distances, whose order is the gallery's.",
+        "nnm",
+        place=[[far] * 8, [[far] * k + [far + 0.5] + [far] * (7 - k) for k in (0, 3, 6)]],
+        hand={"mAP": "1/3"},
+    )
+    yield one(
+        "precision/float64",
+        "Distances that only double precision tells apart.",
+        "nm",
+        [1 + 2**-40, 1.0],
+        dtype="float64",
+        as_distances=True,
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "precision/tiny",
+        "Distances of 2**-60 and 2**-61.",
+        "nm",
+        [2**-60, 2**-61],
+        as_distances=True,
+        hand={"mAP": "1"},
+    )
 
 
 def labels():
@@ -632,18 +850,57 @@ def labels():
 
 
 def metrics():
-    yield one("metric/euclidean", "By distance the first image is nearer.", "nm", place=[[2, 1], [[2, 2], [8, 4]]], hand={"mAP": "1/2"})
-    yield one("metric/cosine", "By angle the second is: its length does not count.", "nm", place=[[2, 1], [[2, 2], [8, 4]]], metric="cosine", hand={"mAP": "1"})
-    yield one("metric/negative-cosine", "A match at an angle beyond 90 degrees is a match.", "nnm", place=[[1, 0], [[1, 1], [0, 1], [-1, 1]]], metric="cosine", hand={"mAP": "1/3"})
-    yield one("metric/zero-feature", "A feature of length 0 has cosine 0 to every one.", "nmn", place=[[1, 0], [[1, 1], [0, 0], [-1, 1]]], metric="cosine", hand={"mAP": "1/2"})
+    yield one(
+        "metric/euclidean",
+        "By distance the first image is nearer.",
+        "nm",
+        place=[[2, 1], [[2, 2], [8, 4]]],
+        hand={"mAP": "1/2"},
+    )
+    yield one(
+        "metric/cosine",
+        "By angle the second is: its length does not count.",
+        "nm",
+        place=[[2, 1], [[2, 2], [8, 4]]],
+        metric="cosine",
+        hand={"mAP": "1"},
+    )
+    yield one(
+        "metric/negative-cosine",
+        "A match at an angle beyond 90 degrees is a match.",
+        "nnm",
+        place=[[1, 0], [[1, 1], [0, 1], [-1, 1]]],
+        metric="cosine",
+        hand={"mAP": "1/3"},
+    )
+    yield one(
+        "metric/zero-feature",
+        "A feature of length 0 has cosine 0 to every one.",
+        "nmn",
+        place=[[1, 0], [[1, 1], [0, 0], [-1, 1]]],
+        metric="cosine",
+        hand={"mAP": "1/2"},
+    )
 
 
 def empty():
     who = {"query_ids": [1], "query_cameras": [1], "gallery_ids": [1], "gallery_cameras": [2]}
     none = {"query_ids": [], "query_cameras": [], "query_features": []}
-    yield case("empty/no-query", "No query: there is nothing to score.", **{**who, **none}, gallery_features=[[1]], refused=True)
+    yield case(
+        "empty/no-query",
+        "No query: there is nothing to score.",
+        **{**who, **none},
+        gallery_features=[[1]],
+        refused=True,
+    )
     nothing = {"gallery_ids": [], "gallery_cameras": [], "gallery_features": []}
-    yield case("empty/no-gallery", "No gallery: there is nothing to score.", **{**who, **nothing}, query_features=[[1]], refused=True)
+    yield case(
+        "empty/no-gallery",
+        "No gallery: there is nothing to score.",
+        **{**who, **nothing},
+        query_features=[[1]],
+        refused=True,
+    )
     yield one("empty/all-junk", "Nothing but junk in the gallery.", "jjk", refused=True)
 
 

@@ -61,7 +61,12 @@ def read_cases(path: Path = CASES, pattern: str = "*") -> list[Case]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["format"] != 1:
         raise ValueError(f"{path}: format must be 1, got {content['format']}")
-    return [case for case in content["cases"] if fnmatch.fnmatchcase(case["name"], pattern)]
+    return [case for case in content["cases"] if matches(case["name"], pattern)]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a case's name matches one of a pattern's alternatives, which "|" parts."""
+    return any(fnmatch.fnmatchcase(name, each) for each in pattern.split("|"))
 
 
 def digest(path: Path = CASES) -> str:
@@ -178,8 +183,17 @@ def describe(outcome: Outcome) -> str:
     parts = [f"{outcome.outcome:13}  {outcome.case}"]
     for label, each in outcome.wrong.items():
         size = f" ({outcome.points[label]:+.2f} points)" if label in outcome.points else ""
-        parts.append(f"{label} {each['got']} instead of {each['expected']}{size}")
+        parts.append(f"{label} {_short(each['got'])} instead of {_short(each['expected'])}{size}")
     return "; ".join([*parts, *([outcome.said] if outcome.said else [])])
+
+
+def _short(value: Any) -> str:
+    """Return a score as text, long fractions and floats to 6 places."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
+    if isinstance(value, float) or len(str(value)) > 12:
+        return f"{float(Fraction(value)):.6f}"
+    return str(value)
 
 
 def summary(hello: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
@@ -194,7 +208,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", required=True, help="the program that answers, with its arguments")
     parser.add_argument("--cases", type=Path, default=CASES, help="a file of cases (default: cases.json beside this)")
-    parser.add_argument("--case", default="*", help="names of cases, with * and ? (default: all)")
+    parser.add_argument("--case", default="*", help="names of cases, with *, ? and | (default: all)")
     parser.add_argument("--out", type=Path, help="a JSON file for the outcomes")
     options = parser.parse_args()
     cases = read_cases(options.cases, options.case)

@@ -44,7 +44,9 @@ def evaluate(case):
         "inverse_negative_penalty": ranked.inverse_negative_penalty(),
         "queries": result.queries,
         "skipped": result.skipped,
-        "places": [ranked.ranks[start : start + size].tolist() for start, size in zip(ranked.starts, ranked.sizes, strict=True)],
+        "places": [
+            ranked.ranks[start : start + size].tolist() for start, size in zip(ranked.starts, ranked.sizes, strict=True)
+        ],
     }
     if result.single_shot_cmc is not None:
         scores |= {"single_shot_cmc": result.single_shot_cmc, "draws": DRAWS}

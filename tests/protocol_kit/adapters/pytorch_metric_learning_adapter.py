@@ -10,6 +10,9 @@ NOTES = [
     "cannot be said.",
     "Junk is left out by the adapter.",
 ]
+REASONS = {
+    "labels/large-ids": "ids are converted to float32",
+}
 
 
 def evaluate(case):
@@ -34,4 +37,13 @@ def evaluate(case):
 
 
 if __name__ == "__main__":
-    serve("pytorch-metric-learning", "pytorch-metric-learning", evaluate, NOTES, "torch", "numpy", "faiss-cpu")
+    serve(
+        "pytorch-metric-learning",
+        "pytorch-metric-learning",
+        evaluate,
+        NOTES,
+        "torch",
+        "numpy",
+        "faiss-cpu",
+        reasons=REASONS,
+    )

@@ -18,7 +18,14 @@ class NotSupportedError(Exception):
     """The library has no way to say what the case asks; the message is the reason."""
 
 
-def serve(name: str, package: str, evaluate: Callable[[Case], Scores], notes: list[str], *also: str) -> None:
+def serve(
+    name: str,
+    package: str,
+    evaluate: Callable[[Case], Scores],
+    notes: list[str],
+    *also: str,
+    reasons: dict[str, str] | None = None,
+) -> None:
     """Answer every case on standard input; what the library prints goes to standard error.
 
     Args:
@@ -27,11 +34,13 @@ def serve(name: str, package: str, evaluate: Callable[[Case], Scores], notes: li
         evaluate: returns the scores of a case; whatever it raises but NotSupportedError is the library's refusal.
         notes: how the adapter calls the library, and what it does for it.
         also: further distributions whose versions matter.
+        reasons: why cases deviate, by a pattern of their names, as read in the library's source.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     versions = {each: version(each) for each in also}
-    _write(answers, {"name": name, "version": version(package), "versions": versions, "notes": notes})
+    hello = {"name": name, "version": version(package), "versions": versions, "notes": notes, "reasons": reasons or {}}
+    _write(answers, hello)
     for line in sys.stdin:
         try:
             answer = {"scores": _plain(evaluate(json.loads(line)))}
