@@ -15,6 +15,7 @@ import numpy as np
 from attnreid.files import remove_drafts, replacing, write_text
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.files import FEATURES, HEADER_BYTES, META, TABLE, Meta, header, read_meta
+from reference_pipelines.spreadsheet import as_cell
 
 try:
     import fcntl
@@ -59,7 +60,8 @@ class Listing:
         file = io.StringIO()
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["path", "id", "camera"])
-        for place, row in enumerate(zip(self.paths, self._texts(self.ids), self._texts(self.cameras), strict=True)):
+        cells = (as_cell(str(path)) for path in self.paths)
+        for place, row in enumerate(zip(cells, self._texts(self.ids), self._texts(self.cameras), strict=True)):
             if place not in left_out:
                 rows.writerow(row)
         return file.getvalue()
