@@ -5,6 +5,8 @@ is written behind an apostrophe, which they take for "this is text"; so is one t
 every text comes back as it was.
 """
 
+from collections.abc import Iterable
+
 _FIRST = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
@@ -16,3 +18,16 @@ def as_cell(text: str) -> str:
 def from_cell(cell: str) -> str:
     """Return the text that `as_cell` wrote; a cell that it did not write stays as it is."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FIRST) else cell
+
+
+def as_line(cells: Iterable[str]) -> str:
+    """Return a line of a CSV file, with its end.
+
+    A cell with a carriage return is quoted too: Python's own writer leaves it bare where lines end with "\\n", and
+    its reader then takes it for the end of a line.
+    """
+    return ",".join(_quoted(cell) if any(mark in cell for mark in ',"\r\n') else cell for cell in cells) + "\n"
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'

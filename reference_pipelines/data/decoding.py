@@ -62,12 +62,12 @@ def _decode(path: Path) -> Tensor:
         content = bytearray(file.read())
     if not content:
         raise ValueError("the file is empty")
-    pixels = _decode_jpeg(content) if content.startswith(_JPEG) else None
-    if pixels is not None:
-        return pixels
+    decoded = _decode_jpeg(content) if content.startswith(_JPEG) else None
+    if decoded is not None:
+        return decoded
     with Image.open(BytesIO(content), formats=_formats()) as image:
-        if image.width * image.height > MOST_PIXELS:  # Pillow's own limit can be changed by anyone
-            raise Image.DecompressionBombError
+        if (pixels := image.width * image.height) > MOST_PIXELS:  # Pillow's own limit can be changed by anyone
+            raise ValueError(f"Image size ({pixels} pixels) exceeds limit of {MOST_PIXELS} pixels")
         return image_pixels(image)
 
 
@@ -144,8 +144,6 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 def _reason(error: Exception, path: Path) -> str:
     """Return in one line, without the path, why a file did not decode."""
-    if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than the {MOST_PIXELS:,} pixels that an image may have"
     if isinstance(error, UnidentifiedImageError):
         unknown = [name for name, endings in FORMATS.items() if ending(path.name) in endings and name not in _formats()]
         return f"this Pillow does not read {unknown[0]}" if unknown else "not an image that Pillow knows"

@@ -388,7 +388,6 @@ def jpeg_of(width, height, before=b""):
         ("a.png", png_of(50_000, 50_000)),
         ("a.jpg", jpeg_of(50_000, 50_000)),
         ("b.jpg", jpeg_of(65_500, 65_500, b"\xff\xff\xfe\x00\x06abcd")),
-        ("c.jpg", jpeg_of(50_000, 50_000, b"xyz")),
         ("a.bmp", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0)),
     ],
 )
@@ -398,11 +397,11 @@ def test_an_image_too_large_is_named_and_costs_no_memory(tmp_path, name, content
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(
-        UserError, match=r"more than the 178,956,970 pixels that an image may have\); replace or remove"
+        UserError, match=r"Image size \(\d+ pixels\) exceeds limit of 178956970 pixels.*replace or remove"
     ):
         load_image(tmp_path / name)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
-    assert find_corrupt([tmp_path / name], workers=0)[0][1].startswith("it has more than")
+    assert find_corrupt([tmp_path / name], workers=0)[0][1].startswith("Image size (")
     assert open_image(tmp_path / name) is None
 
 
@@ -411,7 +410,7 @@ def test_the_limit_is_ours_whatever_pillows_is(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "MOST_PIXELS", 24 * 16 - 1)
     for ending in ("png", "jpg"):
         two_colours().save(tmp_path / f"a.{ending}")
-        with pytest.raises(UserError, match="more than the 383 pixels"):
+        with pytest.raises(UserError, match="exceeds limit of 383 pixels"):
             load_image(tmp_path / f"a.{ending}")
     monkeypatch.setattr(decoding, "MOST_PIXELS", 24 * 16)
     assert load_image(tmp_path / "a.jpg").shape == load_image(tmp_path / "a.png").shape == (3, 16, 24)
