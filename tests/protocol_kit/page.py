@@ -100,8 +100,9 @@ def _library(peer: dict[str, Any], says: dict[str, str]) -> str:
 
 
 def reason_of(adapter: dict[str, Any], case: str) -> str:
-    """Return why a library deviates in a case, as its adapter gives it; "" where it does not."""
-    return next((reason for pattern, reason in adapter["reasons"].items() if run.matches(case, pattern)), "")
+    """Return why a library deviates in a case, the last of its adapter's reasons that match; "" where none does."""
+    found = [reason for pattern, reason in adapter["reasons"].items() if run.matches(case, pattern)]
+    return found[-1] if found else ""
 
 
 def _scores(outcome: dict[str, Any]) -> list[str]:
