@@ -9,7 +9,7 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean
+.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean protocol-kit
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -38,6 +38,11 @@ test-oldest: python
 	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python -r $(OLDEST)/versions.txt
 	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --no-deps -e .
 	$(OLDEST)/bin/python $(PYTEST)
+
+# How other libraries score the same rankings: sets them up in .venv-peers and writes docs/results/protocol_kit.md.
+# PEER=torchreid CASE='ties/*' runs one alone, or some cases, and prints the outcomes.
+protocol-kit: env
+	$(PY) -m tests.protocol_kit.compare $(if $(PEER),--peer '$(PEER)') $(if $(CASE),--case '$(CASE)')
 
 # The library with nothing but its own three dependencies, and pytest.
 test-core: python
@@ -76,4 +81,4 @@ python:
 	@$(PYTHON) -c 'import sys; sys.exit("attnreid needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(CORE) runs build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLDEST) $(CORE) .venv-peers runs build dist .mypy_cache .ruff_cache .pytest_cache

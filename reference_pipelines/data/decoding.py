@@ -32,6 +32,10 @@ _CHECKED_AT_ONCE = 64  # images a worker checks before it reports
 _NAMES_SHOWN = 10
 _ORIENTATION = 0x0112  # of EXIF
 _JPEG = b"\xff\xd8"
+# What Pillow refuses by default. A photograph of a person has a thousandth of it, the largest sensors 1.5 * 10**8.
+MOST_PIXELS = 178_956_970
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers before a frame's size
+_ALONE = frozenset({0x01, *range(0xD0, 0xDA)})  # those without a length
 
 
 def load_image(path: Path) -> Tensor:
@@ -41,7 +45,8 @@ def load_image(path: Path) -> Tensor:
     an EXIF orientation is applied, so that the network sees what a viewer shows.
 
     Raises:
-        UserError: the file is missing or does not decode.
+        UserError: the file is missing or does not decode, or its header names more than MOST_PIXELS pixels: such a
+            file of a few kB would fill the memory, so nothing of it is decoded.
     """
     try:
         return _decode(path)
@@ -57,10 +62,12 @@ def _decode(path: Path) -> Tensor:
         content = bytearray(file.read())
     if not content:
         raise ValueError("the file is empty")
-    pixels = _decode_jpeg(content) if content.startswith(_JPEG) else None
-    if pixels is not None:
-        return pixels
+    decoded = _decode_jpeg(content) if content.startswith(_JPEG) else None
+    if decoded is not None:
+        return decoded
     with Image.open(BytesIO(content), formats=_formats()) as image:
+        if (pixels := image.width * image.height) > MOST_PIXELS:  # Pillow's own limit can be changed by anyone
+            raise ValueError(f"Image size ({pixels} pixels) exceeds limit of {MOST_PIXELS} pixels")
         return image_pixels(image)
 
 
@@ -85,7 +92,7 @@ def _decode_jpeg(content: bytearray) -> Tensor | None:
 
     Both stand on libjpeg-turbo: the pixels are the same, and so are the files that are refused.
     """
-    if decode_jpeg is None:
+    if decode_jpeg is None or not 0 < jpeg_pixels(content) <= MOST_PIXELS:
         return None
     try:
         pixels: Tensor = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode="UNCHANGED")
@@ -93,6 +100,23 @@ def _decode_jpeg(content: bytearray) -> Tensor | None:
         return None
     # Four channels are CMYK, which is stored in more ways than one.
     return pixels.expand(3, -1, -1) if len(pixels) in (1, 3) else None
+
+
+def jpeg_pixels(content: bytes | bytearray) -> int:
+    """Return how many pixels a JPEG file's header names; 0 where it is not found where it should be."""
+    at = len(_JPEG)
+    while at + 9 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker in _FRAMES:
+            height, width = content[at + 5 : at + 7], content[at + 7 : at + 9]
+            return int.from_bytes(height, "big") * int.from_bytes(width, "big")
+        if marker == 0xFF:  # a filler
+            at += 1
+        elif marker in _ALONE:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 0
 
 
 def image_pixels(image: Image.Image) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.files import FEATURES, META, TABLE, Meta, read_meta
+from reference_pipelines.spreadsheet import from_cell
 
 
 def is_store(path: Path) -> bool:
@@ -70,7 +71,7 @@ def _read_table(path: Path) -> tuple[tuple[Path, ...], np.ndarray | None, np.nda
     if not rows or rows[0] != ["path", "id", "camera"] or any(len(row) != 3 for row in rows):
         raise ValueError(f"{path.name} does not have the columns path,id,camera")
     ids, cameras = (_numbers([row[column] for row in rows[1:]]) for column in (1, 2))
-    return tuple(Path(row[0]) for row in rows[1:]), ids, cameras
+    return tuple(Path(from_cell(row[0])) for row in rows[1:]), ids, cameras
 
 
 def _numbers(values: list[str]) -> np.ndarray | None:

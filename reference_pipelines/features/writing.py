@@ -1,8 +1,6 @@
 """A store of features, written a batch at a time, so that a process that is stopped leaves what can be gone on with."""
 
-import csv
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +13,7 @@ import numpy as np
 from attnreid.files import remove_drafts, replacing, write_text
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.files import FEATURES, HEADER_BYTES, META, TABLE, Meta, header, read_meta
+from reference_pipelines.spreadsheet import as_cell, as_line
 
 try:
     import fcntl
@@ -56,13 +55,12 @@ class Listing:
     def table(self, without: Sequence[int]) -> str:
         """Return the text of table.csv without the images at some places."""
         left_out = set(without)
-        file = io.StringIO()
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["path", "id", "camera"])
-        for place, row in enumerate(zip(self.paths, self._texts(self.ids), self._texts(self.cameras), strict=True)):
+        lines = [as_line(["path", "id", "camera"])]
+        cells = (as_cell(str(path)) for path in self.paths)
+        for place, row in enumerate(zip(cells, self._texts(self.ids), self._texts(self.cameras), strict=True)):
             if place not in left_out:
-                rows.writerow(row)
-        return file.getvalue()
+                lines.append(as_line(row))
+        return "".join(lines)
 
     def _texts(self, numbers: np.ndarray | None) -> list[str]:
         return [""] * len(self.paths) if numbers is None else [str(number) for number in numbers.tolist()]

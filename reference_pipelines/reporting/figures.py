@@ -75,7 +75,7 @@ def open_image(path: str | Path, digest: str | None = None) -> Image.Image | Non
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # Pillow reports broken files by all three
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow reports broken files by all four
         return None
 
 

@@ -16,6 +16,7 @@ from attnreid.files import write_bytes, write_text
 from reference_pipelines.claims.paper_values import Cell as PaperCell
 from reference_pipelines.claims.paper_values import paper_values
 from reference_pipelines.reproduction.cells import Cell, Plan
+from reference_pipelines.spreadsheet import as_cell
 from reference_pipelines.text_table import format_table
 
 NOT_RUN = "not run"
@@ -163,7 +164,8 @@ def as_csv(values: Sequence[Value]) -> str:
         ours = NOT_RUN if value.ours is None else round(value.ours, 3)
         ends = ["", ""] if value.interval is None else [round(end, 3) for end in value.interval]
         paper = "" if value.paper is None else value.paper
-        writer.writerow([value.row, value.dataset, value.metric, paper, ours, *ends, value.seeds, " ".join(value.runs)])
+        runs = as_cell(" ".join(value.runs))
+        writer.writerow([value.row, value.dataset, value.metric, paper, ours, *ends, value.seeds, runs])
     return out.getvalue()
 
 

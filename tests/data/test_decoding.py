@@ -15,6 +15,7 @@ from reference_pipelines.data import decoding, read
 from reference_pipelines.data.decoding import find_corrupt, holds_image, load_image, without_corrupt
 from reference_pipelines.data.formats import FORMATS, IMAGE_ENDINGS, UNSIGNED
 from reference_pipelines.errors import UserError
+from reference_pipelines.reporting.figures import open_image
 
 RED, BLUE = (250, 10, 20), (10, 30, 240)
 
@@ -356,3 +357,70 @@ def test_a_part_of_which_nothing_is_left_is_one_sentence(market):
         without_corrupt(data, workers=0)
     assert str(data.query.paths[0]) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def png_of(width, height):
+    """A PNG file whose header names a size; its rows are zeros, a thousandth as many bytes as pixels or fewer."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    pack = zlib.compressobj(9)
+    rows = b"".join(pack.compress(bytes(width // 8 + 1)) for _ in range(min(height, 50))) + pack.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def jpeg_of(width, height, before=b""):
+    """A JPEG file of 24 x 16 pixels whose header names another size; `before` stands where the markers begin."""
+    file = io.BytesIO()
+    two_colours().save(file, "JPEG")
+    content = bytearray(file.getvalue())
+    at = content.index(b"\xff\xc0") + 5
+    assert content[at : at + 4] == struct.pack(">HH", 16, 24)
+    content[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(content[:2]) + before + bytes(content[2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.png", png_of(50_000, 50_000)),
+        ("a.jpg", jpeg_of(50_000, 50_000)),
+        ("b.jpg", jpeg_of(65_500, 65_500, b"\xff\xff\xfe\x00\x06abcd")),
+        ("a.bmp", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0)),
+    ],
+)
+def test_an_image_too_large_is_named_and_costs_no_memory(tmp_path, name, content, decoder, monkeypatch):
+    assert len(content) < 20_000
+    (tmp_path / name).write_bytes(content)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        UserError, match=r"Image size \(\d+ pixels\) exceeds limit of 178956970 pixels.*replace or remove"
+    ):
+        load_image(tmp_path / name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    assert find_corrupt([tmp_path / name], workers=0)[0][1].startswith("Image size (")
+    assert open_image(tmp_path / name) is None
+
+
+def test_the_limit_is_ours_whatever_pillows_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 24 * 16 - 1)
+    for ending in ("png", "jpg"):
+        two_colours().save(tmp_path / f"a.{ending}")
+        with pytest.raises(UserError, match="exceeds limit of 383 pixels"):
+            load_image(tmp_path / f"a.{ending}")
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 24 * 16)
+    assert load_image(tmp_path / "a.jpg").shape == load_image(tmp_path / "a.png").shape == (3, 16, 24)
+
+
+@pytest.mark.parametrize(
+    "options", [*JPEGS, {"exif": Image.Exif(), "comment": b"c" * 300}, {"icc_profile": b"p" * 70_000}]
+)
+def test_the_header_of_a_jpeg_names_its_pixels(options):
+    file = io.BytesIO()
+    two_colours(33, 17).save(file, "JPEG", **options)
+    assert decoding.jpeg_pixels(file.getvalue()) == 33 * 17
+    assert decoding.jpeg_pixels(file.getvalue()[:20]) == 0
