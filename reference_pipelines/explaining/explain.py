@@ -27,6 +27,9 @@ from reference_pipelines.progress import progress_bar
 from reference_pipelines.rendering import mask_of_file
 
 
+_AT_ONCE = 16  # images whose maps of every layer are kept for the gradient
+
+
 @dataclass(frozen=True)
 class Explanation:
     """What a network looks at in N images.
@@ -88,7 +91,7 @@ def explain(
     network = run.model.to(place).eval()
     if not against:
         require_classifier(network)
-    size = run.config.evaluation.batch_size
+    size = min(run.config.evaluation.batch_size, _AT_ONCE)
     starts = range(0, len(images), size)
     parts = []
     with progress_bar(starts, len(starts), "explain") as bar:
