@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnreid import Site
 from reference_pipelines.config.sections import Device
 from reference_pipelines.data.decoding import load_image
 from reference_pipelines.data.transforms import evaluation_transform
@@ -20,12 +21,12 @@ from reference_pipelines.explaining.heat_maps import (
     heat_maps,
     require_classifier,
     similarity_target,
+    stages_of,
 )
 from reference_pipelines.explaining.on_person import share_on_person
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
 from reference_pipelines.progress import progress_bar
 from reference_pipelines.rendering import mask_of_file
-
 
 _AT_ONCE = 16  # images whose maps of every layer are kept for the gradient
 
@@ -91,14 +92,16 @@ def explain(
     network = run.model.to(place).eval()
     if not against:
         require_classifier(network)
+    height, width = run.config.data.image_size
+    stages = stages_of(network.backbone, (height, width))
     size = min(run.config.evaluation.batch_size, _AT_ONCE)
     starts = range(0, len(images), size)
     parts = []
     with progress_bar(starts, len(starts), "explain") as bar:
         for start in bar:
             some = slice(start, start + size)
-            parts.append(_explained(run, place, images[some], against[some] if len(against) > 1 else against, gates))
-    height, width = run.config.data.image_size
+            others = against[some] if len(against) > 1 else against
+            parts.append(_explained(run, place, stages, images[some], others, gates))
     return _joined(run.result["title"], tuple(images), tuple(against) or None, parts, height / width)
 
 
@@ -110,7 +113,12 @@ class _Part:
 
 
 def _explained(
-    run: TrainedRun, place: torch.device, images: Sequence[Path], against: Sequence[Path], gates: bool
+    run: TrainedRun,
+    place: torch.device,
+    stages: Sequence[Site],
+    images: Sequence[Path],
+    against: Sequence[Path],
+    gates: bool,
 ) -> _Part:
     network = run.model
     pixels = _read(run, images).to(place)
@@ -120,7 +128,7 @@ def _explained(
     else:
         target = class_target(network, pixels)
     found = gates_of(network.backbone, pixels) if gates else {}
-    return _Part(target.said, heat_maps(network, pixels, target.score), found)
+    return _Part(target.said, heat_maps(network, pixels, target.score, stages), found)
 
 
 def _read(run: TrainedRun, paths: Sequence[Path]) -> Tensor:

@@ -69,7 +69,7 @@ def _shown(site: str, level: str, gate: np.ndarray, aspect: float) -> list[GateM
         return _looked_at(site, level, gate, aspect)
     channels, height, width = gate.shape[1:]
     if height == width == 1:
-        return [GateMap(site, level, f"channel gate, {channels} channels", "channels", gate[:, :, 0, 0])]
+        return [GateMap(site, level, f"of {channels} channels", "channels", gate[:, :, 0, 0])]
     if channels == 1:
         return [GateMap(site, level, "spatial gate", "map", gate[:, 0])]
     if level.rpartition(".")[2] == "domain":
@@ -77,7 +77,7 @@ def _shown(site: str, level: str, gate: np.ndarray, aspect: float) -> list[GateM
         spread = gate.std(axis=(0, 2, 3))
         slots = np.argsort(-spread, kind="stable")[:STRONGEST_SLOTS]
         return [GateMap(site, level, f"memory slot {slot + 1} of {channels}", "map", gate[:, slot]) for slot in slots]
-    return [GateMap(site, level, f"gate, mean of {channels} channels", "map", gate.mean(axis=1))]
+    return [GateMap(site, level, f"mean of {channels} channels", "map", gate.mean(axis=1))]
 
 
 def _looked_at(site: str, level: str, weights: np.ndarray, aspect: float) -> list[GateMap]:
@@ -90,7 +90,5 @@ def _looked_at(site: str, level: str, weights: np.ndarray, aspect: float) -> lis
     # 1 is what each would get if all looked everywhere alike.
     received = weights.mean(axis=(1, 2)) * positions
     return [
-        GateMap(
-            site, level, "how much each position is looked at", "map", received.reshape(len(received), height, -1)
-        )
+        GateMap(site, level, "how much each position is looked at", "map", received.reshape(len(received), height, -1))
     ]

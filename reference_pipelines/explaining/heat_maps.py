@@ -7,7 +7,7 @@ Maps of any layout are seen as (N, C, H, W), tokens of a transformer as the grid
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -88,8 +88,8 @@ def require_classifier(model: ReidModel) -> None:
     """
     if model.classifier is None:
         raise UserError(
-            "explain: the network must have a classifier, whose score is explained, and its weights have none, as after "
-            "training without labels; name an image of the same person with --against"
+            "explain: the network must have a classifier, whose score is explained, and its weights have none, as "
+            "after training without labels; name an image of the same person with --against"
         )
 
 
@@ -117,7 +117,7 @@ def _class_scores(model: ReidModel, images: Tensor) -> Tensor:
     return logits.unflatten(1, (model.features, -1)).sum(dim=1)
 
 
-def heat_maps(model: ReidModel, images: Tensor, score: Score) -> list[HeatMap]:
+def heat_maps(model: ReidModel, images: Tensor, score: Score, stages: Sequence[Site] | None = None) -> list[HeatMap]:
     """Return Grad-CAM after each stage and each level, from the first stage to the last; the model is as before.
 
     Where a pyramid stands at the end of a stage, the stage's own map is the one before it, and that after its last
@@ -127,13 +127,15 @@ def heat_maps(model: ReidModel, images: Tensor, score: Score) -> list[HeatMap]:
         model: in eval mode.
         images: (N, 3, H, W), prepared, where the model is.
         score: of these images.
+        stages: what `stages_of` tells of the backbone; it is asked where they are left out.
 
     Raises:
         UserError: the backbone has no stages with maps, or runs no such images.
         ValueError: it is compiled or traced.
     """
     images = images.detach().clone().requires_grad_()
-    with _tapped(model.backbone, (images.shape[2], images.shape[3])) as taps:
+    found = stages_of(model.backbone, (images.shape[2], images.shape[3])) if stages is None else stages
+    with _tapped(model.backbone, found) as taps:
         return [
             HeatMap(site, level, _grad_cam(score, images, tap).numpy(force=True)) for (site, level), tap in taps.items()
         ]
@@ -147,9 +149,8 @@ def _grad_cam(score: Score, images: Tensor, tap: nn.Module) -> Tensor:
 
 
 @contextmanager
-def _tapped(backbone: nn.Module, size: tuple[int, int]) -> Iterator[dict[tuple[str, str], nn.Module]]:
+def _tapped(backbone: nn.Module, stages: Sequence[Site]) -> Iterator[dict[tuple[str, str], nn.Module]]:
     """Have the map at every place pass a module of its own, by site and level."""
-    stages = _stages_of(backbone, size)
     pyramids = any(isinstance(module, AttentionPyramid) for module in backbone.modules())
     taps: dict[tuple[str, str], nn.Module] = {}
     with ExitStack() as stack:
@@ -169,8 +170,16 @@ def _tapped(backbone: nn.Module, size: tuple[int, int]) -> Iterator[dict[tuple[s
         yield taps
 
 
-def _stages_of(backbone: nn.Module, size: tuple[int, int]) -> list[Site]:
-    """Return where the stages of a backbone end, told by a copy without its attention."""
+def stages_of(backbone: nn.Module, size: tuple[int, int]) -> list[Site]:
+    """Return where the stages of a backbone end, told by a copy without its attention.
+
+    Args:
+        backbone: stays as it is.
+        size: (height, width) of its images.
+
+    Raises:
+        UserError: it has no stages with maps, or runs no such images.
+    """
     plain = copy.deepcopy(backbone)
     try:
         for attachment in reversed(attachments(plain)):

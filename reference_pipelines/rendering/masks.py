@@ -55,5 +55,5 @@ def _read(root: Path) -> _Rendered | None:
         height, width = told["image_size"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    specs = {(spec.folder, spec.name): spec for spec in planned}
+    specs: dict[tuple[str, str], ImageSpec] = {(spec.folder, spec.name): spec for spec in planned}
     return _Rendered((height, width), told["domain"], told["seed"], specs)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,8 +24,8 @@ _DPI = 100
 _INK, _SOFT = "#1c1c1c", "#5c5c5c"
 _LABEL, _TEXT, _GAP, _EDGE = 0.9, 0.62, 0.14, 0.16  # inches: a row's label, the words below a picture, between, around
 LEGEND = (
-    (HEAT, "Grad-CAM", "nothing speaks for it", "the picture's highest"),
-    (GATE, "gate", "its lowest value", "its highest, as the caption says"),
+    (HEAT, "Grad-CAM", "nothing speaks for it", "the highest in a picture"),
+    (GATE, "gates", "lowest, as captions say", "highest"),
 )
 
 
@@ -80,7 +81,7 @@ class Sheet:
 def sheets_of(explanation: Explanation) -> list[Sheet]:
     """Return a sheet for every image of an explanation."""
     shares = explanation.on_person()
-    sites = list(dict.fromkeys(each.site for each in (*explanation.heat, *explanation.gates)))
+    sites = list(dict.fromkeys([each.site for each in explanation.heat] + [each.site for each in explanation.gates]))
     sheets = []
     for index, path in enumerate(explanation.images):
         photograph = shown_image(path)
@@ -132,7 +133,7 @@ def as_png(title: str, sheet: Sheet) -> bytes:
         axes.imshow(np.asarray(picture), aspect="auto")
         axes.set_axis_off()
 
-    def write(x: float, y: float, words: str, size: float, colour: str = _INK, **options: object) -> None:
+    def write(x: float, y: float, words: str, size: float, colour: str = _INK, **options: Any) -> None:
         figure.text(x / width, 1 - y / height, printable(words), fontsize=size, color=colour, va="top", **options)
 
     write(_EDGE, 0.14, f"{title}: {sheet.path.name}", 12, weight="bold")
@@ -155,10 +156,76 @@ def as_png(title: str, sheet: Sheet) -> bytes:
             write(x, top + tall + 0.19, "\n".join(tile.lines), 7.5, _SOFT)
     for number, (colours, name, low, high) in enumerate(LEGEND):
         x = _EDGE + number * (width - 2 * _EDGE) / len(LEGEND)
-        bar = figure.add_axes((x / width, 0.36 / height, 2.2 / width, 0.14 / height))
+        bar = figure.add_axes((x / width, 0.36 / height, 2.6 / width, 0.14 / height))
         draw_scale(bar, colours)
         write(x, height - 0.70, name, 8, weight="bold")
-        write(x, height - 0.32, f"{low}  to  {high}", 7.5, _SOFT)
+        write(x, height - 0.32, low, 7.5, _SOFT)
+        write(x + 2.6, height - 0.32, high, 7.5, _SOFT, ha="right")
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out)
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Column:
+    """Maps of one network after one place, over several images.
+
+    Args:
+        head: whose, a line or two.
+        values: (N, h, w), 0 or more.
+        foot: what is said below.
+    """
+
+    head: str
+    values: np.ndarray
+    foot: str = ""
+
+
+def as_figure(title: str, images: Sequence[Path], others: Sequence[Path], columns: Sequence[Column]) -> bytes:
+    """Return maps of several networks over the same images as a PNG: a row an image, a column a map.
+
+    Args:
+        title: stands above it.
+        images: N files.
+        others: what each is compared with.
+        columns: the maps over them.
+    """
+    box = (96, 192)
+    wide, tall = (side / _DPI for side in box)
+    heads = ["the image", "compared with\n(same person)", *(column.head for column in columns)]
+    cell, top, foot = wide + 0.14, 0.85, 0.95
+    width = max(2 * _EDGE + len(heads) * cell - 0.14, 5.6)
+    height = top + len(images) * (tall + 0.1) + foot
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    figure.text(_EDGE / width, 1 - 0.12 / height, printable(title), fontsize=10, weight="bold", va="top", wrap=True)
+    for column, words in enumerate(heads):
+        middle = _EDGE + column * cell + wide / 2
+        figure.text(middle / width, 1 - 0.44 / height, words, fontsize=7.5, ha="center", va="top")
+    for row, (path, other) in enumerate(zip(images, others, strict=True)):
+        photograph = shown_image(path, box)
+        maps = [
+            overlaid(photograph, column.values[row], Scale(HEAT, 0, float(column.values[row].max())))
+            for column in columns
+        ]
+        for column, picture in enumerate([photograph, shown_image(other, box), *maps]):
+            across, down = picture.width / _DPI, picture.height / _DPI
+            x, y = _EDGE + column * cell + (wide - across) / 2, top + row * (tall + 0.1)
+            axes = figure.add_axes((x / width, 1 - (y + down) / height, across / width, down / height))
+            axes.imshow(np.asarray(picture), aspect="auto")
+            axes.set_axis_off()
+    for column, each in enumerate(columns, start=2):
+        middle = _EDGE + column * cell + wide / 2
+        figure.text(middle / width, (foot - 0.02) / height, each.foot, fontsize=8, ha="center", va="top")
+    if any(each.foot for each in columns):
+        label = "on the person, mean"
+        figure.text(
+            (_EDGE + 2 * cell - 0.14) / width, (foot - 0.02) / height, label, fontsize=7.5, ha="right", va="top"
+        )
+    colours, name, low, high = LEGEND[0]
+    draw_scale(figure.add_axes((_EDGE / width, 0.36 / height, 2.6 / width, 0.14 / height)), colours)
+    figure.text(_EDGE / width, 0.54 / height, name, fontsize=8, weight="bold", va="bottom")
+    figure.text(_EDGE / width, 0.32 / height, low, fontsize=7.5, color=_SOFT, va="top")
+    figure.text((_EDGE + 2.6) / width, 0.32 / height, high, fontsize=7.5, color=_SOFT, va="top", ha="right")
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()
@@ -193,7 +260,8 @@ def _gate_tile(gate: GateMap, index: int, photograph: Image.Image) -> Tile:
     values = gate.values[index]
     if gate.kind == "channels":
         ends = f"{values.min():.2f} to {values.max():.2f}, mean {values.mean():.2f}"
-        return Tile(f"gate, {_level(gate.level)}", (gate.note, ends), channel_profile(values, photograph.size))
+        bars = (gate.note, ends, "bars from 0 to 1")
+        return Tile(f"gate, {_level(gate.level)}", bars, channel_profile(values, photograph.size))
     scale = Scale(GATE, float(gate.values.min()), float(gate.values.max()))
     size = "{} × {}".format(*values.shape)
     lines = (f"{gate.note}, {size}", f"colours {scale.low:.3g} to {scale.high:.3g}")
