@@ -11,7 +11,7 @@ from reference_pipelines.commands.options import ExplainOptions
 from reference_pipelines.data.names import printable
 from reference_pipelines.errors import UserError
 from reference_pipelines.explaining.explain import Explanation, explain
-from reference_pipelines.reporting.explained import as_page, as_png, sheets_of
+from reference_pipelines.explaining.pictures import as_page, as_png, sheets_of
 from reference_pipelines.text_table import format_table
 
 PAGE = "index.html"

@@ -3,15 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-
-def grown(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return maps (N, h, w) at another size (N, H, W), between their centres linearly, as they are drawn."""
-    maps = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[:, None]
-    found: np.ndarray = functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
-    return found
+from reference_pipelines.reporting.overlay import grown
 
 
 def share_on_person(values: np.ndarray, masks: Sequence[np.ndarray | None]) -> np.ndarray:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image
-
-from reference_pipelines.explaining.on_person import grown
+from torch.nn import functional
 
 HEAT, GATE = "inferno", "viridis"  # what speaks for a score; what a gate lets pass
 _DIMMED = 0.75  # a photograph's brightness below a map, so that its colours stand out
@@ -40,6 +40,13 @@ class Scale:
         shown = matplotlib.colormaps[self.colours]
         stops = ",".join(matplotlib.colors.to_hex(shown(step / 10)) for step in range(11))
         return f"linear-gradient(90deg,{stops})"
+
+
+def grown(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return maps (N, h, w) at another size (N, H, W), between their centres linearly, as they are drawn."""
+    maps = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[:, None]
+    found: np.ndarray = functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
+    return found
 
 
 def overlaid(photograph: Image.Image, values: np.ndarray, scale: Scale) -> Image.Image:

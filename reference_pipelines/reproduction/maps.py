@@ -19,8 +19,8 @@ from reference_pipelines.distributed.device import describe_hardware, pick_devic
 from reference_pipelines.errors import UserError
 from reference_pipelines.explaining.explain import Explanation, explain
 from reference_pipelines.explaining.heat_maps import BEFORE, STAGE
+from reference_pipelines.explaining.pictures import Column, as_figure
 from reference_pipelines.ranks.scoring import bootstrap_interval
-from reference_pipelines.reporting.explained import Column, as_figure
 from reference_pipelines.reproduction.cells import Cell, Plan
 from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.result import last_weights

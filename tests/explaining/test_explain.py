@@ -13,9 +13,9 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.explaining import explain as module
 from reference_pipelines.explaining.explain import explain
 from reference_pipelines.explaining.heat_maps import BEFORE
+from reference_pipelines.explaining.pictures import sheets_of
 from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.rendering import mask_of_file
-from reference_pipelines.reporting.explained import sheets_of
 from tests.conftest import says, write_image
 
 PLACES = [(f"layer{n}", level) for n in (1, 2, 3, 4) for level in (BEFORE, "level1", "level2")]

@@ -17,9 +17,10 @@ from reference_pipelines.explaining.heat_maps import (
     similarity_target,
     stages_of,
 )
-from reference_pipelines.explaining.on_person import grown, share_on_person
+from reference_pipelines.explaining.on_person import share_on_person
 from reference_pipelines.models import ReidModel
 from reference_pipelines.models.narrow import resnet_demo
+from reference_pipelines.reporting.overlay import grown
 from tests.conftest import says
 from tests.explaining import planted
 
@@ -127,7 +128,9 @@ def test_the_stages_are_told_whatever_attention_is_there(stages):
 def test_nothing_stays_in_the_network(images, stages):
     model = attended("se")
     twin = copy.deepcopy(model)
-    before = [(name, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()]
+    before = [
+        (name, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()
+    ]
 
     def unchanged():
         after = [(n, len(module._forward_hooks), len(module._forward_pre_hooks)) for n, module in model.named_modules()]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from reference_pipelines.explaining.on_person import grown, share_on_person
+from reference_pipelines.explaining.on_person import share_on_person
+from reference_pipelines.reporting.overlay import grown
 
 LEFT = np.zeros((8, 4), np.float32)
 LEFT[:, :2] = 1

@@ -104,14 +104,14 @@ def sheets_of(explanation: Explanation) -> list[Sheet]:
 def as_page(explanation: Explanation, sheets: Sequence[Sheet]) -> str:
     """Return the page of an explanation."""
     environment = Environment(
-        loader=PackageLoader("reference_pipelines.reporting", "."),
+        loader=PackageLoader("reference_pipelines.explaining", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     legend = [(Scale(colours, 0, 1).gradient(), *words) for colours, *words in LEGEND]
-    page = environment.get_template("explained.html.j2")
+    page = environment.get_template("page.html.j2")
     return printable(page.render(explanation=explanation, sheets=sheets, legend=legend, uri=as_data_uri))
 
 
@@ -213,6 +213,9 @@ def as_figure(title: str, images: Sequence[Path], others: Sequence[Path], column
             axes = figure.add_axes((x / width, 1 - (y + down) / height, across / width, down / height))
             axes.imshow(np.asarray(picture), aspect="auto")
             axes.set_axis_off()
+            if column >= 2 and not columns[column - 2].values[row].any():
+                x, y = x + across / 2, y + down - 0.06
+                figure.text(x / width, 1 - y / height, "nothing", fontsize=7, color="white", ha="center", va="bottom")
     for column, each in enumerate(columns, start=2):
         middle = _EDGE + column * cell + wide / 2
         figure.text(middle / width, (foot - 0.02) / height, each.foot, fontsize=8, ha="center", va="top")
