@@ -1,8 +1,8 @@
 """Every score that README and docs show, from the ledger in docs/results: python docs/scores.py writes them anew.
 
 A block between `<!-- ledger: NAME -->` and `<!-- end of ledger -->` is the table of the catalogue's experiment NAME at
-demo scale. `docs/results/reproduction.md` has all of them, and the claims' verdicts. A block between `<!-- explain: NAME
--->` and `<!-- end of explain -->` is how much of each heat map is on the person, from `docs/results/explain/NAME.json`.
+demo scale. `docs/results/reproduction.md` has all of them, and the claims' verdicts. A block between `<!-- explain:
+NAME -->` and `<!-- end of explain -->` is how much of each heat map is on the person, from `docs/results/explain/NAME.json`.
 """
 
 import json
@@ -105,6 +105,8 @@ def on_person(name: str) -> str:
         [row, str(seed), level.replace("level", "level "), *(shown.get((row, seed, level, site), "") for site in sites)]
         for row, seed, level in dict.fromkeys(key[:3] for key in shown)
     ]
+    covers = {each["site"]: f"{100 * each['covers']:.1f}" for each in numbers}
+    rows.append(["a map without preference", "", "", *(covers[site] for site in sites)])
     lines = [["row", "seed", "Grad-CAM", *sites], ["---"] * (3 + len(sites)), *rows]
     return "\n".join(f"| {' | '.join(each)} |" for each in lines)
 

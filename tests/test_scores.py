@@ -39,16 +39,13 @@ def test_a_figures_table_is_what_its_file_holds(scores):
     rows = [line.split(" | ") for line in scores.on_person("apnet.figure6-demo").splitlines()]
     assert rows[0] == ["| row", "seed", "Grad-CAM", "layer1", "layer2", "layer3", "layer4 |"]
     numbers = json.loads((scores.EXPLAINED / "apnet.figure6-demo.json").read_text(encoding="utf-8"))["numbers"]
-    assert len(numbers) == 4 * (len(rows) - 2)
+    assert len(numbers) == 4 * (len(rows) - 3)
     for number in numbers:
-        (row,) = [
-            each
-            for each in rows
-            if each[0] == f"| {number['row']}" and each[2].replace(" ", "") == number["level"].replace(" ", "")
-        ]
-        assert row[rows[0].index(number["site"]) if number["site"] != "layer4" else 6].startswith(
-            f"{100 * number['on_person']:.1f} ["
-        )
+        named = (f"| {number['row']}", number["level"].replace("level", "level "))
+        (row,) = [each for each in rows if (each[0], each[2]) == named]
+        column = 2 + int(number["site"].removeprefix("layer"))
+        assert row[column].startswith(f"{100 * number['on_person']:.1f} [{100 * number['low']:.1f}, ")
+        assert rows[-1][column].removesuffix(" |") == f"{100 * number['covers']:.1f}"
 
 
 def test_the_page_of_results_is_what_the_ledger_gives(scores, lines):
