@@ -1,8 +1,9 @@
 """Every score that README and docs show, from the ledger in docs/results: python docs/scores.py writes them anew.
 
 A block between `<!-- ledger: NAME -->` and `<!-- end of ledger -->` is the table of the catalogue's experiment NAME at
-demo scale. `docs/results/reproduction.md` has all of them, and the claims' verdicts. A block between `<!-- explain:
-NAME -->` and `<!-- end of explain -->` is how much of each heat map is on the person, from `docs/results/explain/NAME.json`.
+demo scale. `docs/results/reproduction.md` has all of them, and the claims' verdicts.
+A block between `<!-- explain: NAME -->` and `<!-- end of explain -->` is how much of each heat map is on the person, from
+`docs/results/explain/NAME.json`.
 """
 
 import json
