@@ -2,8 +2,11 @@
 
 A block between `<!-- ledger: NAME -->` and `<!-- end of ledger -->` is the table of the catalogue's experiment NAME at
 demo scale. `docs/results/reproduction.md` has all of them, and the claims' verdicts.
+A block between `<!-- explain: NAME -->` and `<!-- end of explain -->` is how much of each heat map is on the person, from
+`docs/results/explain/NAME.json`.
 """
 
+import json
 import re
 import sys
 from collections import Counter, defaultdict
@@ -22,8 +25,10 @@ ROOT = Path(__file__).parents[1]
 LEDGER = ROOT / "docs" / "results" / "ledger"
 PAGE = ROOT / "docs" / "results" / "reproduction.md"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+EXPLAINED = ROOT / "docs" / "results" / "explain"
 SCALE = "demo"
 _BLOCK = re.compile(r"(<!-- ledger: (\S+) -->\n).*?(<!-- end of ledger -->)", re.DOTALL)
+_EXPLAINED = re.compile(r"(<!-- explain: (\S+) -->\n).*?(<!-- end of explain -->)", re.DOTALL)
 _INTRODUCTION = """\
 # What the runs gave
 
@@ -88,7 +93,27 @@ def _ours(entries: Sequence[Entry], metric: str) -> str:
 def fill(text: str, cells: dict[Key, dict[int, Entry]]) -> str:
     """Return a page with its blocks written anew."""
     known = experiments()
+    text = _EXPLAINED.sub(lambda found: f"{found[1]}\n{on_person(found[2])}\n\n{found[3]}", text)
     return _BLOCK.sub(lambda found: f"{found[1]}\n{table(known[found[2]], cells, papers=False)}\n\n{found[3]}", text)
+
+
+def on_person(name: str) -> str:
+    """Return how much of each heat map of a figure is on the person: a row a network and level, a column a stage."""
+    numbers = json.loads((EXPLAINED / f"{name}.json").read_text(encoding="utf-8"))["numbers"]
+    sites = list(dict.fromkeys(each["site"] for each in numbers))
+    shown = {(each["row"], each["seed"], each["level"], each["site"]): _share(each) for each in numbers}
+    rows = [
+        [row, str(seed), level.replace("level", "level "), *(shown.get((row, seed, level, site), "") for site in sites)]
+        for row, seed, level in dict.fromkeys(key[:3] for key in shown)
+    ]
+    covers = {each["site"]: f"{100 * each['covers']:.1f}" for each in numbers}
+    rows.append(["a map without preference", "", "", *(covers[site] for site in sites)])
+    lines = [["row", "seed", "Grad-CAM", *sites], ["---"] * (3 + len(sites)), *rows]
+    return "\n".join(f"| {' | '.join(each)} |" for each in lines)
+
+
+def _share(number: dict[str, float]) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * number[name] for name in ("on_person", "low", "high")))
 
 
 def page(lines: Sequence[Line]) -> str:
@@ -107,7 +132,7 @@ def page(lines: Sequence[Line]) -> str:
     for name, experiment in experiments().items():
         wanted = {(row.paper, row.name, data) for row in experiment.rows for data in experiment.data}
         done = wanted & set(cells)
-        if experiment.kind == "cost":
+        if experiment.kind in ("cost", "maps"):
             continue
         if not done:
             waiting.append(name)

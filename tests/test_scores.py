@@ -1,5 +1,6 @@
 """No score in README or docs that the ledger does not hold."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from tests.conftest import script
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"<!-- ledger: \S+ -->.*?<!-- end of ledger -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (ledger|explain): \S+ -->.*?<!-- end of \1 -->", re.DOTALL)
 # A score with its interval, or mAP or rank-1 with a number of one decimal.
 SCORE = re.compile(r"\b\d{1,2}\.\d \[\d|\b(?:mAP|rank-1)\b[^|\n]{0,20}?\b\d{1,2}\.\d\b(?! times| MiB)")
 MEASURED_OTHERWISE = {"rendered.md"}  # what `data difficulty` prints of colours and networks, by person and by camera
@@ -32,6 +33,19 @@ def test_the_blocks_are_what_the_ledger_gives(scores, lines):
         blocks += len(BLOCK.findall(text))
         assert scores.fill(text, cells) == text, f"{path}: run python docs/scores.py"
     assert blocks >= 1
+
+
+def test_a_figures_table_is_what_its_file_holds(scores):
+    rows = [line.split(" | ") for line in scores.on_person("apnet.figure6-demo").splitlines()]
+    assert rows[0] == ["| row", "seed", "Grad-CAM", "layer1", "layer2", "layer3", "layer4 |"]
+    numbers = json.loads((scores.EXPLAINED / "apnet.figure6-demo.json").read_text(encoding="utf-8"))["numbers"]
+    assert len(numbers) == 4 * (len(rows) - 3)
+    for number in numbers:
+        named = (f"| {number['row']}", number["level"].replace("level", "level "))
+        (row,) = [each for each in rows if (each[0], each[2]) == named]
+        column = 2 + int(number["site"].removeprefix("layer"))
+        assert row[column].startswith(f"{100 * number['on_person']:.1f} [{100 * number['low']:.1f}, ")
+        assert rows[-1][column].removesuffix(" |") == f"{100 * number['covers']:.1f}"
 
 
 def test_the_page_of_results_is_what_the_ledger_gives(scores, lines):

@@ -15,6 +15,7 @@ from reference_pipelines.commands.options import (
     DemoOptions,
     DifficultyOptions,
     EvaluateOptions,
+    ExplainOptions,
     ExportOptions,
     ExtractOptions,
     RenderOptions,
@@ -105,6 +106,19 @@ COMMANDS = {
         SameOptions,
         "Compares the similarity of two images with the threshold of a false-match rate, as calibrate has found it. "
         "Exit status 0 whatever the answer is.",
+    ),
+    "explain": Command(
+        "what a network looks at in images: Grad-CAM after every stage and pyramid level, and its gates",
+        f"{_HERE}.explain:run",
+        ExplainOptions,
+        "Asks why the network gives an image the score of the person whom it takes it for, or with --against why it "
+        "finds two images alike. Writes a PNG for each image and index.html with all of them, which needs nothing "
+        "beside it: Grad-CAM after each stage and after each level of a pyramid, and the gate of each level. On "
+        "images of data render it says how much of each map falls on the person.",
+        "Examples:\n"
+        "  {program} explain runs/c2 someone.jpg --out explained\n"
+        "  {program} explain runs/c2 a.jpg b.jpg c.jpg --against the-same-person.jpg\n"
+        "  {program} explain runs/mla someone.jpg --against the-same-person.jpg --json",
     ),
     "export": Command(
         "a network as a file that runs without this package: ONNX, or torch's exported program",

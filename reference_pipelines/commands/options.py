@@ -85,6 +85,28 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True)
+class ExplainOptions:
+    """A trained network, and images that it is asked about.
+
+    Args:
+        model: run folder, or a weights file.
+        images: image files.
+        against: an image of the same person, or of another: explain the similarity to it instead of the classifier's
+            score, which networks trained without labels don't have.
+        out: folder of the pictures and the page; what has the same name there is replaced.
+        json: print the numbers as JSON instead of a table.
+        device: where to compute.
+    """
+
+    model: Path = typed(word="MODEL")
+    images: tuple[Path, ...] = typed(word="IMAGE")
+    against: Path | None = typed(None, metavar="IMAGE")
+    out: Path = typed(Path("explained"), metavar="FOLDER")
+    json: bool = False
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """A trained network, and the files to write.
 

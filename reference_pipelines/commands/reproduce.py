@@ -46,9 +46,17 @@ def run(options: ReproduceOptions) -> int:
         from reference_pipelines.reproduction.running import run_plan
 
         failures = run_plan(plan)
-    values = values_of(plan, costs)
-    print(f"\n{caption(plan)}\n\n{as_text(plan, values)}\n")
-    for path in write_tables(plan, values):
+    if plan.experiment.kind == "maps":
+        from reference_pipelines.reproduction.maps import maps_of
+
+        maps = maps_of(plan)
+        print(f"\n{maps.caption()}\n\n{maps.as_text()}\n")
+        written = maps.write()
+    else:
+        values = values_of(plan, costs)
+        print(f"\n{caption(plan)}\n\n{as_text(plan, values)}\n")
+        written = write_tables(plan, values)
+    for path in written:
         print(f"written: {path}")
     for failure in failures:
         print(f"failed: {failure.job.title}: {failure.reason}", file=sys.stderr)

@@ -34,7 +34,7 @@ class TrainedRun:
         pipeline: "apnet" or "mla".
         config: the config that it was trained with.
         result: what stands in its result.json; of an unfinished run what its checkpoint knows, with `unfinished`.
-        model: the network without classifier, on the CPU, in eval mode.
+        model: the network, on the CPU, in eval mode; its classifier only where that was asked for.
     """
 
     folder: Path
@@ -45,12 +45,13 @@ class TrainedRun:
     model: ReidModel
 
 
-def open_run(checkpoint: Path, who: str = "evaluate") -> TrainedRun:
+def open_run(checkpoint: Path, who: str = "evaluate", *, classifier: bool = False) -> TrainedRun:
     """Return the trained network of a run.
 
     Args:
         checkpoint: a run folder, a weights file in it, or such a file anywhere else.
         who: complains.
+        classifier: keep the classifier, where the weights have one; a run of an old format never has.
 
     Raises:
         UserError: it is none, has saved nothing yet, or its files do not fit one another.
@@ -73,6 +74,8 @@ def open_run(checkpoint: Path, who: str = "evaluate") -> TrainedRun:
     model = pipeline.build(replace(config, model=replace(config.model, weights="none")))
     assert isinstance(model, ReidModel)
     _load(who, model, folder, weights, description)
+    if not classifier:
+        model.set_classifier(None)
     model = model.to(memory_format=torch.channels_last).eval()  # as in training: the same features, bit for bit
     return TrainedRun(folder, weights, result["pipeline"], config, result, model)
 
@@ -142,7 +145,6 @@ def _load(who: str, model: ReidModel, folder: Path, weights: Path, description: 
     if description is not None:
         model.set_classifier(description.classes)
         load_whole(model, weights, rule, way_on)
-        model.set_classifier(None)
         return
     try:
         load_former_weights(model, weights)

@@ -12,8 +12,9 @@ would do on photographs.
 
 from reference_pipelines.rendering.camera import Camera, sample_camera
 from reference_pipelines.rendering.identity import Identity, sample_identity
-from reference_pipelines.rendering.image import render_image
+from reference_pipelines.rendering.image import person_mask, render_image
 from reference_pipelines.rendering.market import RenderSummary, render_market
+from reference_pipelines.rendering.masks import mask_of_file
 from reference_pipelines.rendering.plan import SIZES, ImageSpec, RenderSize, plan_images
 from reference_pipelines.rendering.pose import Pose, sample_pose
 from reference_pipelines.rendering.seeding import DOMAINS
@@ -27,6 +28,8 @@ __all__ = [
     "Pose",
     "RenderSize",
     "RenderSummary",
+    "mask_of_file",
+    "person_mask",
     "plan_images",
     "render_image",
     "render_market",

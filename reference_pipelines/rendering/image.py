@@ -54,8 +54,11 @@ def _background(
 
 def _place(
     canvas: np.ndarray, identity: Identity, camera: Camera, pose: Pose, feet: tuple[float, float], unit: float
-) -> np.ndarray:
-    """Draw a person with their shadow on an (H, W, 3) float32 canvas, 0..255; returns a new one."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a person with their shadow on an (H, W, 3) float32 canvas, 0..255; returns a new one.
+
+    The second array, (H, W), is the part of each pixel that the person covers, without the shadow.
+    """
     height, width = canvas.shape[:2]
     brush = Brush(width, height, unit=unit, origin=feet, light=camera.light)
     draw_person(brush, identity, camera, pose)
@@ -64,7 +67,7 @@ def _place(
     figure = shade_figure(drawn[..., :3], alpha, camera)
     ground = canvas * cast_shadow(alpha, camera, feet)[..., None]
     blended: np.ndarray = ground + alpha[..., None] * (figure - ground)
-    return blended
+    return blended, alpha
 
 
 def _companion(camera: Camera, pose: Pose) -> tuple[Identity, Pose]:
@@ -97,6 +100,42 @@ def render_image(
     (128, 64, 3)
     """
     check_image_size(image_size, who="render_image")
+    return expose(_composed(identity, camera, pose, image_size)[0], camera, pose)
+
+
+def person_mask(
+    identity: Identity | None, camera: Camera, pose: Pose, *, image_size: tuple[int, int] = (128, 64)
+) -> np.ndarray:
+    """The part of each pixel on which `render_image` shows the person, for the same arguments.
+
+    The person is the identity with what they wear and carry. Their shadow is not, nor are other people; what stands
+    in front of them hides them. The sensor's blur and resolution are left out.
+
+    Args:
+        identity: Who is seen; None is nobody.
+        camera: Who is watching.
+        pose: How.
+        image_size: (height, width) in pixels.
+
+    Returns:
+        (H, W) float32, 0..1.
+
+    Raises:
+        ValueError: The image size is too small.
+
+    >>> from reference_pipelines.rendering import Pose, sample_camera, sample_identity
+    >>> mask = person_mask(sample_identity(0), sample_camera(0), Pose())
+    >>> mask.shape, float(mask[64, 32]), float(mask[64, 0])
+    ((128, 64), 1.0, 0.0)
+    """
+    check_image_size(image_size, who="person_mask")
+    return _composed(identity, camera, pose, image_size)[1]
+
+
+def _composed(
+    identity: Identity | None, camera: Camera, pose: Pose, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is in front of the camera, (H, W, 3) float32 in true colours, and the person's part of it, (H, W)."""
     height, width = image_size
     tall = identity.build.height if identity is not None else 1.0
     if identity is not None and identity.carried.umbrella == "open":
@@ -104,19 +143,22 @@ def render_image(
     unit = height * pose.scale * camera.zoom * tall
     feet = (width * (0.5 + pose.dx), height * (0.5 + 0.5 * pose.scale * camera.zoom + pose.dy))
     canvas = _background(camera, pose, feet, unit, image_size)
+    shown = np.zeros(image_size, dtype=np.float32)
 
     if pose.companion is not None and pose.bystander:
         other, other_pose = _companion(camera, pose)
         side = -1 if pose.occluder_x < 0.5 else 1
         behind = (feet[0] + side * (0.42 + 0.3 * pose.occluder_size) * width, feet[1] - 0.10 * height)
-        canvas = _place(canvas, other, camera, other_pose, behind, unit * 0.86)
+        canvas, _ = _place(canvas, other, camera, other_pose, behind, unit * 0.86)
     if identity is not None:
-        canvas = _place(canvas, identity, camera, pose, feet, unit)
+        canvas, shown = _place(canvas, identity, camera, pose, feet, unit)
     if pose.occluder == "person" and pose.companion is not None:
         other, other_pose = _companion(camera, pose)
         side = -1 if pose.occluder_x < 0.5 else 1
         before = (feet[0] + side * (0.62 - 0.34 * pose.occluder_size) * width, feet[1] + 0.05 * height)
-        canvas = _place(canvas, other, camera, other_pose, before, unit * 1.06)
+        canvas, hidden = _place(canvas, other, camera, other_pose, before, unit * 1.06)
+        shown = shown * (1 - hidden)
     elif pose.occluder != "none":
-        canvas = draw_obstacle(canvas, camera, pose, feet, unit)
-    return expose(canvas, camera, pose)
+        canvas, hidden = draw_obstacle(canvas, camera, pose, feet, unit)
+        shown = shown * (1 - hidden)
+    return canvas, shown

@@ -24,10 +24,10 @@ from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.machine import available_cores
 from reference_pipelines.progress import progress_bar
 from reference_pipelines.rendering.camera import Camera, sample_camera
-from reference_pipelines.rendering.identity import sample_identity
+from reference_pipelines.rendering.identity import Identity, sample_identity
 from reference_pipelines.rendering.image import check_image_size, render_image
 from reference_pipelines.rendering.plan import FOLDERS, ImageSpec, RenderSize, named_size, plan_images
-from reference_pipelines.rendering.pose import sample_pose
+from reference_pipelines.rendering.pose import Pose, sample_pose
 from reference_pipelines.rendering.seeding import Domain, check_domain, check_seed
 
 DRAWING_VERSION = 2  # raise it when any pixel changes, so that older folders are not taken for the new drawings
@@ -78,8 +78,8 @@ def _camera(number: int, domain: Domain, seed: int) -> Camera:
     return sample_camera(number, domain=domain, seed=seed)
 
 
-def encode_image(spec: ImageSpec, *, image_size: tuple[int, int], domain: Domain, seed: int) -> bytes:
-    """Draw one planned image and return its JPEG file's bytes."""
+def cast_of(spec: ImageSpec, *, domain: Domain, seed: int) -> tuple[Identity | None, Camera, Pose]:
+    """Return who is seen in a planned image, by which camera, and how."""
     camera = _camera(spec.camera, domain, seed)
     pose = sample_pose(
         spec.person,
@@ -90,7 +90,12 @@ def encode_image(spec: ImageSpec, *, image_size: tuple[int, int], domain: Domain
         framing=spec.framing,
         occluded=spec.occluded,
     )
-    identity = None if spec.empty else sample_identity(spec.person, domain=domain, seed=seed)
+    return None if spec.empty else sample_identity(spec.person, domain=domain, seed=seed), camera, pose
+
+
+def encode_image(spec: ImageSpec, *, image_size: tuple[int, int], domain: Domain, seed: int) -> bytes:
+    """Draw one planned image and return its JPEG file's bytes."""
+    identity, camera, pose = cast_of(spec, domain=domain, seed=seed)
     pixels = render_image(identity, camera, pose, image_size=image_size)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=camera.quality)

@@ -52,7 +52,9 @@ def _bush(brush: Brush, rng: np.random.Generator, x: float, size: float) -> None
         brush.ellipse(x + dx, y, radius, radius * 0.8, shade((66, 100, 54), tint))
 
 
-def draw_obstacle(canvas: np.ndarray, camera: Camera, pose: Pose, feet: tuple[float, float], unit: float) -> np.ndarray:
+def draw_obstacle(
+    canvas: np.ndarray, camera: Camera, pose: Pose, feet: tuple[float, float], unit: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw the pose's obstacle over an image.
 
     Args:
@@ -63,7 +65,7 @@ def draw_obstacle(canvas: np.ndarray, camera: Camera, pose: Pose, feet: tuple[fl
         unit: Pixels per body unit.
 
     Returns:
-        (H, W, 3) float32, a new image.
+        (H, W, 3) float32, a new image; and (H, W) float32, the part of each pixel that the obstacle covers, 0..1.
     """
     height, width = canvas.shape[:2]
     brush = Brush(width, height, unit=unit, origin=feet, light=camera.light)
@@ -81,4 +83,4 @@ def draw_obstacle(canvas: np.ndarray, camera: Camera, pose: Pose, feet: tuple[fl
     drawn = np.asarray(brush.image.reduce(SUPERSAMPLING), dtype=np.float32)
     alpha = drawn[..., 3:] / 255.0
     covered: np.ndarray = canvas + alpha * (drawn[..., :3] - canvas)
-    return covered
+    return covered, alpha[..., 0]

@@ -41,7 +41,8 @@ class Experiment:
         rows: from top to bottom.
         data: the data sets, or "A to B".
         metrics: the columns of each.
-        kind: "scores"; "curve", whose rows are drawn along an axis too; or "cost", which trains nothing.
+        kind: "scores"; "curve", whose rows are drawn along an axis too; "maps", Grad-CAM of each row's network over the
+            same images; or "cost", which trains nothing.
         labels: of the rows along the axis.
         axis: what is drawn along it.
     """
@@ -51,7 +52,7 @@ class Experiment:
     rows: tuple[Row, ...]
     data: tuple[str, ...]
     metrics: tuple[str, ...]
-    kind: Literal["scores", "curve", "cost"] = "scores"
+    kind: Literal["scores", "curve", "maps", "cost"] = "scores"
     labels: tuple[str, ...] = ()
     axis: str = ""
 
