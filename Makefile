@@ -9,7 +9,7 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint env python clean
+.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs docs lint env python clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -48,6 +48,11 @@ test-core: python
 # What README, docs and docstrings show, run or parsed.
 test-docs: env
 	$(PY) $(PYTEST) tests/test_docs.py tests/test_docstrings.py
+
+# The documentation as a site in build/docs; a warning is an error.
+docs: env
+	$(PY) $(PIP) -e '.[docs]'
+	$(PY) -m sphinx -W --keep-going -j auto -q docs build/docs
 
 lint: env
 	$(PY) -m ruff check .

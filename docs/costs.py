@@ -1,0 +1,152 @@
+"""What attention adds to backbones, counted: python docs/costs.py writes docs/results/attention_costs.csv.
+
+Parameters and multiply-adds of one image on the way through the network, in eval mode; nothing is trained or timed.
+"""
+
+import csv
+import io
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+from attnreid import attach_apnet, attach_mla, attach_pyramid, attach_se, set_last_stride
+from attnreid.backbones._costs import count_multiply_adds, count_parameters
+from attnreid.files import write_text
+
+OUT = Path(__file__).parent / "results" / "attention_costs.csv"
+SIZES = ((256, 128), (384, 192))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one attention adds to one backbone.
+
+    Args:
+        backbone: its name.
+        input_size: height x width.
+        attention: what is put in.
+        sites: how many places it stands at.
+        smallest_map: of those places, height x width.
+        parameters: added.
+        multiply_adds: added, of one image.
+        parameters_before: of the backbone.
+        multiply_adds_before: of the backbone.
+    """
+
+    backbone: str
+    input_size: str
+    attention: str
+    sites: int
+    smallest_map: str
+    parameters: int
+    multiply_adds: int
+    parameters_before: int
+    multiply_adds_before: int
+
+
+# Each takes a model and an input size. The last stride is 1 where the network has one to set.
+ATTENTION: dict[str, Callable[..., Any]] = {
+    "SE": partial(attach_pyramid, attention="se", levels=1),
+    "SE pyramid, 2 levels": partial(attach_pyramid, attention="se", levels=2),
+    "SE pyramid, 3 levels": partial(attach_pyramid, attention="se", levels=3),
+    "SE in every block": attach_se,
+    "split attention": partial(attach_pyramid, attention="split", levels=1),
+    "RGA-S": partial(attach_pyramid, attention="rga_s", levels=1),
+    "RGA-S pyramid, 2 levels": partial(attach_pyramid, attention="rga_s", levels=2),
+    "RGA-C": partial(attach_pyramid, attention="rga_c", levels=1),
+    "pixel level": partial(attach_mla, levels=("pixel",)),
+    "head level": partial(attach_mla, levels=("head",)),
+    "domain level": partial(attach_mla, levels=("domain",)),
+    "multi-level (MLA)": attach_mla,
+    "APNet's released code": partial(attach_apnet, variant="released"),
+}
+
+
+def _transformer(name: str, size: tuple[int, int]) -> nn.Module:
+    return timm.create_model(name, img_size=size, num_classes=0)
+
+
+BACKBONES: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
+    "ResNet-18": lambda size: torchvision.models.resnet18(),
+    "ResNet-50": lambda size: torchvision.models.resnet50(),
+    "ResNet-101": lambda size: torchvision.models.resnet101(),
+    "DenseNet-169": lambda size: torchvision.models.densenet169(),
+    "Inception-V3": lambda size: torchvision.models.inception_v3(aux_logits=False, init_weights=False),
+    "ConvNeXt-T": lambda size: torchvision.models.convnext_tiny(),
+    "EfficientNet-B0": lambda size: torchvision.models.efficientnet_b0(),
+    "MobileNetV3-L": lambda size: torchvision.models.mobilenet_v3_large(),
+    "ViT-S/16": partial(_transformer, "vit_small_patch16_224"),
+}
+
+
+def counted(backbones: Iterable[str] = BACKBONES, sizes: Iterable[tuple[int, int]] = SIZES) -> Iterator[Cost]:
+    """Return every cost that can be had; what the library refuses is left out.
+
+    Args:
+        backbones: of BACKBONES.
+        sizes: height and width.
+    """
+    for backbone, size in product(backbones, sizes):
+        model = BACKBONES[backbone](size).eval()
+        with suppress(ValueError):  # a network without a stride to set
+            set_last_stride(model, 1)
+        before = _costs(model, size)
+        for attention, attach in ATTENTION.items():
+            # SE asks for no size, so that its sites' maps are of another input.
+            sized = attention != "SE in every block"
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    attached = attach(model, **({"input_size": size} if sized else {}))
+            except ValueError:
+                continue
+            after = _costs(model, size)
+            attached.remove()
+            maps = [site.size for site in attached.sites if site.size is not None]
+            yield Cost(
+                backbone,
+                _shown(size),
+                attention,
+                len(attached.sites),
+                _shown(min(maps)) if sized else "",
+                after[0] - before[0],
+                after[1] - before[1],
+                *before,
+            )
+
+
+def _costs(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    multiply_adds = count_multiply_adds(model, 3, *size)
+    assert multiply_adds is not None  # all of BACKBONES run on the meta device
+    return count_parameters(model), multiply_adds
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def as_csv(costs: list[Cost]) -> str:
+    """Return the costs as a CSV file."""
+    content = io.StringIO()
+    rows = csv.DictWriter(content, [field.name for field in fields(Cost)], lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(asdict(cost) for cost in costs)
+    return content.getvalue()
+
+
+if __name__ == "__main__":
+    rows = []
+    for cost in counted():
+        rows.append(cost)
+        print(f"{cost.backbone} {cost.input_size} {cost.attention}", file=sys.stderr)
+    write_text(OUT, as_csv(rows))
