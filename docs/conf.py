@@ -35,7 +35,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Shape", "notes_style"), ("Fields", "params_style")]
+napoleon_custom_sections = [("Shape", "notes_style"), ("Returns", "notes_style"), ("Fields", "params_style")]
 python_display_short_literal_types = True
 
 html_theme = "furo"
@@ -49,8 +49,3 @@ html_math_renderer = "mathml"
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "native"
-
-suppress_warnings = [
-    "toc.empty_glob",  # of the notebooks, where a checkout has none
-    "ref.python",  # a private base has the same name in several rooms
-]

@@ -108,7 +108,7 @@ def panels(count: int, wide: tuple[float, ...] | None = None, height: float = 2.
 def photograph(axis: Axes, image: Image.Image, title: str = "") -> None:
     """Show an image."""
     axis.imshow(image, aspect="auto")
-    axis.set_title(title, fontsize=8, color=GREY)
+    axis.set_title(title, fontsize=11, color=GREY)
 
 
 def overlay(axis: Axes, image: Image.Image, values: Tensor, title: str, at: tuple[int, int] | None = None) -> None:
@@ -123,8 +123,8 @@ def overlay(axis: Axes, image: Image.Image, values: Tensor, title: str, at: tupl
     if at is not None:
         height, width = values.shape
         axis.plot((at[1] + 0.5) / width, (at[0] + 0.5) / height, "o", mfc="none", mec="#28d7ff", mew=1.8, ms=8)
-    axis.set_title(title, fontsize=8, color=GREY)
-    below = {"ha": "center", "va": "top", "fontsize": 7, "color": GREY, "transform": axis.transAxes}
+    axis.set_title(title, fontsize=11, color=GREY)
+    below = {"ha": "center", "va": "top", "fontsize": 10, "color": GREY, "transform": axis.transAxes}
     axis.text(0.5, -0.02, f"{low:.2g} to {high:.2g}", **below)
 
 
@@ -145,9 +145,9 @@ def channel_lines(gates: Tensor, people: list[Image.Image], about: str, edge: in
         axis.plot(person[order], ".", color=colour, ms=4.5)
     if edge is not None:
         axis.axvline(edge - 0.5, color=GREY, lw=0.8, ls=":")
-    axis.set_xlabel(about, fontsize=8, color=GREY)
-    axis.set_ylabel("gate", fontsize=8, color=GREY)
-    axis.tick_params(colors=GREY, labelsize=7)
+    axis.set_xlabel(about, fontsize=11, color=GREY)
+    axis.set_ylabel("gate", fontsize=11, color=GREY)
+    axis.tick_params(colors=GREY, labelsize=9)
     for side in axis.spines.values():
         side.set_color(GREY)
 
@@ -184,18 +184,18 @@ def draw_pyramid_c(gates: Gates, people: list[Image.Image]) -> None:
         axis.bar(range(len(values)), values[sorted_halves], width=1.0, color=LINES[0])
         axis.axvline(half - 0.5, color=GREY, lw=0.8, ls=":")
         axis.set(ylim=(0, 1))
-        axis.set_title(title, fontsize=8, color=GREY)
-        axis.tick_params(colors=GREY, labelsize=7)
+        axis.set_title(title, fontsize=11, color=GREY)
+        axis.tick_params(colors=GREY, labelsize=9)
         for side in axis.spines.values():
             side.set_color(GREY)
 
 
 def spatial(name: str) -> Callable[[Gates, list[Image.Image]], None]:
-    """Return what draws a gate over the positions: each person, after both stages."""
+    """Return what draws a gate over the positions: two people, after both stages."""
 
     def draw(gates: Gates, people: list[Image.Image]) -> None:
-        axes = panels(3 * PEOPLE)
-        for index, image in enumerate(people):
+        axes = panels(3 * 2)
+        for index, image in enumerate(people[:2]):
             photograph(axes[3 * index], image)
             for offset, site in enumerate(("layer1", "layer2"), start=1):
                 overlay(axes[3 * index + offset], image, gates[site][name][index].mean(dim=0), f"after {site}")

@@ -41,7 +41,9 @@ def layer_times(name: str) -> str:
 
 def pyramid_ratios() -> str:
     """Return the table of what a pyramid gains."""
-    return markdown_table(("forward and backward", "map", "against", "their time by ours"), choices.ratios("SE pyramid"))
+    return markdown_table(
+        ("forward and backward", "map", "against", "their time by ours"), choices.ratios("SE pyramid")
+    )
 
 
 def names_table() -> str:
@@ -78,6 +80,15 @@ def public(package: str, *chosen: str) -> str:
     return "\n".join([*lines, "```"])
 
 
+def notebooks() -> str:
+    """Return the list of the notebooks, where a checkout has some."""
+    found = sorted(path.stem for path in (examples.DOCS / "notebooks").glob("*.ipynb"))
+    if not found:
+        return ""
+    names = "\n".join(f"notebooks/{name}" for name in found)
+    return f"```{{toctree}}\n:hidden:\n:caption: Notebooks\n\n{names}\n```"
+
+
 MADE: dict[str, Callable[..., str]] = {
     "choices": choices_table,
     "errors-at-length": errors.index,
@@ -86,6 +97,7 @@ MADE: dict[str, Callable[..., str]] = {
     "layer-times": layer_times,
     "pyramid-ratios": pyramid_ratios,
     "names": names_table,
+    "notebooks": notebooks,
     "public": public,
 }
 
@@ -124,9 +136,19 @@ def fit_links(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = links.fitted(source[0], path.parent)
 
 
+def as_written(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Have the marks in a docstring's prose shown as they are, before it is read as reStructuredText."""
+    lines[:] = [line if line.lstrip().startswith((">>>", "...")) else _escaped(line) for line in lines]
+
+
+def _escaped(line: str) -> str:
+    parts = line.split("`")
+    parts[::2] = [re.sub(r"(?<=\S)\*(?=\S)|(?<=\s)\*(?=\w)|\|", r"\\\g<0>", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
 def add_examples(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
     """Write under a docstring which pages use the name."""
-    lines[:] = [re.sub(r"(?<![\w`\\])\*\*?(?=\w+[`,. )])", r"\\*", line) if "`" not in line else line for line in lines]
     lines += examples.example_lines(name)
 
 
@@ -176,6 +198,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("made", Made)
     app.add_html_math_renderer("mathml", (mathematics.inline, None), (mathematics.block, None))
     app.connect("source-read", fit_links)
-    app.connect("autodoc-process-docstring", add_examples)
+    app.connect("autodoc-process-docstring", as_written, priority=400)  # before the sections are
+    app.connect("autodoc-process-docstring", add_examples, priority=600)
     app.connect("missing-reference", find_reference)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
