@@ -79,13 +79,13 @@ def _transformer(name: str, size: tuple[int, int]) -> nn.Module:
 BACKBONES: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
     "ResNet-18": lambda size: torchvision.models.resnet18(),
     "ResNet-50": lambda size: torchvision.models.resnet50(),
+    "MobileNetV3-L": lambda size: torchvision.models.mobilenet_v3_large(),
+    "EfficientNet-B0": lambda size: torchvision.models.efficientnet_b0(),
+    "ConvNeXt-T": lambda size: torchvision.models.convnext_tiny(),
+    "ViT-S/16": partial(_transformer, "vit_small_patch16_224"),
     "ResNet-101": lambda size: torchvision.models.resnet101(),
     "DenseNet-169": lambda size: torchvision.models.densenet169(),
     "Inception-V3": lambda size: torchvision.models.inception_v3(aux_logits=False, init_weights=False),
-    "ConvNeXt-T": lambda size: torchvision.models.convnext_tiny(),
-    "EfficientNet-B0": lambda size: torchvision.models.efficientnet_b0(),
-    "MobileNetV3-L": lambda size: torchvision.models.mobilenet_v3_large(),
-    "ViT-S/16": partial(_transformer, "vit_small_patch16_224"),
 }
 
 
@@ -144,9 +144,14 @@ def as_csv(costs: list[Cost]) -> str:
     return content.getvalue()
 
 
+def main() -> None:
+    """Count all, and write the file anew after each backbone."""
+    rows: list[Cost] = []
+    for backbone in BACKBONES:
+        rows += counted([backbone])
+        print(f"{backbone}: {len(rows)} rows", file=sys.stderr)
+        write_text(OUT, as_csv(rows))
+
+
 if __name__ == "__main__":
-    rows = []
-    for cost in counted():
-        rows.append(cost)
-        print(f"{cost.backbone} {cost.input_size} {cost.attention}", file=sys.stderr)
-    write_text(OUT, as_csv(rows))
+    main()

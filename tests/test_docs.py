@@ -45,9 +45,8 @@ def shown(*programs):
         if kind != "python"
         for line in text.replace("\\\n", " ").splitlines()
     ]
-    lines += [
-        (page, code) for page in PAGES for code in re.findall(r"\| `([^`]+)` \|$", page.read_text(), re.MULTILINE)
-    ]
+    for page in PAGES:
+        lines += [(page, code) for code in re.findall(r"\| `([^`]+)` \|$", page.read_text(), re.MULTILINE)]
     found = []
     for page, line in lines:
         called = next((program for program in programs if line.startswith(f"{program} ")), None)
@@ -113,9 +112,8 @@ def test_make_has_the_targets(words):
 def test_links_lead_somewhere_and_no_gap_is_left(page):
     text = page.read_text()
     assert not re.search(r"^[A-Z_]{6,}$", text, flags=re.MULTILINE)
-    for target, anchor in re.findall(
-        r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", re.sub(r"^```.*?^```$", "", text, flags=FENCE)
-    ):
+    prose = re.sub(r"^```.*?^```$", "", text, flags=FENCE)
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", prose):
         place = page.parent / target if target else page
         assert place.exists(), target
         if anchor:

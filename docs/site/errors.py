@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class WayOut:
     do: str
 
 
-def sentences() -> list[Sentence]:
+@cache
+def sentences() -> tuple[Sentence, ...]:
     """Return the sentences of both packages, each once, in the order of the modules."""
     found: dict[tuple[str, str], Sentence] = {}
     for package in PACKAGES:
@@ -54,7 +56,7 @@ def sentences() -> list[Sentence]:
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             for kind, text in _raised(ast.parse(path.read_text(encoding="utf-8"))):
                 found.setdefault((module, text), Sentence(text, kind, module))
-    return list(found.values())
+    return tuple(found.values())
 
 
 def _raised(tree: ast.Module) -> Iterator[tuple[str, str]]:

@@ -41,9 +41,8 @@ def layer_times(name: str) -> str:
 
 def pyramid_ratios() -> str:
     """Return the table of what a pyramid gains."""
-    return markdown_table(
-        ("forward and backward", "map", "against", "their time by ours"), choices.ratios("SE pyramid")
-    )
+    headings = ("forward and backward", "map", "against", "their time by ours")
+    return markdown_table(headings, choices.ratios("SE pyramid"))
 
 
 def names_table() -> str:
