@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "docs.site.extension",
+    "docs.made.extension",
 ]
 exclude_patterns = ["results/ledger"]
 nitpicky = True

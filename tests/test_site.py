@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.site import choices, errors, examples, links, papers
+from docs.made import choices, errors, examples, links, papers
 from tests.conftest import script
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from docs.site import choices, errors, examples, links, mathematics, papers
+from docs.made import choices, errors, examples, links, mathematics, papers
 
 OWN = ("attnreid.", "reference_pipelines.")
 
