@@ -6,7 +6,6 @@ Parameters and multiply-adds of one image on the way through the network, in eva
 import csv
 import io
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +18,7 @@ import timm
 import torchvision
 from torch import nn
 
-from attnreid import attach_apnet, attach_mla, attach_pyramid, attach_se, set_last_stride
+from attnreid import Attachment, AttentionPyramid, attach_apnet, attach_mla, attach_pyramid, attach_se, set_last_stride
 from attnreid.backbones._costs import count_multiply_adds, count_parameters
 from attnreid.files import write_text
 
@@ -54,16 +53,19 @@ class Cost:
     multiply_adds_before: int
 
 
-# Each takes a model and an input size. The last stride is 1 where the network has one to set.
-ATTENTION: dict[str, Callable[..., Any]] = {
-    "SE": partial(attach_pyramid, attention="se", levels=1),
-    "SE pyramid, 2 levels": partial(attach_pyramid, attention="se", levels=2),
-    "SE pyramid, 3 levels": partial(attach_pyramid, attention="se", levels=3),
+# At the end of every stage: the options of AttentionPyramid.
+STAGED: dict[str, dict[str, Any]] = {
+    "SE": {"attention": "se", "levels": 1},
+    "SE pyramid, 2 levels": {"attention": "se", "levels": 2},
+    "SE pyramid, 3 levels": {"attention": "se", "levels": 3},
+    "split attention": {"attention": "split", "levels": 1},
+    "RGA-S": {"attention": "rga_s", "levels": 1},
+    "RGA-S pyramid, 2 levels": {"attention": "rga_s", "levels": 2},
+    "RGA-C": {"attention": "rga_c", "levels": 1},
+}
+# Elsewhere in the network; each takes a model and, but for SE, an input size.
+PLACED: dict[str, Callable[..., Attachment]] = {
     "SE in every block": attach_se,
-    "split attention": partial(attach_pyramid, attention="split", levels=1),
-    "RGA-S": partial(attach_pyramid, attention="rga_s", levels=1),
-    "RGA-S pyramid, 2 levels": partial(attach_pyramid, attention="rga_s", levels=2),
-    "RGA-C": partial(attach_pyramid, attention="rga_c", levels=1),
     "pixel level": partial(attach_mla, levels=("pixel",)),
     "head level": partial(attach_mla, levels=("head",)),
     "domain level": partial(attach_mla, levels=("domain",)),
@@ -101,28 +103,29 @@ def counted(backbones: Iterable[str] = BACKBONES, sizes: Iterable[tuple[int, int
         with suppress(ValueError):  # a network without a stride to set
             set_last_stride(model, 1)
         before = _costs(model, size)
-        for attention, attach in ATTENTION.items():
+        with attach_pyramid(model, "se", levels=1, input_size=size) as attached:
+            stages = attached.sites
+        for attention, options in STAGED.items():
+            with suppress(ValueError):
+                layers = [
+                    AttentionPyramid(stage.channels, size=stage.size, device="meta", **options).eval()
+                    for stage in stages
+                ]
+                added = [
+                    (count_parameters(layer), count_multiply_adds(layer, stage.channels, *stage.size) or 0)
+                    for layer, stage in zip(layers, stages, strict=True)
+                ]
+                smallest = _shown(min(stage.size for stage in stages))
+                sums = [sum(each) for each in zip(*added, strict=True)]
+                yield Cost(backbone, _shown(size), attention, len(stages), smallest, *sums, *before)
+        for attention, attach in PLACED.items():
             # SE asks for no size, so that its sites' maps are of another input.
-            sized = attention != "SE in every block"
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    attached = attach(model, **({"input_size": size} if sized else {}))
-            except ValueError:
-                continue
-            after = _costs(model, size)
-            attached.remove()
-            maps = [site.size for site in attached.sites if site.size is not None]
-            yield Cost(
-                backbone,
-                _shown(size),
-                attention,
-                len(attached.sites),
-                _shown(min(maps)) if sized else "",
-                after[0] - before[0],
-                after[1] - before[1],
-                *before,
-            )
+            sized = attach is not attach_se
+            with suppress(ValueError), attach(model, **({"input_size": size} if sized else {})) as attached:
+                after = _costs(model, size)
+                smallest = _shown(min(site.size for site in attached.sites)) if sized else ""
+                sums = [now - then for now, then in zip(after, before, strict=True)]
+                yield Cost(backbone, _shown(size), attention, len(attached.sites), smallest, *sums, *before)
 
 
 def _costs(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:

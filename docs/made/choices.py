@@ -128,7 +128,7 @@ def rows(source: Path = COSTS) -> list[list[str]]:
                     cost["attention"],
                     cost["smallest_map"],
                     f"{int(cost['parameters']):,}",
-                    f"{share:.3f}" if share < 0.1 else f"{share:.1f}",
+                    f"{share:.3f}" if abs(share) < 0.1 else f"{share:.1f}",
                     measured(cost["backbone"], cost["input_size"], cost["attention"]),
                     evidence(cost["attention"]),
                 ]
