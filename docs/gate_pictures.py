@@ -130,7 +130,7 @@ def overlay(axis: Axes, image: Image.Image, values: Tensor, title: str, at: tupl
 
 def channel_lines(gates: Tensor, people: list[Image.Image], about: str, edge: int | None = None) -> None:
     """Draw the gate of every channel for each person, channels ordered by their mean (within the parts)."""
-    axes = panels(PEOPLE + 1, (*((0.62,) * PEOPLE), 5.0))
+    axes = panels(PEOPLE + 1, (*((1.15,) * PEOPLE), 5.0))
     values = gates.flatten(1).numpy()
     for axis, image, colour in zip(axes, people, LINES, strict=False):
         photograph(axis, image)
@@ -171,7 +171,7 @@ def draw_split(gates: Gates, people: list[Image.Image]) -> None:
 def draw_pyramid_c(gates: Gates, people: list[Image.Image]) -> None:
     """The product of both levels' gates, and each."""
     level1, level2 = (gates["layer2"][name][:1] for name in ("level1", "level2"))
-    axes = panels(4, (0.62, 2.6, 2.6, 2.6))
+    axes = panels(4, (1.15, 2.4, 2.4, 2.4))
     photograph(axes[0], people[0])
     titles = ("level 1: all channels see all", "level 2: each half sees itself", "what is applied: their product")
     order = level1.flatten().argsort()
