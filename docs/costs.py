@@ -14,7 +14,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import timm
 import torchvision
 from torch import nn
 
@@ -74,20 +73,12 @@ PLACED: dict[str, Callable[..., Attachment]] = {
 }
 
 
-def _transformer(name: str, size: tuple[int, int]) -> nn.Module:
-    return timm.create_model(name, img_size=size, num_classes=0)
-
-
 BACKBONES: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
     "ResNet-18": lambda size: torchvision.models.resnet18(),
     "ResNet-50": lambda size: torchvision.models.resnet50(),
     "MobileNetV3-L": lambda size: torchvision.models.mobilenet_v3_large(),
     "EfficientNet-B0": lambda size: torchvision.models.efficientnet_b0(),
     "ConvNeXt-T": lambda size: torchvision.models.convnext_tiny(),
-    "ViT-S/16": partial(_transformer, "vit_small_patch16_224"),
-    "ResNet-101": lambda size: torchvision.models.resnet101(),
-    "DenseNet-169": lambda size: torchvision.models.densenet169(),
-    "Inception-V3": lambda size: torchvision.models.inception_v3(aux_logits=False, init_weights=False),
 }
 
 

@@ -122,6 +122,7 @@ class Made(SphinxDirective):
             lists, _, limits = self.options["filter"].partition("most")
             box["classes"] += ["filterable", *(f"list-{column}" for column in lists.split())]
             box["classes"] += [f"most-{column}" for column in limits.split()]
+        self.env.note_reread()  # the data may be others the next time
         self.state.nested_parse(text.splitlines(), self.content_offset, box, match_titles=True)
         if "filter" in self.options:
             return [box]
