@@ -77,6 +77,7 @@ def test_costs_are_what_the_formulas_give(listed):
     assert found["ResNet-50", "384x192", "RGA-S"]["smallest_map"] == "24x12"
 
 
+@pytest.mark.slow
 def test_costs_are_what_is_counted_today(listed):
     costs = script("costs")
     today = [vars(cost) for cost in costs.counted(["ResNet-18"], [(256, 128)])]
