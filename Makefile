@@ -9,7 +9,7 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean protocol-kit
+.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean protocol-kit docs
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -53,6 +53,11 @@ test-core: python
 # What README, docs and docstrings show, run or parsed.
 test-docs: env
 	$(PY) $(PYTEST) tests/test_docs.py tests/test_docstrings.py
+
+# The documentation as a site in build/docs; a warning is an error.
+docs: env
+	$(PY) $(PIP) -e '.[docs]'
+	$(PY) -m sphinx -W --keep-going -j auto -q docs build/docs
 
 lint: env
 	$(PY) -m ruff check .

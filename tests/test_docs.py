@@ -15,6 +15,7 @@ from reference_pipelines.commands.cli import main as pipelines
 from tests.conftest import write_image
 
 ROOT = Path(__file__).parents[1]
+FENCE = re.DOTALL | re.MULTILINE
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -33,7 +34,10 @@ def blocks(language):
 
 
 def shown(*programs):
-    """Return the words of each command that calls one of the programs, without what is optional or left out."""
+    """Return the words of each command that calls one of the programs, without what is optional or left out.
+
+    Commands stand in blocks, and in table cells that hold nothing else.
+    """
     lines = [
         (page, line.removeprefix("$ "))
         for page in PAGES
@@ -41,6 +45,8 @@ def shown(*programs):
         if kind != "python"
         for line in text.replace("\\\n", " ").splitlines()
     ]
+    for page in PAGES:
+        lines += [(page, code) for code in re.findall(r"\| `([^`]+)` \|$", page.read_text(), re.MULTILINE)]
     found = []
     for page, line in lines:
         called = next((program for program in programs if line.startswith(f"{program} ")), None)
@@ -106,5 +112,21 @@ def test_make_has_the_targets(words):
 def test_links_lead_somewhere_and_no_gap_is_left(page):
     text = page.read_text()
     assert not re.search(r"^[A-Z_]{6,}$", text, flags=re.MULTILINE)
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (page.parent / target).exists(), target
+    prose = re.sub(r"^```.*?^```$", "", text, flags=FENCE)
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", prose):
+        place = page.parent / target if target else page
+        assert place.exists(), target
+        if anchor:
+            assert anchor in anchors(place), f"{target}#{anchor}"
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as the site and its readers elsewhere name them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=FENCE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_an_anchor_that_is_not_there_is_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A `b` c: d\n\n```\n# none\n```\n")
+    assert anchors(page) == {"a-b-c-d"}
