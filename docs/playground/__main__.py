@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attnreid.files import write_bytes, write_text
+from attnreid.files import write_text
 from docs.playground import network, page, runtime
 from docs.playground.people import choose, load_pixels
 from reference_pipelines.data import read
@@ -28,11 +28,15 @@ _BATCH = 64
 
 def main(arguments: Sequence[str], training: network.Training | None = None) -> int:
     """Build the page and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m docs.playground", description=__doc__.partition(":")[0])
-    parser.description = "Train a small attended network and write a page in which it runs; a minute or two on one core."
+    parser = argparse.ArgumentParser(
+        prog="python -m docs.playground",
+        description="Train a small attended network and write a page in which it runs; a minute or two on one core.",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the page's folder, index.html in it")
     parser.add_argument("--home", default="", metavar="URL", help="what the page's heading links back to")
-    parser.add_argument("--runtime", type=Path, metavar="FILE", help="onnxruntime-web as npm packs it; fetched if left out")
+    parser.add_argument(
+        "--runtime", type=Path, metavar="FILE", help="onnxruntime-web as npm packs it; fetched if left out"
+    )
     options = parser.parse_args(arguments)
     try:
         build(options.out, training or network.Training(), home=options.home, archive=options.runtime)
@@ -118,8 +122,7 @@ def _write(draft: Path, work: Path, training: network.Training, ort: runtime.Run
     write_text(draft / "model.js", runtime.as_data_script("PLAYGROUND_MODEL", content))
     write_text(draft / "wasm.js", runtime.as_data_script("PLAYGROUND_WASM", ort.binary))
     write_text(draft / "ort.js", ort.script)
-    write_bytes(draft / "network.onnx", content)
-    for name in ("app.js", "style.css"):
+    for name in ("app.js", "style.css", "onnxruntime-web.LICENSE.txt"):
         shutil.copyfile(page.SOURCES / name, draft / name)
     print(f"the exported network is within {distance:.1g} of torch's")
 

@@ -47,7 +47,11 @@ class Shot(NamedTuple):
 
 def shots_to_take(people: People) -> list[tuple[int, tuple[int, int] | None, str]]:
     """Return which queries are looked at beforehand, with what covered."""
-    covers = [(None, "nothing covered"), (THIRDS[1], "the middle third covered"), (THIRDS[2], "the lower third covered")]
+    covers = [
+        (None, "nothing covered"),
+        (THIRDS[1], "the middle third covered"),
+        (THIRDS[2], "the lower third covered"),
+    ]
     return [(query, rows, about) for query in range(min(2, len(people.queries.ids))) for rows, about in covers]
 
 
@@ -83,7 +87,9 @@ def data_of(
         ]
         spatial = stage in SPATIAL
         if spatial:
-            levels.append({"name": "applied", "title": APPLIED, "range": _range(np.prod(gates, axis=0)), "halved": False})
+            levels.append(
+                {"name": "applied", "title": APPLIED, "range": _range(np.prod(gates, axis=0)), "halved": False}
+            )
         stages.append(
             {
                 "name": stage,
@@ -153,10 +159,11 @@ def _shot(people: People, shot: Shot, found: Mapping[str, np.ndarray], gallery: 
     for rank, index in enumerate(np.argsort(-similarities, kind="stable")[:_FIRST], start=1):
         right = people.gallery.ids[index] == person
         alt = f"{rank}: person {people.gallery.ids[index]}, camera {people.gallery.cameras[index]}"
+        marked, tick = (' class="right"', " ✓") if right else ("", "")
         items.append(
-            f"<li{' class="right"' if right else ''}>"
+            f"<li{marked}>"
             f'<img src="{data_uri(people.gallery.pixels[index])}" alt="{alt}" width="{SIZE[1]}" height="{SIZE[0]}">'
-            f"{similarities[index]:.2f}{' ✓' if right else ''}</li>"
+            f"{similarities[index]:.2f}{tick}</li>"
         )
     return (
         f'<div class="shot"><h3>Person {person}, {html.escape(shot.about)}</h3>'
@@ -188,13 +195,14 @@ def data_script(data: Mapping[str, Any]) -> str:
 def about_html(people: People, *, parameters: int, epochs: int, trained_on: int, chance: float) -> str:
     """Return what the network is, in HTML."""
     return html.escape(
-        f"A ResNet with one narrow bottleneck a stage and {parameters:,} parameters, APNet-S's pyramid after its first two "
-        f"stages and APNet-C's after the others, trained for {epochs} epochs on drawings of {trained_on} other people, "
-        f"with parts erased at random. On all {people.tested} people of the test set it has "
+        f"A ResNet with one narrow bottleneck a stage and {parameters:,} parameters, APNet-S's pyramid after its first "
+        f"two stages and APNet-C's after the others, trained for {epochs} epochs on drawings of {trained_on} other "
+        f"people, with parts erased at random. On all {people.tested} people of the test set it has "
         f"{100 * people.mean_average_precision:.0f} % mAP (chance {100 * chance:.0f} %) and {100 * people.rank1:.0f} % "
-        f"rank-1. The people shown are no random selection: they are the first of the test set whom it ranks right with "
-        f"nothing covered and who have {MATES} images by other cameras; the gallery has these and one image of every other "
-        "person. Drawings and a small network: what you see is how the layers work, not how good they are on photographs."
+        "rank-1. The people shown are no random selection: they are the first of the test set whom it ranks right with "
+        f"nothing covered and who have {MATES} images by other cameras; the gallery has these and one image of every "
+        "other person. Drawings and a small network: what you see is how the layers work, not how good they are on "
+        "photographs."
     )
 
 

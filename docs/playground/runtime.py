@@ -109,7 +109,7 @@ def _packed() -> bytes:
         if done.returncode != 0 or len(archives) != 1:
             said = " ".join((done.stderr or done.stdout).split())[:300]
             raise UserError(
-                f"playground: npm must give {PACKAGE} {VERSION}, and it failed with {said!r}; see whether the registry is "
-                "within reach, or name the archive with --runtime FILE"
+                f"playground: npm must give {PACKAGE} {VERSION}, and it failed with {said!r}; see whether the registry "
+                "is within reach, or name the archive with --runtime FILE"
             )
         return archives[0].read_bytes()
