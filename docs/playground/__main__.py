@@ -101,7 +101,7 @@ def _write(draft: Path, work: Path, training: network.Training, ort: runtime.Run
     data = read(images)
     features = [_features(run, load_pixels(each.paths)) for each in (data.query, data.gallery)]
     people = choose(images, *features)
-    content, distance = network.checked_file(run, people.queries.pixels)
+    content, distance = network.checked_file(run, np.concatenate([people.queries.pixels, people.gallery.pixels]))
     found, gallery = (network.by_torch(run, each.pixels) for each in (people.queries, people.gallery))
     shots = []
     for query, rows, words in page.shots_to_take(people):

@@ -45,7 +45,7 @@ class Training:
 
     people: int = 64
     tested: int = 24
-    epochs: int = 20
+    epochs: int = 22
 
 
 class NarrowResNet(ResNet):
