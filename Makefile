@@ -9,7 +9,9 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint env python clean
+PLAYGROUND := build/docs/playground
+
+.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs playground notebooks lint env python clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -48,6 +50,15 @@ test-core: python
 # What README, docs and docstrings show, run or parsed.
 test-docs: env
 	$(PY) $(PYTEST) tests/test_docs.py tests/test_docstrings.py
+
+# The page in which a network runs; npm gives onnxruntime-web, once. What is there from the same sources stays.
+playground: env
+	$(PY) -m docs.playground --out $(PLAYGROUND) --home ../index.html
+
+# Runs the notebooks and stores what they show.
+notebooks: env
+	$(PY) $(PIP) -e '.[docs]'
+	$(PY) docs/notebooks/refresh.py
 
 lint: env
 	$(PY) -m ruff check .

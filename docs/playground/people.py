@@ -55,7 +55,8 @@ def choose(root: Path, query_features: np.ndarray, gallery_features: np.ndarray)
     """Return whom the page shows of a data set.
 
     The people to cover are the first, in the order of their ids, who have a query for which the network ranks a right
-    image first and `MATES` images by other cameras. The gallery has these images, and one of every other person.
+    image first and `MATES` images by other cameras. The gallery has that image, others of the person and one of every
+    other person.
 
     Args:
         root: the data set's folder.
@@ -67,11 +68,11 @@ def choose(root: Path, query_features: np.ndarray, gallery_features: np.ndarray)
     result = evaluate(
         query_features, query.ids, query.cameras, gallery_features, gallery.ids, gallery.cameras, ranks=(1,)
     )
-    right = np.zeros(len(query), bool)
+    first = np.full(len(query), -1)
     for index in result.queries:
         allowed = (gallery.ids != query.ids[index]) | (gallery.cameras != query.cameras[index])
-        scores = np.where(allowed, gallery_features @ query_features[index], -np.inf)
-        right[index] = gallery.ids[scores.argmax()] == query.ids[index]
+        first[index] = np.where(allowed, gallery_features @ query_features[index], -np.inf).argmax()
+    right = (first >= 0) & (gallery.ids[first] == query.ids)
     chosen: list[int] = []
     shown: list[int] = []
     for person in query.people():
@@ -79,7 +80,8 @@ def choose(root: Path, query_features: np.ndarray, gallery_features: np.ndarray)
             mates = np.flatnonzero((gallery.ids == person) & (gallery.cameras != query.cameras[index]))
             if len(chosen) < QUERIES and len(mates) >= MATES:
                 chosen.append(int(index))
-                shown += mates[np.linspace(0, len(mates) - 1, MATES).astype(int)].tolist()
+                others = mates[mates != first[index]]
+                shown += [int(first[index]), *others[np.linspace(0, len(others) - 1, MATES - 1).astype(int)].tolist()]
                 break
     known = set(query.ids[chosen].tolist())
     shown += [int(np.flatnonzero(gallery.ids == person)[0]) for person in gallery.people() if person not in known]

@@ -18,7 +18,7 @@ import torch
 
 from docs.playground import network, page, runtime
 from docs.playground.__main__ import MANIFEST, NPM, build, main
-from docs.playground.people import MATES, QUERIES, choose
+from docs.playground.people import MATES, QUERIES, choose, load_pixels
 from reference_pipelines.errors import UserError
 from reference_pipelines.rendering import render_market
 from tests.chromium import chromium, needs_chromium
@@ -40,6 +40,9 @@ def model():
     with torch.no_grad():
         for _ in range(2):
             made(torch.randn(8, 3, *network.SIZE))
+        for stage in network.SPATIAL:
+            for level in network.pyramid_of(backbone, stage).levels:
+                level.score.norm.weight.fill_(30)
     return made.eval()
 
 
@@ -59,12 +62,13 @@ def test_what_is_exported_says_what_the_network_says(model):
     assert len(found) == len(network.output_names()) == 1 + len(network.STAGES) * network.LEVELS
     for one, two in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
-    assert float(wanted[1].std()) > 1e-3  # gates that are all alike would agree by chance
+    assert all(float(gate.std()) > 1e-3 for gate in wanted[1:])  # gates that are all alike would agree by chance
 
 
-def test_spatial_gates_start_open_and_differ_by_position(model):
+def test_spatial_gates_start_open_and_differ_by_position():
+    fresh = network.attended()
     for stage in network.SPATIAL:
-        for level in network.pyramid_of(model.backbone, stage).levels:
+        for level in network.pyramid_of(fresh, stage).levels:
             gate = level.gate(torch.randn(4, level.channels, *level.size))
             assert 0.7 < float(gate.mean()) < 0.9
             assert float(gate.std()) > 0.01
@@ -149,6 +153,7 @@ def test_whom_the_page_shows(tmp_path):
     data = read(root)
     axis = {person: i for i, person in enumerate(data.query.people())}
     queries, gallery = (np.eye(len(axis))[[axis[i] for i in each.ids]] for each in (data.query, data.gallery))
+    gallery *= 1 + np.arange(len(gallery))[:, None] / 1000  # of a person's images the last is the most alike
     wrong = data.query.people()[0]
     queries[data.query.ids == wrong] = np.roll(queries[data.query.ids == wrong], 1, axis=1)
     people = choose(root, queries, gallery)
@@ -160,6 +165,9 @@ def test_whom_the_page_shows(tmp_path):
         mates = people.gallery.cameras[people.gallery.ids == person]
         assert len(mates) == MATES
         assert camera not in mates
+        allowed = np.flatnonzero((data.gallery.ids == person) & (data.gallery.cameras != camera))
+        best = load_pixels([data.gallery.paths[allowed[-1]]])[0]  # without which another person could come first
+        assert any((pixels == best).all() for pixels in people.gallery.pixels[people.gallery.ids == person])
     assert people.mean_average_precision < 1
     assert people.queries.pixels.shape[1:] == (32, 16, 3)
 

@@ -3,7 +3,7 @@
 // Set by data.js (what is shown), model.js and wasm.js (bytes as text) and ort.js (onnxruntime-web).
 const { PLAYGROUND: data, PLAYGROUND_MODEL: modelText, PLAYGROUND_WASM: wasmText } = globalThis;
 
-const SHOWN = 12;
+const SHOWN = Math.min(12, data.gallery.length);
 const STEP = 2;
 const LEAP = 10;
 const [HEIGHT, WIDTH] = data.size;
@@ -439,6 +439,7 @@ async function main() {
       `Self-check: the features computed in this browser differ from torch's by at most ${largest.toExponential(1)}.`;
     document.documentElement.dataset.parity = largest;
     byId("live").hidden = false;
+    byId("pictures").open = false;
     state.hidden = true;
     const playground = new Playground(network);
     playground.moveBrush(playground.brush);
@@ -446,6 +447,7 @@ async function main() {
     document.documentElement.dataset.state = "live";
   } catch (error) {
     byId("live").hidden = true;
+    byId("pictures").open = true;
     state.hidden = false;
     state.textContent = `The network does not run in this browser (${error.message}). The pictures below show what it does.`;
     document.documentElement.dataset.state = "pictures";
