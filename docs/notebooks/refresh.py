@@ -5,7 +5,10 @@ so that a second run changes outputs only where they differ.
 """
 
 import asyncio
+import base64
+import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 from attnreid.files import write_text
 
@@ -22,6 +26,7 @@ ROOT = FOLDER.parents[1]
 LARGEST = 1_500_000
 """Bytes of all notebooks together."""
 
+_COLOURS = 128  # of a picture's palette
 _SECONDS = 1800  # of one cell, on a busy machine
 
 
@@ -49,11 +54,16 @@ def run(path: Path) -> NotebookNode:
             notebook, timeout=_SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
         asyncio.run(client.async_execute(env=environment))
-    return cleaned(notebook)
+        return cleaned(notebook, (os.path.realpath(folder), folder))
 
 
-def cleaned(notebook: NotebookNode) -> NotebookNode:
-    """Return a notebook without times, machines and what progress bars wrote."""
+def cleaned(notebook: NotebookNode, folders: Sequence[str] = ()) -> NotebookNode:
+    """Return a notebook without times, machines and what progress bars wrote, its pictures with a palette.
+
+    Args:
+        notebook: changed in place.
+        folders: where it ran, which is taken out of what it printed.
+    """
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},
@@ -62,8 +72,40 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
         cell.id = f"cell-{number}"
         cell.metadata = NotebookNode()
         if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+            cell.outputs = _joined([each for each in cell.outputs if each.get("name") != "stderr"], folders)
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = smaller(output.data["image/png"])
     return notebook
+
+
+def _joined(outputs: Sequence[NotebookNode], folders: Sequence[str]) -> list[NotebookNode]:
+    """Return a cell's outputs, what it printed in one piece and as a terminal shows it in the end."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and joined and joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            text = re.sub(r"\r+\n", "\n", output.text)
+            text = re.sub(r"[^\n]*\r", "", text)  # what a later line was written over
+            for folder in folders:
+                text = text.replace(f"{folder}/", "")
+            output.text = text
+    return joined
+
+
+def smaller(picture: str) -> str:
+    """Return a PNG in base64 with a palette, as which it has a third of the bytes; one with a palette as it is."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    if image.mode == "P":
+        return picture
+    file = io.BytesIO()
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    flat.quantize(_COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def main(names: Sequence[str]) -> int:

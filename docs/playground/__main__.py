@@ -16,6 +16,7 @@ import torch
 from attnreid.files import write_text
 from docs.playground import network, page, runtime
 from docs.playground.people import choose, load_pixels
+from reference_pipelines import Embedder, load
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
 from reference_pipelines.retrieval import chance_level
@@ -98,19 +99,20 @@ def _write(draft: Path, work: Path, training: network.Training, ort: runtime.Run
     """Train in `work`, and write the page's files into `draft`."""
     torch.set_num_threads(1)  # so that a machine's cores do not change a number
     images, run = network.train(work, training)
+    embedder = load(run, device="cpu")
     data = read(images)
-    features = [_features(run, load_pixels(each.paths)) for each in (data.query, data.gallery)]
+    features = [_features(embedder, load_pixels(each.paths)) for each in (data.query, data.gallery)]
     people = choose(images, *features)
-    content, distance = network.checked_file(run, np.concatenate([people.queries.pixels, people.gallery.pixels]))
-    found, gallery = (network.by_torch(run, each.pixels) for each in (people.queries, people.gallery))
+    content, distance = network.checked_file(embedder, np.concatenate([people.queries.pixels, people.gallery.pixels]))
+    found, gallery = (network.by_torch(embedder, each.pixels) for each in (people.queries, people.gallery))
     shots = []
     for query, rows, words in page.shots_to_take(people):
         pixels = page.covered(people.queries.pixels[query], rows)
-        shots.append(page.Shot(query, rows, words, network.by_torch(run, pixels[None])))
+        shots.append(page.Shot(query, rows, words, network.by_torch(embedder, pixels[None])))
     chance = chance_level(data.query.ids, data.query.cameras, data.gallery.ids, data.gallery.cameras)
     about = page.about_html(
         people,
-        parameters=sum(weight.numel() for weight in network.attended().parameters()),
+        parameters=sum(weight.numel() for weight in embedder.model.backbone.parameters()),
         epochs=training.epochs,
         trained_on=training.people,
         chance=chance,
@@ -127,9 +129,9 @@ def _write(draft: Path, work: Path, training: network.Training, ort: runtime.Run
     print(f"the exported network is within {distance:.1g} of torch's")
 
 
-def _features(run: Path, pixels: np.ndarray) -> np.ndarray:
+def _features(embedder: Embedder, pixels: np.ndarray) -> np.ndarray:
     batches = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
-    return np.concatenate([network.by_torch(run, batch)[network.FEATURES] for batch in batches])
+    return np.concatenate([network.by_torch(embedder, batch)[network.FEATURES] for batch in batches])
 
 
 if __name__ == "__main__":

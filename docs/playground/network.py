@@ -1,5 +1,6 @@
 """The playground's network: a narrow ResNet with a pyramid after each stage, trained on rendered pedestrians."""
 
+import copy
 import io
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-import reference_pipelines
 from attnreid import AttentionPyramid, attach_pyramid, attachments, record_attention
+from reference_pipelines import Embedder
 from reference_pipelines.commands.cli import main as pipelines
 from reference_pipelines.errors import UserError
 from reference_pipelines.exporting.files import capture
@@ -172,14 +173,13 @@ def output_names() -> list[str]:
 
 
 @torch.no_grad()
-def by_torch(run: Path, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def by_torch(embedder: Embedder, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Return what the trained network itself says of images, by output name, with its attention attached.
 
     Args:
-        run: its folder.
+        embedder: the network.
         pixels: (N, H, W, 3) uint8.
     """
-    embedder = reference_pipelines.load(run, device="cpu")
     with record_attention(embedder.model.backbone) as gates:
         features = embedder.embed_batch(embedder.preprocess(pixels))
     found = {f"{stage}/{level}": gate.numpy() for stage, levels in gates.items() for level, gate in levels.items()}
@@ -194,18 +194,17 @@ def by_onnx(content: bytes, pixels: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(output_names(), session.run(output_names(), {INPUT: pixels}), strict=True))
 
 
-def checked_file(run: Path, pixels: np.ndarray) -> tuple[bytes, float]:
+def checked_file(embedder: Embedder, pixels: np.ndarray) -> tuple[bytes, float]:
     """Return a trained network as an ONNX file, and how far that is from torch on some images.
 
     Args:
-        run: its folder.
+        embedder: the network.
         pixels: (N, H, W, 3) uint8 with N > 1.
 
     Raises:
         UserError: a feature or a gate differs by more than `PARITY`.
     """
-    embedder = reference_pipelines.load(run, device="cpu")
-    explained = Explained(embedder.model, embedder.identity.normalisation).requires_grad_(False).eval()
+    explained = Explained(copy.deepcopy(embedder.model), embedder.identity.normalisation).requires_grad_(False).eval()
     program = capture(explained, torch.from_numpy(pixels))
     with redirect_stdout(io.StringIO()):
         written = torch.onnx.export(
@@ -218,7 +217,7 @@ def checked_file(run: Path, pixels: np.ndarray) -> tuple[bytes, float]:
         node.doc_string = ""
     onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString()
-    distance = largest_difference(by_torch(run, pixels), by_onnx(content, pixels))
+    distance = largest_difference(by_torch(embedder, pixels), by_onnx(content, pixels))
     if not distance <= PARITY:
         raise UserError(
             f"playground: the exported network must be within {PARITY:g} of torch's, got {distance:.2g}; another "
