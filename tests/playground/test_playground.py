@@ -24,7 +24,6 @@ from reference_pipelines.rendering import render_market
 from tests.chromium import chromium, needs_chromium
 
 ROOT = Path(__file__).parents[2]
-SMALL = network.Training(people=24, tested=24, epochs=6)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +200,7 @@ def test_the_page_lets_nothing_in_and_asks_for_its_own_files_only():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A page with a network that was trained for a moment."""
+    """The page as `make playground` builds it."""
     archive = ROOT / NPM / f"{runtime.PACKAGE}-{runtime.VERSION}.tgz"
     if shutil.which("npm") is None and not archive.is_file():
         pytest.skip("npm is not installed, and nobody has fetched onnxruntime-web before")
@@ -212,7 +211,7 @@ def built(tmp_path_factory):
         if "npm must give" not in str(error):
             raise
         pytest.skip(f"npm does not reach its registry: {error}")
-    build(out, SMALL, archive=archive)
+    build(out, network.Training(), archive=archive)
     return out
 
 
@@ -267,7 +266,7 @@ def changed(tab, before):
 class TestInABrowser:
     def test_the_same_sources_are_not_built_twice(self, built, capsys):
         before = (built / "index.html").stat().st_mtime_ns
-        build(built, SMALL, archive=ROOT / NPM / f"{runtime.PACKAGE}-{runtime.VERSION}.tgz")
+        build(built, network.Training(), archive=ROOT / NPM / f"{runtime.PACKAGE}-{runtime.VERSION}.tgz")
         assert "as it was" in capsys.readouterr().out
         assert (built / "index.html").stat().st_mtime_ns == before
         assert json.loads((built / MANIFEST).read_text())["runtime"] == runtime.INTEGRITY
@@ -331,7 +330,7 @@ class TestInABrowser:
         browser.evaluate("document.querySelector('[data-part=\"0\"]').click()")
         browser.wait_for("document.getElementById('covered').textContent !== '0 %'")
         several = browser.evaluate("document.querySelectorAll('#queries input').length")
-        assert several > 1
+        assert several == QUERIES
         browser.evaluate(f"document.querySelectorAll('#queries input')[{several - 1}].click()")
         browser.wait_for("document.getElementById('covered').textContent === '0 %'")
 
