@@ -148,7 +148,9 @@ def _shot(people: People, shot: Shot, found: Mapping[str, np.ndarray], gallery: 
         names = [f"{stage}/level{level}" for level in range(1, LEVELS + 1)]
         low, high = _range(np.prod([found[name] for name in names], axis=0))
         applied = np.prod([shot.found[name] for name in names], axis=0)[0, 0]
-        looks.append((overlay(pixels, (applied - low) / (high - low)), f"both levels after {stage}, {low} to {high}"))
+        looks.append(
+            (overlay(pixels, (applied - low) / (high - low)), f"both levels after {stage}, {low:.2f} to {high:.2f}")
+        )
     figures = "".join(
         f'<figure><img src="{data_uri(image)}" alt="" width="{SIZE[1]}" height="{SIZE[0]}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -338,6 +338,7 @@ class TestInABrowser:
     def test_a_phone_has_no_sideways_scrolling_and_fingers_draw(self, browser, address, dark):
         live(browser, address, width=390, height=844, phone=True, dark=dark)
         assert browser.evaluate("document.documentElement.scrollWidth") == 390
+        assert json.loads(browser.evaluate(DISTORTED)) == []
         ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
         clean = browser.evaluate(SIMILARITIES)
@@ -373,7 +374,16 @@ class TestInABrowser:
             assert tab.evaluate("document.getElementById('pictures').open")
             tab.wait_for("[...document.querySelectorAll('#pictures img')].every((each) => each.naturalWidth > 0)")
             assert tab.evaluate("document.querySelectorAll('#pictures img').length") >= 60
+            assert json.loads(tab.evaluate(DISTORTED)) == []
 
+
+# Pictures that are shown wider or narrower than they are; the frames around them take 6 pixels.
+DISTORTED = """
+JSON.stringify([...document.querySelectorAll("img")].filter((each) => each.clientWidth).filter((each) => {
+  const share = each.clientWidth / each.clientHeight / (each.naturalWidth / each.naturalHeight);
+  return share < 0.85 || share > 1.15;
+}).map((each) => each.outerHTML.slice(-80)))
+"""
 
 # Texts whose contrast with what is behind them is below WCAG's 4.5.
 FAINT = """
