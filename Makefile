@@ -9,7 +9,9 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean protocol-kit docs
+PLAYGROUND := build/docs/playground
+
+.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean protocol-kit docs playground notebooks
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -58,6 +60,15 @@ test-docs: env
 docs: env
 	$(PY) $(PIP) -e '.[docs]'
 	$(PY) -m sphinx -W --keep-going -j auto -q docs build/docs
+
+# The page in which a network runs; npm gives onnxruntime-web, once. What is there from the same sources stays.
+playground: env
+	$(PY) -m docs.playground --out $(PLAYGROUND) --home ../index.html
+
+# Runs the notebooks and stores what they show.
+notebooks: env
+	$(PY) $(PIP) -e '.[docs]'
+	$(PY) docs/notebooks/refresh.py
 
 lint: env
 	$(PY) -m ruff check .
