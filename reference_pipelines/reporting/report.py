@@ -1,6 +1,5 @@
 """Runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from attnreid.files import write_text
+from attnreid.files import parse_json, read_json, read_text, write_text
 from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.errors import UserError
 from reference_pipelines.reporting.figures import (
@@ -148,16 +147,16 @@ def read_run(folder: Path, key: str) -> ReadRun:
                 f"report: {folder} must be a run that has saved something, and {found}; name another folder"
             )
         result = {**_LATER, **result}
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / "log.jsonl").splitlines()
         examples: dict[str, Any] = {"lists": [], "attention_images": []}
         attention: list[AttentionRow] = []
         if not result["unfinished"]:  # they are made at the end; what lies there is of an end before
-            examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+            examples = read_json(folder / "examples.json")
             with np.load(folder / "attention.npz", allow_pickle=False) as gates:
                 attention = attention_rows(dict(gates), examples["attention_images"], examples.get("digests"))
-        log = [json.loads(line) for line in lines if line.strip()]
+        log = [parse_json(line) for line in lines if line.strip()]
         later = sorted((folder / EVALUATIONS).glob("*.json"))
-        evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in later]
+        evaluations = [read_json(path) for path in later]
         evaluation_rows(evaluations)  # to find a foreign file here
         lacking = [name for name in _NEEDED if name not in result]
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
