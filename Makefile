@@ -9,7 +9,7 @@ CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint env python clean
+.PHONY: demo test test-slow test-zoo test-faults test-fuzz test-oldest test-core test-docs lint env python clean
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -27,6 +27,10 @@ test-zoo: env
 # FAULTS=100 kills each program's run that many times as often as one.
 test-faults: env
 	$(PY) -m pytest -m faults
+
+# FUZZ=20000 generated arguments and as many damaged files; prints what came of them.
+test-fuzz: env
+	$(PY) $(PYTEST) -m fuzz tests/fuzz
 
 # The suite on the lowest release of every dependency that pyproject.toml allows and this Python has a wheel of.
 test-oldest: python
