@@ -265,7 +265,7 @@ def train_lines(draw: Draw) -> Arguments:
     paper = draw(st.sampled_from(["apnet", "mla", "apnt", "", "mla apnet"]))
     given = draw(config_words(PIPELINES["apnet" if paper != "mla" else "mla"].config))["words"]
     recipe = draw(st.sampled_from(["demo", "demo", "dmo", "mla_market", "../x", "/dev/null", "", "no.yaml", "/"]))
-    more = draw(st.sampled_from([["--print-config"], ["--out", "run"], [], ["--out"], ["--out", "a", "--out", "b"]]))
+    more = draw(st.sampled_from([["--print_config"], ["--out", "run"], [], ["--out"], ["--out", "a", "--out", "b"]]))
     return {"words": ["train", *paper.split(), "--config", recipe, *given, *more]}
 
 
@@ -286,7 +286,7 @@ def _check_train(arguments: Arguments, result: Answer) -> None:
         name, config, out = result.options
         config_fits(PIPELINES[name].config, config)
         assert isinstance(out, Path)
-    elif result.status == 0 and "--print-config" in arguments["words"]:
+    elif result.status == 0 and "--print_config" in arguments["words"]:
         assert isinstance(yaml.safe_load(result.out), dict)
 
 

@@ -243,11 +243,15 @@ def test_features_that_are_no_array(tmp_path):
             FeatureStore(path.parent)
 
 
-@pytest.mark.parametrize("value", [math.inf, 10**400, {}])
-def test_a_calibration_with_numbers_that_are_none(value, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [{"people": math.inf}, {"people": {}}, {"points": [{"interval": [10**400, 1], "fnmr_interval": None}]}],
+    ids=["infinite", "dict", "beyond floats"],
+)
+def test_a_calibration_with_numbers_that_are_none(change, tmp_path):
     path = readers.calibration(tmp_path)
     content = json.loads(path.read_text())
-    content["calibration"]["pooled"]["people"] = value
+    content["calibration"]["pooled"] |= change
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="must be a calibration"):
         read_calibration(path, readers.MODEL, "same")

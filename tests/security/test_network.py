@@ -72,7 +72,7 @@ def places(tmp_path_factory) -> dict[str, str]:
 
 # What each command is called with; those in LATER take longer, or need a trained run.
 NOW = {
-    "train": "train apnet --config demo --data.root {market} --print-config",
+    "train": "train apnet --config demo --data.root {market} --print_config",
     "resume": "resume {out}",
     "search": "search {store} --gallery {store} --top 2",
     "cluster": "cluster {store} --out {out}/clusters.csv --k1 3 --k2 2",
