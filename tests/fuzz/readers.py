@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from attnreid import attach, load_checkpoint, read_description, read_weights, save_checkpoint
+from attnreid.files import read_bytes
 from reference_pipelines.apnet.config import ApnetConfig
 from reference_pipelines.claims.listing import read_claims
 from reference_pipelines.claims.verdicts import Line, judge
@@ -502,7 +503,7 @@ def pipeline_readers() -> list[Reader]:
             text,
         ),
         Reader(
-            "ranks.npz", _ranks_file, lambda path: from_bytes(path.read_bytes()), _ranks_are_right, _VALUE, text, 2.0
+            "ranks.npz", _ranks_file, lambda path: from_bytes(read_bytes(path)), _ranks_are_right, _VALUE, text, 2.0
         ),
         Reader("ledger: result.json", result_to_record, _recorded, _is_true, _USER, tree),
         Reader(

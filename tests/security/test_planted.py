@@ -139,7 +139,7 @@ def test_a_zip_that_looks_like_weights_is_not_run(tmp_path):
         archive.writestr("archive/data.pkl", PAYLOADS["pickle"])
         archive.writestr("archive/version", "3")
         archive.writestr("archive/byteorder", "little")
-    with pytest.raises(ValueError, match="must hold plain tensors only, got a pickle with"):
+    with pytest.raises(ValueError, match="^read_weights: .* got "):
         read_weights(path)
     assert MARK not in os.environ
 
