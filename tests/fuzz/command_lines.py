@@ -286,7 +286,7 @@ def _check_train(arguments: Arguments, result: Answer) -> None:
         name, config, out = result.options
         config_fits(PIPELINES[name].config, config)
         assert isinstance(out, Path)
-    elif result.status == 0 and "--print_config" in arguments["words"]:
+    elif result.status == 0 and "--print_config" in arguments["words"] and not result.out.startswith("usage"):
         assert isinstance(yaml.safe_load(result.out), dict)
 
 
