@@ -11,7 +11,7 @@ PYTEST := -m pytest -n auto --dist worksteal
 
 PLAYGROUND := build/docs/playground
 
-.PHONY: demo test test-slow test-zoo test-faults test-oldest test-core test-docs lint dist env python clean protocol-kit docs playground notebooks
+.PHONY: demo test test-slow test-zoo test-faults test-fuzz test-oldest test-core test-docs lint dist env python clean protocol-kit docs playground notebooks
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -29,6 +29,10 @@ test-zoo: env
 # FAULTS=100 kills each program's run that many times as often as one.
 test-faults: env
 	$(PY) -m pytest -m faults
+
+# FUZZ=20000 generated arguments and as many damaged files; prints what came of them.
+test-fuzz: env
+	$(PY) $(PYTEST) -m fuzz tests/fuzz
 
 # The suite on the lowest release of every dependency that pyproject.toml allows and this Python has a wheel of.
 test-oldest: python

@@ -15,7 +15,8 @@ from attnreid.command_line import Command, Program, plain_streams
 _DESCRIPTION = """\
 Look at a model before attention goes into it. A model is named as MODULE:CALLABLE: a function or
 class of torchvision or any other package, or your own (models:build is build() in models.py of this
-folder). Where it can be, it is built without memory for its weights; none are downloaded."""
+folder). The module is imported and the callable called, so their code runs. Where it can be, the
+model is built without memory for its weights; none are downloaded."""
 
 _EXAMPLES = """\
 examples:

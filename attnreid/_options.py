@@ -11,7 +11,7 @@ class ModelOptions:
     """A model, and how it is built.
 
     Args:
-        target: what returns the model when it is called, such as torchvision.models:resnet50.
+        target: what returns the model when it is called, such as torchvision.models:resnet50; its code is run.
         option: an argument for the callable: a Python literal, such as aux_logits=False, or else a text; repeatable.
         input_size: height and width, or channels, height and width.
     """
@@ -47,7 +47,7 @@ class CostOptions(ModelOptions):
         last_stride: first set the stride of the last stage, 1 or 2; both papers have 1 (default: as it is in
             the model).
         attention: apnet, pyramid: se, rga_s or another registered name, timm:NAME for a layer of timm's, or
-            MODULE:CALLABLE for one of yours; several are one for each level (default: se).
+            MODULE:CALLABLE for one of yours, whose code is run; several are one for each level (default: se).
         levels: apnet, pyramid: how many, or several for the parts of each, such as 1 2 4 (default: 2); mla: which of
             pixel, head and domain (default: pixel,head,domain).
         radix: apnet, pyramid: into how many parts a level splits those of the one before (default: 2).

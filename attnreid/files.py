@@ -1,17 +1,23 @@
 """Files that are whole or not there: written beside their place, synchronised with the disk, then renamed.
 
 A process that is killed leaves at most a draft, a hidden file whose name ends in `.partial`; a failure leaves none.
+What is read is a file: a pipe, which would be waited for, or a device, which may never end, is refused.
 """
 
+import errno
+import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
+_DEEPEST = 100  # lists and dicts in one another, in JSON
 
 
 @contextmanager
@@ -60,6 +66,93 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with replacing(path) as draft:
         draft.write_bytes(content)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading its bytes, and wait for nobody.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    _check_is_file(path, os.stat(path).st_mode)  # first, since opening a device may have effects
+    # Should a pipe have taken the file's place meanwhile, it is not waited for either.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_is_file(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    with open_file(path) as file:
+        return file.read()
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """Return a file's text, in UTF-8, with line feeds for all ends of lines.
+
+    Args:
+        path: the file.
+        errors: what is done with bytes that are no UTF-8, as for `bytes.decode`.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+        ValueError: it is not in UTF-8.
+    """
+    return read_bytes(path).decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    return parse_json(read_bytes(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or lists and dicts stand in one another more than a hundred deep, which nothing
+            that is written here does, and which code that walks through them would fail at.
+
+    Example:
+        >>> parse_json('{"epoch": 3}')
+        {'epoch': 3}
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep") from None
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            inside
+            for each in level
+            if isinstance(each, dict | list)
+            for inside in (each.values() if isinstance(each, dict) else each)
+        ]
+    if level:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    return content
+
+
+def _check_is_file(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise OSError(errno.EINVAL, f"{kind}, where a file is needed", str(path))
 
 
 def link_file(path: Path, target: Path) -> None:

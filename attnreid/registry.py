@@ -91,8 +91,11 @@ def find_attention(name: str) -> AttentionBuilder:
 
     Raises:
         ImportError: it is a name of timm's, and timm is not installed.
+        TypeError: it is no name.
         ValueError: there is none of this name; the message names the closest.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"attention: the name must be a string, got {name!r}: pass one such as 'se'")
     if name.startswith(PREFIX):
         return timm_attention(name)
     if name not in _registered():
@@ -112,7 +115,7 @@ def create_attention(name: str, channels: int, **options: Any) -> nn.Module:
 
     Raises:
         ValueError: if the name is unknown.
-        TypeError: if the layer has no such option.
+        TypeError: if it is no string, or the layer has no such option, or needs one that is not given.
 
     Example:
         >>> create_attention("se", 64, reduction=8)
@@ -221,3 +224,7 @@ def _check_options(name: str, builder: AttentionBuilder, options: dict[str, Any]
         if option not in known:
             choices = [other for other in known if other != "channels"]
             raise TypeError(f"attention {name!r}: no option {option!r}: {closest(option, choices)}")
+    for option, parameter in known.items():
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed and option not in options:
+            raise TypeError(f"attention {name!r}: {option} must be given, got none: pass {option}=...")

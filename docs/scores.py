@@ -2,8 +2,8 @@
 
 A block between `<!-- ledger: NAME -->` and `<!-- end of ledger -->` is the table of the catalogue's experiment NAME at
 demo scale. `docs/results/reproduction.md` has all of them, and the claims' verdicts.
-A block between `<!-- explain: NAME -->` and `<!-- end of explain -->` is how much of each heat map is on the person, from
-`docs/results/explain/NAME.json`.
+A block between `<!-- explain: NAME -->` and `<!-- end of explain -->` is how much of each heat map is on the person,
+from `docs/results/explain/NAME.json`.
 """
 
 import json

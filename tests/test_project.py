@@ -108,3 +108,16 @@ def test_the_scripts_are_the_programs():
         "attnreid": f"{attnreid.__main__.__name__}:{attnreid.__main__.run.__name__}",
         "attnreid-pipelines": f"{reference_pipelines.__main__.__name__}:{reference_pipelines.__main__.run.__name__}",
     }
+
+
+def test_the_release_is_built_with_locked_tools_an_sbom_and_an_audit():
+    locked = (ROOT / ".github" / "release-tools.txt").read_text()
+    wanted = (ROOT / ".github" / "release-tools.in").read_text().split()
+    entries = [entry for entry in re.split(r"\n(?=\S)", locked) if not entry.startswith("#")]
+    assert all("--hash=sha256:" in entry and "==" in entry.split()[0] for entry in entries)
+    names = {entry.split("==")[0] for entry in entries}
+    assert {re.split("[>=]", name)[0] for name in wanted} <= names
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]["build"]["steps"]
+    commands = " ".join(step.get("run", "") for step in steps)
+    for word in ("--require-hashes", "--no-isolation", "pip-audit", "cyclonedx-py environment", "sbom.cdx.json"):
+        assert word in commands

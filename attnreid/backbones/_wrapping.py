@@ -10,7 +10,10 @@ _WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
 
 
 def check_python(who: str, model: nn.Module) -> None:
-    """Refuse a model that is scripted or traced, or has a part that is."""
+    """Refuse what is no module, and a model that is scripted or traced, or has a part that is."""
+    if not isinstance(model, nn.Module):
+        found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"{who}: the model must be an nn.Module, got {found}; pass the model itself.")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
@@ -27,6 +30,7 @@ def check_plain(who: str, model: nn.Module) -> None:
     anew for every batch: passing the one inside is fine.
 
     Raises:
+        TypeError: it is no module.
         ValueError: it is such a model.
     """
     check_python(who, model)

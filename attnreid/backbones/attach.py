@@ -33,7 +33,7 @@ from attnreid.backbones._surgery import (
 from attnreid.backbones.layouts import on_maps, shape_at
 from attnreid.backbones.sites import InputSize, Layout, Survey, check_runs, check_stated, look, select, unread
 from attnreid.blend import IdentityBlend
-from attnreid.registry import Attention, find_attention, option_names
+from attnreid.registry import Attention, find_builder, option_names
 from attnreid.text import closest
 
 Where = Literal["after", "instead"]
@@ -148,7 +148,7 @@ def attach(
 
 def _check_options(who: str, attention: Attention, unknown: Mapping[str, object]) -> None:
     for name, value in unknown.items():
-        builder = find_attention(attention) if isinstance(attention, str) else attention
+        builder = find_builder(who, attention)
         of_layer = option_names(builder)
         if name in of_layer:
             layer = getattr(builder, "__name__", type(builder).__name__)

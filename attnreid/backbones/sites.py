@@ -221,6 +221,11 @@ def _inputs(
             f"{who}: pass either input_size=(height, width) or example_inputs=(tensors, ...), and not both."
         )
     if example_inputs is not None:
+        if not isinstance(example_inputs, Sequence) or not all(isinstance(each, Tensor) for each in example_inputs):
+            found = type(example_inputs).__name__
+            raise TypeError(
+                f"{who}: example_inputs must be a sequence of tensors, got {found}; pass what forward takes, (images,)."
+            )
         return tuple(example_inputs)
     if input_size is None or not is_input_size(input_size):
         raise ValueError(

@@ -23,7 +23,7 @@ from attnreid.backbones._measuring import Observation, Seen, observe, stand_in
 from attnreid.backbones._wrapping import check_python
 from attnreid.backbones.attach import attachments
 from attnreid.backbones.families import DENSENET, INCEPTION_V3, RESNET, Family, blocks_of, family_of
-from attnreid.backbones.sites import InputSize, look
+from attnreid.backbones.sites import InputSize, is_input_size, look
 
 _UNDO = "_attnreid_last_stride"
 _HEIGHT, _WIDTH = 256, 128
@@ -63,6 +63,11 @@ def set_last_stride(model: nn.Module, stride: int = 1, *, input_size: InputSize 
     if stride not in (1, 2):
         raise ValueError(f"{who}: stride must be 1 or 2, got {stride!r}; a plain backbone has 2.")
     check_python(who, model)
+    if input_size is not None and not is_input_size(input_size):
+        raise ValueError(
+            f"{who}: input_size must be (height, width) or (channels, height, width) of positive integers, got "
+            f"{input_size!r}."
+        )
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     size = (channels, _HEIGHT, _WIDTH) if input_size is None else (3, *input_size)[-3:]
     family = family_of(model)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnreid.files import replacing, system_error
+from attnreid.files import open_file, replacing, system_error
 
 _KEY, _DIGEST = "attnreid_header", "attnreid_sha256"
 _FIRST_KEY = "attnreid"  # of the first format, which had no digest
@@ -91,7 +91,7 @@ def _open(who: str, path: Path, kind: str) -> tuple[str | None, dict[str, Tensor
 
 def _find_digest(path: Path) -> tuple[int, str] | None:
     """Return where the digest stands in a file, in bytes from its start, and the digest."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         length = int.from_bytes(file.read(_AFTER_LENGTH), "little")
         found = _PLACE.search(file.read(length))
     return None if found is None else (_AFTER_LENGTH + found.start(1), found[1].decode())
@@ -103,7 +103,7 @@ def _digest_of(path: Path) -> tuple[int, str]:
     assert found is not None
     place = found[0]
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         digest.update(file.read(place))
         file.seek(len(_NO_DIGEST), os.SEEK_CUR)
         digest.update(_NO_DIGEST.encode())
@@ -113,7 +113,7 @@ def _digest_of(path: Path) -> tuple[int, str]:
 
 
 def _start_of(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(_AFTER_LENGTH + 1)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from attnreid.backbones import attachments
 from attnreid.backbones._calls import MADE_FOR, Call
+from attnreid.files import parse_json
 
 Value = TypeVar("Value")
 
@@ -117,7 +118,7 @@ def from_json(who: str, text: str) -> Header:
         ValueError: it is of another format or none.
     """
     try:
-        content: Any = json.loads(text)
+        content = _typed(parse_json(text), dict)
         form = content["format"]
         if form in (_FIRST_FORMAT, FORMAT):
             described = _described if form == FORMAT else _described_first
@@ -127,7 +128,7 @@ def from_json(who: str, text: str) -> Header:
                 {name: _typed(version, int) for name, version in _typed(content["versions"], dict).items()},
                 None if content.get("description") is None else _typed(content["description"], dict),
             )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{who} must have a header of format {FORMAT}, got one that does not read "
             f"({type(error).__name__}: {error}); save it again."
@@ -161,8 +162,9 @@ def relative(prefix: str, name: str) -> str | None:
 
 
 def _described(content: Any) -> Described:
-    call, sites = content["call"], _typed(content["sites"], dict)
+    call, sites = _typed(content, dict)["call"], _typed(content["sites"], dict)
     if call is not None:
+        call = _typed(call, dict)
         made_for = {name: _sides(size, 2) for name, size in _typed(call.get(MADE_FOR, {}), dict).items()}
         call = {key: _typed(call[key], kind) for key, kind in (("on", str), ("name", str), ("options", dict))}
         call |= {MADE_FOR: made_for} if made_for else {}
@@ -178,8 +180,8 @@ def _sides(content: Any, count: int) -> list[int]:
 
 def _described_first(content: Any) -> Described:
     """Read an attachment of the first format, where the call was a "recipe" and its name the "call"."""
-    call = content["recipe"]
-    return _described({**content, "call": call if call is None else {**call, "name": call["call"]}})
+    call = _typed(content, dict)["recipe"]
+    return _described({**content, "call": call if call is None else {**_typed(call, dict), "name": call["call"]}})
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -46,7 +46,8 @@ def rebuild(model: nn.Module, call: Call) -> Attachment:
         with building_for(made_for):
             return _CALLS[name](part, **arguments)
     except Exception as error:  # whatever a layer makes of options that no one checked
-        raise ValueError(f"{name} failed with: {error}") from error
+        said = str(error).strip().partition("\n")[0]  # torch writes where in its own code an error is from below it
+        raise ValueError(f"{name} failed with: {said or type(error).__name__}") from error
 
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:

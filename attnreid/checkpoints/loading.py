@@ -82,7 +82,7 @@ def load_checkpoint(
     Raises:
         ImportError: safetensors is not installed.
         OSError: the file cannot be read.
-        TypeError: `resize` is no such thing.
+        TypeError: `model`, `prefix` or `resize` is no such thing.
         ValueError: the file is no whole one of `save_checkpoint`, it has nothing under the prefix, or it and the
             model differ; the message names the difference. Or its attention cannot be resized. The model is then
             as it was.
@@ -98,6 +98,10 @@ def load_checkpoint(
         ...
         ValueError: load_checkpoint: ...small.safetensors must fit Linear, got 2 unlike ('weight' is 2x4 and ...
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{_LOAD}: the model must be an nn.Module, got {type(model).__name__}; pass the model.")
+    if not isinstance(prefix, str):
+        raise TypeError(f"{_LOAD}: prefix must be a string, got {prefix!r}; pass one such as 'backbone.'.")
     path, header, tensors = _read(_LOAD, path)
     if prefix:
         header, tensors = _part(path, header, tensors, prefix)

@@ -38,6 +38,7 @@ def save_checkpoint(
     Raises:
         ImportError: safetensors is not installed.
         OSError: the file cannot be written.
+        TypeError: the model is no module, or the description no dict.
         ValueError: the state dict has something that is no tensor with data, the model is a folded one, whose
             weights no fresh model could load, or the description is no plain data.
 
@@ -57,6 +58,10 @@ def save_checkpoint(
         >>> read_description(path)
         {'epoch': 60}
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{_SAVE}: the model must be an nn.Module, got {type(model).__name__}; pass the model.")
+    if description is not None and not isinstance(description, Mapping):
+        raise TypeError(f"{_SAVE}: the description must be a dict, got {description!r:.60}; pass one of plain data.")
     for name, module in model.named_modules():
         if isinstance(module, Foldable) and module.folded:
             raise ValueError(

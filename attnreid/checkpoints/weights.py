@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attnreid.checkpoints._file import is_safetensors, read_tensors
+from attnreid.files import open_file
 
 _READ = "read_weights"
 _WRAPPERS = ("model", "state_dict")
@@ -87,7 +88,7 @@ def shared_prefix(names: Mapping[str, Any]) -> str:
 def _unpickled(who: str, path: Path) -> object:
     try:
         # Opened here, since torch goes by a file's name before it looks into it.
-        with path.open("rb") as file, torch.serialization.safe_globals(_numpy_numbers()):
+        with open_file(path) as file, torch.serialization.safe_globals(_numpy_numbers()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damaged files by most kinds of error
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None

@@ -1,6 +1,7 @@
 """What the words of an option mean, by the type of its field."""
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -24,7 +25,8 @@ def convert(kind: Any, value: Any) -> Any:
     parts = get_args(kind)
     if get_origin(kind) is tuple:
         value = [] if value in ("[]", ["[]"]) else value
-        each = _items(value) if parts[0] not in (str, Path) else [value] if isinstance(value, str) else list(value)
+        as_they_are = parts[0] in (str, Path)
+        each = [value] if as_they_are and isinstance(value, str) else _items(value, as_they_are)
         kinds = parts[:1] * len(each) if Ellipsis in parts else parts
         return tuple(convert(*pair) for pair in zip(kinds, each, strict=True))
     if type(None) in parts:
@@ -41,19 +43,26 @@ def convert(kind: Any, value: Any) -> Any:
     if kind is int and isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value):
         return int(value)
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool) and "_" not in str(value):
-        return float(value)
+        return _number(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
     if type(value) is not kind:
-        raise ValueError(f"{value!r} must be {describe(kind)}")
+        raise ValueError(f"{reprlib.repr(value)} must be {describe(kind)}")
     return value
 
 
-def _items(value: Any) -> list[Any]:
-    """Return the items of a list; words may have brackets, commas and quotes."""
+def _number(value: int | str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{value!r:.30} is too large a number") from None
+
+
+def _items(value: Any, as_they_are: bool) -> list[Any]:
+    """Return the items of a list; words may have brackets, commas and quotes, unless they are taken as they are."""
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{value!r} is no list")
-    if not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{reprlib.repr(value)} is no list")
+    if as_they_are or not all(isinstance(item, str) for item in value):
         return list(value)
     items = re.sub(r"^\[|\]$", "", ",".join(value).strip()).split(",")
     return [item.strip(" '\"") for item in items if item.strip()]

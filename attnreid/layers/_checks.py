@@ -2,20 +2,47 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnreid._tracing import is_recording, leaf
 
+_MOST = 2**31  # no tensor has as many channels, parts or positions
+
 
 def check_count(who: str, name: str, value: object, *, least: int = 1) -> None:
-    """Refuse anything but an int that is at least `least`."""
+    """Refuse anything but an int that is at least `least`, and below 2**31."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(
             f"{who}: {name} must be an int, got {value!r} of type {type(value).__name__}: pass a whole number"
         )
     if value < least:
         raise ValueError(f"{who}: {name} must be at least {least}, got {value}: pass a larger number")
+    if value >= _MOST:
+        raise ValueError(f"{who}: {name} must be below 2**31, got {value}: pass a smaller number")
+
+
+def check_factory(who: str, device: object, dtype: object) -> None:
+    """Refuse a device that torch does not know, and anything but a floating-point dtype; None is the default one.
+
+    Whether there is such a device, torch says.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(
+            f"{who}: dtype must be a floating-point dtype, got {dtype!r}: pass one such as torch.float32, or leave it "
+            "out"
+        )
+    if device is None or isinstance(device, torch.device | int):
+        return
+    if not isinstance(device, str):
+        raise TypeError(f"{who}: device must be a torch.device or a name, got {device!r}: pass one such as 'cpu'")
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"{who}: device must be one that torch knows, got {device!r}: pass one such as 'cpu'"
+        ) from None
 
 
 def check_flag(who: str, name: str, value: object) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.layers._checks import check_count, check_map, check_size, describe
+from attnreid.layers._checks import check_count, check_factory, check_map, check_size, describe
 from attnreid.layers._folding import Foldable, like
 from attnreid.layers._probe import HidesProbes, Probe, probed
 from attnreid.layers._resizing import Size, copy_with
@@ -74,6 +74,7 @@ class DomainLevelAttention(HidesProbes, Foldable):
     ) -> None:
         super().__init__()
         check_count("DomainLevelAttention", "channels", channels)
+        check_factory("DomainLevelAttention", device, dtype)
         check_count("DomainLevelAttention", "memory", memory)
         self.channels = channels
         self.memory = memory

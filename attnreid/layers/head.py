@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnreid._tracing import Unscriptable, is_recording, leaf, rearrange
-from attnreid.layers._checks import check_count, check_map, check_multiple, check_size, describe
+from attnreid.layers._checks import check_count, check_factory, check_map, check_multiple, check_size, describe
 from attnreid.layers._folding import like
 from attnreid.layers._pooling import widened
 from attnreid.layers._probe import HidesProbes, Probe, is_heard, probed
@@ -140,6 +140,7 @@ class HeadLevelAttention(HidesProbes, Unscriptable):
         super().__init__()
         who = "HeadLevelAttention"
         check_count(who, "channels", channels)
+        check_factory(who, device, dtype)
         check_count(who, "heads", heads)
         check_multiple(who, "channels", channels, heads)
         height, width = self.size = check_size(who, size)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.layers._checks import check_flag, check_map, describe
+from attnreid.layers._checks import check_factory, check_flag, check_map, describe
 from attnreid.layers.gate import Gate
 from attnreid.registry import register_attention
 
@@ -57,6 +57,7 @@ class PixelLevelAttention(Gate):
     ) -> None:
         super().__init__(channels)
         check_flag("PixelLevelAttention", "shared_map", shared_map)
+        check_factory("PixelLevelAttention", device, dtype)
         self.shared_map = shared_map
         maps = 1 if shared_map else channels
         self.conv = nn.Conv2d(channels, maps, kernel_size=3, padding=1, device=device, dtype=dtype)

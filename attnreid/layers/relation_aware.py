@@ -14,6 +14,7 @@ from torch import Tensor
 from attnreid._tracing import rearrange
 from attnreid.layers._checks import (
     check_count,
+    check_factory,
     check_map,
     check_multiple,
     check_size,
@@ -58,6 +59,7 @@ class _RelationAware(Gate, Foldable):
     ) -> None:
         who = type(self).__name__
         check_count(who, "channels", channels)
+        check_factory(who, device, dtype)
         check_count(who, "reduction", reduction)
         check_count(who, "parts", parts)
         super().__init__(channels, size=check_size(who, size))

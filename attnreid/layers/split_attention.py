@@ -10,7 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from attnreid._tracing import rearrange, reduce
-from attnreid.layers._checks import check_count, check_flag, check_multiple, check_statistics, describe
+from attnreid.layers._checks import (
+    check_count,
+    check_factory,
+    check_flag,
+    check_multiple,
+    check_statistics,
+    describe,
+)
 from attnreid.layers._folding import Foldable, eval_form, like, reset_norm
 from attnreid.layers.gate import PooledGate
 from attnreid.registry import register_attention
@@ -79,6 +86,7 @@ class SplitAttention(PooledGate, Foldable):
         check_count(who, "parts", parts)
         check_count(who, "reduction", reduction)
         check_flag(who, "norm", norm)
+        check_factory(who, device, dtype)
         check_multiple(who, f"channels, split into {parts} parts,", channels, parts)
         self.parts = parts
         self.reduction = reduction

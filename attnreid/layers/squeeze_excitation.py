@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid._tracing import rearrange
-from attnreid.layers._checks import check_count, check_multiple, describe
+from attnreid.layers._checks import check_count, check_factory, check_multiple, describe
 from attnreid.layers.gate import PooledGate
 from attnreid.registry import register_attention
 
@@ -76,6 +76,7 @@ class SqueezeExcitation(PooledGate):
         who = "SqueezeExcitation"
         check_count(who, "reduction", reduction)
         check_count(who, "parts", parts)
+        check_factory(who, device, dtype)
         check_multiple(who, f"channels, split into {parts} parts,", channels, parts)
         if hidden is not None:
             check_count(who, "hidden", hidden)

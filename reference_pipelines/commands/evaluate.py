@@ -1,6 +1,7 @@
 """A trained network on any data set, its own or another, without training: what `evaluate` does."""
 
 import json
+import re
 import sys
 import tempfile
 import time
@@ -43,6 +44,7 @@ from reference_pipelines.serving.embedder import identity_of
 from reference_pipelines.training.images import read_images, read_wanted
 
 _ROOM = 1 << 16  # bytes that a result may take
+_NAME = 50  # characters of a data set's name in a file's, four bytes each at most
 
 
 def run(options: EvaluateOptions) -> None:
@@ -196,14 +198,16 @@ def _evaluation_config(run: TrainedRun, options: EvaluateOptions) -> EvaluationC
 
 def _file_name(numbers: Mapping[str, Any]) -> str:
     target = numbers["tested_on"]
-    words = [target["name"], target["fingerprint"], numbers["weights"]["name"], "flip" if numbers["flip"] else "plain"]
+    # The data set's name is its folder's: it may hold anything, and be as long as a name can be.
+    name = re.sub(r"[\x00-\x1f\x7f /\\]", "_", target["name"]).lstrip(".")[:_NAME]
+    words = [name, target["fingerprint"], numbers["weights"]["name"], "flip" if numbers["flip"] else "plain"]
     if numbers["reranked"]:
         words.append("reranked")
     if "single_shot" in numbers["scores"]:
         words.append("single_shot")
     if "open_set" in numbers:
         words.append("open_set")
-    return "-".join(words).replace(" ", "_").replace("/", "_") + ".json"
+    return "-".join(words) + ".json"
 
 
 def _check_writable(out: Path | None, evaluations: Path) -> None:

@@ -20,6 +20,7 @@ from attnreid.command_line import (
     refuse_unknown,
     separate,
 )
+from attnreid.files import read_text
 from reference_pipelines.config.attention import modern
 from reference_pipelines.errors import UserError, require
 
@@ -27,6 +28,8 @@ Config = TypeVar("Config")
 
 CONFIG_OPTION = Option("--config", "config", str, None, "recipe, a name or a YAML file; the other options override it")
 _PACKAGE = Path(__file__).parents[1]
+_WHOLE_NUMBER, _MOST_DIGITS = "tag:yaml.org,2002:int", 1000  # Python shows no number of more than 4,300
+_MOST_VALUES = 10_000  # of a recipe; an alias may stand for aliases, and so on
 
 
 def keys_of(schema: type, prefix: str = "") -> dict[str, Option]:
@@ -163,7 +166,7 @@ def _missing(keys: Sequence[str], recipe: str | None, recipes: Path | None) -> s
 def _wrong_value(option: Option, path: str, value: Any) -> str:
     """Say what a recipe's value must be."""
     read = "; YAML reads no, off, yes and on as false and true: put them in quotes" if isinstance(value, bool) else ""
-    return f"{option.key} in {path} must be {describe(option.kind)}, got {value!r}{read}"
+    return f"{option.key} in {path} must be {describe(option.kind)}, got {_said(value)}{read}"
 
 
 def read_recipe(schema: type, path: Path) -> dict[str, Any]:
@@ -174,14 +177,11 @@ def read_recipe(schema: type, path: Path) -> dict[str, Any]:
             one without a value.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        recipe = yaml.safe_load(text)
-        twice = _given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
+        recipe, twice = _parse(read_text(path))
     except OSError as error:
         raise UserError(f"config: cannot read the recipe {path} ({error.strerror}); check --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"config: {path} is not valid YAML ({reason})") from None
+    except ValueError as error:
+        raise UserError(f"config: {path} is not valid YAML ({error})") from None
     if not isinstance(recipe, dict):
         raise UserError(f"config: {path} must hold keys and values, it holds {_said(recipe)}")
     if twice:
@@ -203,6 +203,43 @@ def read_recipe(schema: type, path: Path) -> dict[str, Any]:
         if value is None and not optional and keys[key].default is not REQUIRED:
             raise UserError(f"config: {path}: {key} has no value; give one, or leave the key out for its default")
     return values
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the plain data in a YAML file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no YAML of plain data.
+    """
+    return _parse(read_text(path))[0]
+
+
+def _parse(text: str) -> tuple[Any, str | None]:
+    """Return what a YAML text holds, and the first key that it gives twice.
+
+    Raises:
+        ValueError: it is no YAML, has a value that its tag does not fit, or is too much by its aliases.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _expanded(node, {}) > _MOST_VALUES:
+            raise ValueError(f"its aliases make more than {_MOST_VALUES:,} values of it")
+        return yaml.safe_load(text), _given_twice(node)
+    except Exception as error:  # PyYAML raises much else than its own errors where a value does not fit its tag
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _expanded(node: Any, known: dict[int, float]) -> float:
+    """Return how many values a node is with its aliases written out; infinitely many where it stands in itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        if node.tag == _WHOLE_NUMBER and len(node.value) > _MOST_DIGITS:
+            raise ValueError(f"line {node.start_mark.line + 1} has a number of {len(node.value):,} digits")
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inside = (each for part in parts for each in (part if isinstance(part, tuple) else (part,)))
+        known[id(node)] = 1 + sum(_expanded(each, known) for each in inside)
+    return known[id(node)]
 
 
 def _given_twice(node: Any, prefix: str = "", seen: set[str] | None = None) -> str | None:

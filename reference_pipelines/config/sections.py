@@ -98,8 +98,9 @@ class ModelConfig:
     """The backbone and where its weights come from.
 
     Args:
-        backbone: torchvision's name of a classification network; timm:NAME; module:callable, which returns a network;
-            or "resnet_demo", torchvision's ResNet class with one narrow bottleneck a stage.
+        backbone: torchvision's name of a classification network; timm:NAME; module:callable, which is imported and
+            called, so that its code runs, and returns a network; or "resnet_demo", torchvision's ResNet class with one
+            narrow bottleneck a stage.
         weights: "imagenet" (torchvision's or timm's), "none" (random), "package" (ImageNet's for
             timm:tf_efficientnet_lite0, from the extra pretrained), or where to start from: a run's folder, or a file
             of safetensors or torch.save with this backbone in it, under any names; heads are left aside, and attention

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from attnreid.files import read_json
 from reference_pipelines.errors import UserError
 
 FEATURES, TABLE, META = "features.npy", "table.csv", "meta.json"
@@ -62,17 +63,30 @@ def read_meta(folder: Path, who: str) -> Meta:
     """
     path = folder / META
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = read_json(path)
         if plain["format"] != FORMAT:
             raise ValueError(f"its format is {plain['format']!r}, this version reads {FORMAT}")
         passed_over = tuple((int(place), str(name), str(reason)) for place, name, reason in plain.pop("passed_over"))
-        return Meta(**plain, passed_over=passed_over)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _checked(Meta(**plain, passed_over=passed_over))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise UserError(
             f"{who}: {folder} must be a folder that `extract` has written, and its {META} does not say so ({reason}); "
             "name another"
         ) from None
+
+
+def _checked(meta: Meta) -> Meta:
+    kinds = {
+        **dict.fromkeys(("title", "source", "listing"), str),
+        **dict.fromkeys(("dim", "images", "done", "rows"), int),
+        **{"model": dict, "finished": bool},
+    }
+    for name, kind in kinds.items():
+        value = getattr(meta, name)
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
+            raise ValueError(f"its {name} is {value!r:.60}")
+    return meta
 
 
 def header(rows: int, dim: int) -> bytes:

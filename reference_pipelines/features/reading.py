@@ -1,10 +1,12 @@
 """A store of features, opened: the rows stay on the disk until they are looked at."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 
+from attnreid.files import open_file, read_bytes
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.files import FEATURES, META, TABLE, Meta, read_meta
 from reference_pipelines.spreadsheet import from_cell
@@ -48,9 +50,9 @@ class FeatureStore:
             )
         try:
             # Not "r": torch warns of arrays that it could write into and must not.
-            self.features: np.ndarray = np.load(self.folder / FEATURES, mmap_mode="c", allow_pickle=False)
+            self.features: np.ndarray = _map(self.folder / FEATURES)
             self.paths, self.ids, self.cameras = _read_table(self.folder / TABLE)
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError, OverflowError, csv.Error) as error:
             raise self._damaged(who, getattr(error, "strerror", None) or str(error)) from None
         shape, wanted = self.features.shape, (self.meta.rows, self.meta.dim)
         if shape != wanted or self.features.dtype != np.float32 or len(self.paths) != self.meta.rows:
@@ -65,9 +67,20 @@ class FeatureStore:
         return UserError(f"{who}: the files of {self.folder} must be those of one `extract` ({reason}); extract again")
 
 
+def _map(path: Path) -> np.ndarray:
+    with open_file(path):
+        pass
+    try:
+        return np.lib.format.open_memmap(path, mode="c")  # one array, no archive of them, and no objects
+    except Exception as error:  # NumPy parses the header as Python, and what that raises has no common base
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from None
+
+
 def _read_table(path: Path) -> tuple[tuple[Path, ...], np.ndarray | None, np.ndarray | None]:
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = list(csv.reader(file, strict=True))
+    text = read_bytes(path).decode("utf-8", "surrogateescape")
+    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     if not rows or rows[0] != ["path", "id", "camera"] or any(len(row) != 3 for row in rows):
         raise ValueError(f"{path.name} does not have the columns path,id,camera")
     ids, cameras = (_numbers([row[column] for row in rows[1:]]) for column in (1, 2))

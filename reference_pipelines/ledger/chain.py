@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
-from attnreid.files import synchronise_folder, write_text
+from attnreid.files import open_file, read_bytes, read_json, synchronise_folder, write_text
 from reference_pipelines.errors import UserError
 from reference_pipelines.ledger.entry import Entry, beginning, check_name, digest
 from reference_pipelines.ranks.files import from_bytes, to_bytes
@@ -68,7 +68,7 @@ class Slice:
     @classmethod
     def read(cls, path: Path) -> "Slice":
         """Return what a file holds; nothing where there is none."""
-        *lines, rest = (path.read_bytes() if path.is_file() else b"").split(b"\n")
+        *lines, rest = (read_bytes(path) if path.is_file() else b"").split(b"\n")
         return cls(path, tuple(lines), rest)
 
     def entries(self) -> list[Entry]:
@@ -96,13 +96,13 @@ def read_heads(folder: Path) -> dict[str, Head]:
     if not path.is_file():
         return {}
     try:
-        heads = {
-            name: Head(int(told["lines"]), str(told["head"])) for name, told in json.loads(path.read_bytes()).items()
-        }
+        heads = {name: Head(int(told["lines"]), str(told["head"])) for name, told in read_json(path).items()}
+        for name in heads:
+            check_name(name)  # a path would lead out of the ledger
         if any(head.lines < 1 for head in heads.values()):
             raise ValueError
         return heads
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise UserError(f"ledger: {path} must be the index of a ledger, and it is none; restore it") from None
 
 
@@ -152,7 +152,7 @@ def rank_bytes(path: Path, entry: Entry) -> bytes:
     if place is None:
         raise ValueError("it has no ranks")
     try:
-        with path.with_suffix(RANKS).open("rb") as file:
+        with open_file(path.with_suffix(RANKS)) as file:
             if place["offset"] + place["bytes"] > os.fstat(file.fileno()).st_size:
                 raise ValueError
             file.seek(place["offset"])
@@ -218,6 +218,12 @@ def _write(found: Slice, fields: Mapping[str, Any], ranks: QueryRanks | None) ->
         ranks=None if ranks is None else place,
         **{**fields, "remarks": [*fields["remarks"], *(mended if found.rest else ())]},
     )
+    try:
+        Entry.from_line(entry.to_line())
+    except ValueError as error:
+        raise UserError(
+            f"ledger: what is recorded must make a line of {found.name}, and {error}; train or evaluate it again"
+        ) from None
     if ranks is not None:
         _write_at(found.path.with_suffix(RANKS), end, content)
     _write_at(found.path, sum(len(line) + 1 for line in found.lines), entry.to_line() + b"\n")

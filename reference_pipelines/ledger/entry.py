@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from attnreid.files import parse_json
+
 FORMAT = 1
 Selection = Literal["last", "held_out", "oracle"]
 SELECTIONS: dict[str, str] = {
@@ -96,7 +98,7 @@ class Entry:
             ValueError: it is no line of this format.
         """
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except ValueError:
             raise ValueError("it is no JSON") from None
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
@@ -134,7 +136,7 @@ def check_name(slice_name: str) -> None:
     Raises:
         ValueError: it is none.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", slice_name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", slice_name):
         raise ValueError(
             f"ledger: a slice's name must be letters, digits, '.', '_' and '-', got {slice_name!r}; "
             "for example apnet.table2-demo-seed1"

@@ -1,11 +1,11 @@
 """A finished run, an evaluation or a failure into the ledger, with all that made it."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attnreid.files import read_bytes, read_json
 from reference_pipelines.errors import UserError
 from reference_pipelines.ledger.chain import append
 from reference_pipelines.ledger.entry import Entry, Selection, config_digest, recipe_digest
@@ -48,7 +48,10 @@ def record(ledger: Path, slice_name: str, source: Path, *, cell: Mapping[str, st
     wrong = next(differences({name: scores.get(name) for name in again}, again, ranks, precision), None)
     if wrong is not None:
         raise UserError(f"ledger: the scores of {path} must be those of its ranks, and {wrong}; evaluate it again")
-    fields = _of_evaluation(result) if evaluated else _of_run(path.parent, result)
+    try:
+        fields = _of_evaluation(result) if evaluated else _of_run(path.parent, result)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _not_a_result(path, error) from None
     return append(ledger, slice_name, {**fields, "scores": again, "failure": None, "cell": dict(cell)}, ranks)
 
 
@@ -106,30 +109,40 @@ def record_failure(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         scores = result["scores" if "tested_on" in result else "final"]
         _ = scores["mAP"], result["ranks"]["file"], *(result[name] for name in _KEPT)
+        if not all(isinstance(each, dict) for each in (scores, result["ranks"], result["config"])):
+            raise TypeError("its scores, ranks and config are no dicts")
+        if not isinstance(result["remarks"], list):
+            raise TypeError("its remarks are no list")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _not_a_result(path, error) from None
+    if unfinished := result.get("unfinished"):
+        told = unfinished if isinstance(unfinished, dict) else {}
         raise UserError(
-            f"ledger: {path} must be the result of a finished run or of an evaluation, with its ranks "
-            f"({type(error).__name__}: {error}); finish it with resume, or evaluate it again"
-        ) from None
-    if result.get("unfinished"):
-        epoch, epochs = (result["unfinished"][name] for name in ("epoch", "epochs"))
-        raise UserError(
-            f"ledger: {path} must be of a finished run, it is of epoch {epoch} of {epochs}; go on with resume"
+            f"ledger: {path} must be of a finished run, it is of epoch {told.get('epoch')} of {told.get('epochs')}; "
+            "go on with resume"
         )
     return dict(result)
 
 
+def _not_a_result(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"ledger: {path} must be the result of a finished run or of an evaluation, with its ranks "
+        f"({type(error).__name__}: {error}); finish it with resume, or evaluate it again"
+    )
+
+
 def _ranks_of(path: Path, result: Mapping[str, Any]) -> tuple[QueryRanks, Any]:
-    file = path.with_name(result["ranks"]["file"])
+    file = path.parent / "ranks"
     try:
-        content = file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != result["ranks"]["sha256"]:
+        file = path.with_name(result["ranks"]["file"])  # beside it, and nowhere else
+        content = read_bytes(file)
+        if hashlib.sha256(content).hexdigest() != result["ranks"].get("sha256"):
             raise ValueError("its digest is another")
         return from_bytes(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"ledger: {file} must be the ranks of {path.name}, and is not ({error}); evaluate it again"
         ) from None

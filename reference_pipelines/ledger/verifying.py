@@ -193,4 +193,7 @@ def _same(told: Any, again: Any) -> bool:
         return isinstance(told, list) and len(told) == len(again) and all(map(_same, told, again))
     if again is None or told is None or isinstance(told, bool | str | list | dict):
         return again is None and told is None
-    return bool(abs(told - again) <= _TOLERANCE)
+    try:
+        return bool(abs(told - again) <= _TOLERANCE)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
 from attnreid import Weights, attachments, load_checkpoint, read_description, read_weights
 from reference_pipelines.config.attention import AttentionConfig, modern
-from reference_pipelines.config.loading import to_plain
+from reference_pipelines.config.loading import read_yaml, to_plain
 from reference_pipelines.errors import UserError
 
 _OF_A_RUN, _CONFIG = "model.safetensors", "config.yaml"
@@ -148,8 +147,8 @@ class StartingWeights:
         with suppress(OSError, ValueError, KeyError, TypeError):
             section = (read_description(self.path) or {})["config"]["attention"]
             return section if isinstance(section, dict) else {}
-        with suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-            section = yaml.safe_load((self.path.parent / _CONFIG).read_text(encoding="utf-8"))["attention"]
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            section = read_yaml(self.path.parent / _CONFIG)["attention"]
             return section if isinstance(section, dict) else {}
         return {}
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from PIL import Image
 
+from attnreid.files import read_json
 from reference_pipelines.data.layouts import three_folders
 from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.machine import available_cores
@@ -163,7 +164,7 @@ def _existing(root: Path, parameters: dict[str, Any]) -> RenderSummary | None:
     if not root.exists():
         return None
     try:
-        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(root / MANIFEST)
         found, counts = manifest["parameters"], manifest["counts"]
         content = manifest.get("content") or manifest["fingerprint"]  # as it was called at first
         summary = RenderSummary(root=root, **counts, content=content, fingerprint="", reused=True)

@@ -1,6 +1,5 @@
 """What a run's folder says, whole and checked, as the report shows it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from attnreid.files import parse_json, read_json, read_text
 from reference_pipelines.data.layouts.published import PUBLISHED
 from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.errors import UserError
@@ -117,14 +117,14 @@ def read_run(folder: Path, key: str) -> ReadRun:
                 f"report: {folder} must be a run that has saved something, and {found}; name another folder"
             )
         result = {**_LATER, **result}
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / "log.jsonl").splitlines()
         examples: dict[str, Any] = {"lists": [], "attention_images": []}
         gates: dict[str, np.ndarray] = {}
         if not result["unfinished"]:  # they are made at the end; what lies there is of an end before
-            examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+            examples = read_json(folder / "examples.json")
             with np.load(folder / "attention.npz", allow_pickle=False) as arrays:
                 gates = dict(arrays)
-        log = [json.loads(line) for line in lines if line.strip()]
+        log = [parse_json(line) for line in lines if line.strip()]
         later = sorted((folder / EVALUATIONS).glob("*.json"))
         evaluations = [_read_evaluation(path) for path in later]
         evaluation_rows([each.numbers for each in evaluations])  # to find a foreign file here
@@ -156,7 +156,7 @@ def read_run(folder: Path, key: str) -> ReadRun:
 
 
 def _read_evaluation(path: Path) -> Evaluation:
-    numbers = json.loads(path.read_text(encoding="utf-8"))
+    numbers = read_json(path)
     return Evaluation(numbers, _read_ranks(path.parent, numbers))
 
 

@@ -1,12 +1,12 @@
 """Both papers, small, on rendered pedestrians: the catalogue's entry `demo`, one table, one report."""
 
-import json
 import shlex
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from attnreid.files import read_json
 from reference_pipelines.errors import UserError
 from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import HEADINGS, learning_lines, table_notes, table_rows
@@ -54,7 +54,7 @@ def run_demo(out: Path, experiment: Experiment | None = None, scale: Scale | Non
     folders = [run.folder for run in plan.runs]
     title = "attnreid demo: both papers on rendered pedestrians"
     report = write_report(folders, out / "report.html", title=title, ledger=out / "ledger")
-    results = [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders]
+    results = [read_json(folder / RESULT) for folder in folders]
     names = [result["title"] for result in results]
     print("\n" + format_table(table_rows(results, names), HEADINGS) + "\n")
     print("\n".join([*learning_lines(results, names), *table_notes(results, names, recipes=False)]) + "\n")
@@ -79,8 +79,8 @@ def _forget_other_code(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.done:
             try:
-                code = json.loads((run.folder / RESULT).read_text(encoding="utf-8")).get("code")
-            except (OSError, ValueError):
+                code = read_json(run.folder / RESULT).get("code")
+            except (OSError, ValueError, AttributeError):
                 code = None
             if code != code_digest():
                 shutil.rmtree(run.folder)

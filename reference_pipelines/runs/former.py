@@ -4,7 +4,6 @@ Their weights are plain safetensors, and each checkpoint's state.json said what 
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from attnreid import read_weights
+from attnreid.files import read_json
 from reference_pipelines.errors import UserError
 from reference_pipelines.runs.description import RunDescription
 
@@ -63,7 +63,7 @@ def describe_former(folder: Path, weights: Path, best: Path) -> RunDescription |
     states = []
     for path in sorted(folder.glob(f"checkpoints/epoch-*/{_STATE}"), key=lambda path: path.parent.name, reverse=True):
         with suppress(OSError, ValueError):
-            states.append(json.loads(path.read_text(encoding="utf-8")))
+            states.append(read_json(path))
     states = [state for state in states if isinstance(state, dict) and state.get("format") == _FORMAT]
     if states and weights.is_file():
         with weights.open("rb") as file:

@@ -1,10 +1,10 @@
 """What a run folder says of its run: its result.json, or, of a run that has none, its newest checkpoint."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from attnreid.files import read_json
 from reference_pipelines.runs.checkpoints import newest_model
 from reference_pipelines.runs.description import Damaged, RunDescription, describe_file
 from reference_pipelines.runs.folder import BEST, RESULT, WEIGHTS
@@ -29,7 +29,7 @@ def read_result(folder: Path, weights: str = WEIGHTS) -> dict[str, Any] | None:
         ValueError: it is no JSON.
     """
     if (folder / RESULT).is_file():
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result: dict[str, Any] = read_json(folder / RESULT)
         return result
     with suppress(Damaged):
         return unfinished_result(describe_file(folder / weights)[0])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnreid.files import read_json
 from reference_pipelines.config.attention import modern
 from reference_pipelines.config.loading import defaults_of, flat, to_plain
 from reference_pipelines.errors import UserError
@@ -64,7 +65,7 @@ def find_checkpoint(folder: Path, processes: int = 1) -> Resumption:
 def finished(folder: Path, epochs: int) -> bool:
     """Return whether the run in a folder has a result of so many epochs."""
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = read_json(folder / RESULT)
         return bool(result["config"]["optimizer"]["epochs"] == epochs)
     except (OSError, ValueError, KeyError, TypeError):
         return False

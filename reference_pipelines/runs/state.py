@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from attnreid.files import replacing, system_error
+from attnreid.files import parse_json, replacing, system_error
 from reference_pipelines.runs.description import Damaged, RunDescription
 
 Tensors = dict[str, Tensor]
@@ -166,7 +166,7 @@ class TrainingState:
         """
         try:
             with safe_open(path, "pt") as file:
-                content = json.loads(file.metadata()[_KEY])
+                content = parse_json(file.metadata()[_KEY])
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
             return cls(
                 description=description,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnreid.files import write_text
+from attnreid.files import read_json, write_text
 from reference_pipelines.errors import UserError
 from reference_pipelines.matching import Calibration
 
@@ -87,7 +87,7 @@ def read_calibration(file: Path, model: Mapping[str, Any], who: str) -> StoredCa
         UserError: there is none, it is damaged, or of other weights or preprocessing.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if content["format"] != _FORMAT:
             raise ValueError(f"it is of format {content['format']!r}")
         theirs, data = dict(content["model"]), dict(content["data"])
@@ -99,7 +99,7 @@ def read_calibration(file: Path, model: Mapping[str, Any], who: str) -> StoredCa
         ) from None
     except OSError as error:
         raise UserError(f"{who}: cannot read {file} ({error.strerror}); check the rights") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{who}: {file} must be a calibration ({reason}); run `calibrate` again") from None
     keys = [key for key in {**model, **theirs} if model.get(key) != theirs.get(key)]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnreid.files import read_text
 from reference_pipelines.data.layouts.published import PUBLISHED
 from reference_pipelines.data.layouts.reading import (
     LAYOUT_OPTION,
@@ -140,7 +141,8 @@ def _read_list(path: Path, folder: Path, files: Mapping[str, Path]) -> _List:
     faults: dict[str, list[str]] = {}
     paths, ids, cameras = [], [], []
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), start=1):
+    text = read_text(path, errors="surrogateescape").removeprefix("\ufeff")
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path.name} line {number}"

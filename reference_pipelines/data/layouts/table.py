@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from attnreid.files import read_bytes
 from reference_pipelines.data.layouts.own import Image, assemble
 from reference_pipelines.data.layouts.reading import NUMBER, Problem, Reading, counted, named
 from reference_pipelines.data.layouts.scanning import Finder, what_is
@@ -72,7 +73,7 @@ def _text(path: Path) -> str:
     Raises:
         UserError: it is not in UTF-8; the sentence names what it seems to be in.
     """
-    content = path.read_bytes()
+    content = read_bytes(path)
     if content.startswith(_UTF16) or b"\0" in content[:_BEGINNING]:
         raise UserError(f'data: {path} must be in UTF-8, it seems to be in UTF-16; save it as "CSV UTF-8"')
     try:

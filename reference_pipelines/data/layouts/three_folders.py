@@ -5,7 +5,6 @@ any other set in this form. They are told apart by the form of their names, thei
 the number of images.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from attnreid.files import read_json
 from reference_pipelines.data.layouts.published import PUBLISHED, Counts
 from reference_pipelines.data.layouts.reading import (
     LAYOUT_OPTION,
@@ -360,7 +360,7 @@ def _manifest(base: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
