@@ -64,6 +64,7 @@ test-docs: env
 docs: env
 	$(PY) $(PIP) -e '.[docs]'
 	$(PY) -m sphinx -W --keep-going -j auto -q docs build/docs
+	$(MAKE) -s playground
 
 # The page in which a network runs; npm gives onnxruntime-web, once. What is there from the same sources stays.
 playground: env
