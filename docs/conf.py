@@ -41,6 +41,7 @@ python_display_short_literal_types = True
 html_theme = "furo"
 html_title = f"attnreid {release}"
 html_static_path = ["_static"]
+html_extra_path = ["llms.txt"]
 html_css_files = ["site.css"]
 html_js_files = ["filter.js"]
 html_copy_source = False

@@ -121,3 +121,22 @@ def test_the_release_is_built_with_locked_tools_an_sbom_and_an_audit():
     commands = " ".join(step.get("run", "") for step in steps)
     for word in ("--require-hashes", "--no-isolation", "pip-audit", "cyclonedx-py environment", "sbom.cdx.json"):
         assert word in commands
+
+
+def test_a_release_is_published_without_a_secret():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    assert jobs["publish"]["needs"] == "build"
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    kept = {
+        step["with"]["name"] for job in jobs.values() for step in job["steps"] if "artifact" in step.get("uses", "")
+    }
+    assert kept == {"packages"}
+    assert "secrets." not in (ROOT / ".github" / "workflows" / "release.yml").read_text()
+
+
+def test_what_a_language_model_is_told_names_pages_that_are_there():
+    text = (ROOT / "docs" / "llms.txt").read_text()
+    pages = re.findall(r"\]\(([\w/]+)\.html\)", text)
+    assert len(pages) > 8
+    for page in pages:
+        assert (ROOT / "docs" / f"{page}.md").is_file(), page
