@@ -87,7 +87,11 @@ def test_the_picture_shows_the_imports_that_are(architecture, rooms):
 
 
 def test_the_configs_are_below_everything(rooms):
-    assert rooms["reference_pipelines.config"] <= {"reference_pipelines.errors", "attnreid.command_line", "attnreid.files"}
+    assert rooms["reference_pipelines.config"] <= {
+        "reference_pipelines.errors",
+        "attnreid.command_line",
+        "attnreid.files",
+    }
 
 
 def test_the_page_lists_every_room(rooms):

@@ -670,7 +670,7 @@ def option(name, value):
     [
         (edit(format=3), r"header of format 2, got format 3; .*attnreid"),
         (lambda header: "{", r"header of format 2, got .*not read \(JSONDecodeError"),
-        (lambda header: "[" * 100_000, r"header of format 2, got .*not read \(RecursionError"),
+        (lambda header: "[" * 100_000, r"header of format 2, got .*not read \(ValueError: .*nested more than 100 deep"),
         (lambda header: "[1]", r"got .*not read \(TypeError"),
         (lambda header: {"format": 2}, r"got .*not read \(KeyError: 'attnreid'\); save "),
         (edit(attachments={}), r"got .*not read \(TypeError: \{\} is no list\)"),
