@@ -95,6 +95,7 @@ def test_two_levels_maps_differ_and_vary_in_space(attention, images, stages):
     target = similarity_target(model, images, images.flip(-1).flip(0), ("a.jpg", "b.jpg"))
     found = by_place(heat_maps(model, images, target.score, stages))
     assert list(found) == [(f"layer{n}", level) for n in (1, 2, 3, 4) for level in (BEFORE, "level1", "level2")]
+    assert min(each.min() for each in found.values()) == 0  # what speaks against it is left out
     for site in ("layer1", "layer2"):
         one, other = found[site, "level1"], found[site, "level2"]
         assert min(each.std(axis=(1, 2)).max() / each.max() for each in (one, other)) > 0.05
