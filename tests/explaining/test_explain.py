@@ -131,7 +131,7 @@ def test_the_table_and_the_help_say_what_is_there(trained_run, queries, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("images", "more", "parts"),
+    ("asked", "more", "parts"),
     [
         (["nothing.jpg"], [], ("there is no image", "nothing.jpg")),
         ([], [], ("IMAGE is missing",)),
@@ -142,15 +142,15 @@ def test_the_table_and_the_help_say_what_is_there(trained_run, queries, tmp_path
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(
-    images, more, parts, trained_run, queries, tmp_path, capsys, monkeypatch
+    asked, more, parts, trained_run, queries, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a-file").write_text("mine")
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    names = [str(queries[0]) if name == "q" else name for name in images]
+    names = [str(queries[0]) if name == "q" else name for name in asked]
     assert main(["explain", str(trained_run), *names, *more]) == 2
     said = capsys.readouterr().err
-    assert says(said, "error: explain", *parts)
+    assert says(said, "error: ", *parts)
     assert said.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "broken.jpg"]
 
