@@ -232,6 +232,8 @@ def _scale_of(plain: Mapping[str, Any]) -> Scale:
     for point in plain["points"]:
         pairs = {name: _interval(point[name]) for name in ("interval", "fnmr_interval")}
         points.append(OperatingPoint(**{**point, **pairs}))
+        if not 0 < points[-1].rate < 1:
+            raise ValueError(f"a false-match rate must lie between 0 and 1, got {points[-1].rate}")
     curve = plain["probability"]
     if curve is not None:
         curve = Probability(_numbers(curve["similarities"]), _numbers(curve["values"]))

@@ -460,7 +460,7 @@ def test_refuses_what_cannot_be_looked_at_in_a_sentence(tmp_path, monkeypatch):
     def locked(*arguments, **more):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(type(path), "read_bytes", locked)
+    monkeypatch.setattr("reference_pipelines.data.layouts.table.read_bytes", locked)
     assert f"cannot read {path} (Permission denied); " in refused(path)
 
 

@@ -329,8 +329,9 @@ def calibration(folder: Path) -> Path:
 
 def _judged(path: Path) -> Any:
     found = read_calibration(path, MODEL, "same")
+    rate = found.calibration.pooled.points[0].rate if found.calibration.pooled.points else 0.2
     try:
-        return found.calibration.judge(0.5, rate=0.2, cameras=(1, 2))
+        return found.calibration.judge(0.5, rate=rate, cameras=(1, 2))
     except ValueError as error:
         raise UserError(str(error)) from None  # as the command does
 
