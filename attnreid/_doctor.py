@@ -1,7 +1,8 @@
 """What `attnreid doctor` looks at: versions, devices, extras, and what compiles here.
 
-Each trial runs in a process of its own with a time limit, so that a broken compiler or a library that crashes the
-interpreter is a line of the answer. Nothing optional is imported by this process.
+Each trial is a text that a process of its own runs, with a time limit, so that a broken compiler or a library that
+crashes the interpreter is a line of the answer. Nothing optional is imported here; the table of extras above the trials
+says what to install.
 """
 
 import json
@@ -155,6 +156,7 @@ def _try(code: str) -> str:
     if not done.returncode:
         return "works"
     lines = done.stderr.strip().splitlines()
-    if any(line.startswith("ModuleNotFoundError") for line in lines[-1:]):
-        return "not installed"
+    missing = re.match(r"ModuleNotFoundError: No module named '(\w+)", lines[-1] if lines else "")
+    if missing:
+        return f"not installed ({missing[1]})"
     return next((line for line in reversed(lines) if "Error" in line), f"ended with status {done.returncode}")

@@ -1,7 +1,11 @@
 """Miniatures that the tests train on, and what messages are asked for."""
 
+import fcntl
 import importlib.util
+import os
 import re
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +38,20 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (32, 16)) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, quality=90)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that one of pytest-xdist's workers fills; the others wait for it, and leave it the cores."""
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    root = factory.getbasetemp().parent if several else factory.getbasetemp()
+    folder = root / name
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            draft = Path(tempfile.mkdtemp(dir=root))
+            make(draft)
+            draft.rename(folder)
+    return folder
 
 
 @pytest.fixture

@@ -344,7 +344,11 @@ def test_the_doctor_names_versions_extras_and_what_works(capsys, monkeypatch):
     monkeypatch.setattr(_doctor, "_TRIALS", trials)
     found = json.loads(printed(capsys, "doctor", "--json"))
     assert found["versions"]["torch"] == torch.__version__
-    assert found["trials"] == {"right": "works", "wrong": "ValueError: no luck", "none": "not installed"}
+    assert found["trials"] == {
+        "right": "works",
+        "wrong": "ValueError: no luck",
+        "none": "not installed (no_such_package)",
+    }
     assert found["extras"]["pipelines"]["scikit-learn"] == importlib.metadata.version("scikit-learn")
     assert "dev" not in found["extras"]
     monkeypatch.setattr(_doctor, "_TRIALS", {})

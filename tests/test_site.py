@@ -1,9 +1,7 @@
 """The documentation site: what is made for it from data, without building it; and, slowly, the built site."""
 
 import csv
-import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from docs.made import choices, errors, examples, links, papers
+from tests.chromium import chromium, needs_chromium
 from tests.conftest import script
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +84,7 @@ def test_costs_are_what_is_counted_today(listed):
     assert [{name: str(value) for name, value in cost.items()} for cost in today] == kept
 
 
+@pytest.mark.slow  # attaches every row of it
 def test_every_attention_of_the_table_is_known_and_every_row_is_there(listed):
     costs = script("costs")
     rows = choices.rows()
@@ -232,79 +232,37 @@ def test_the_site_has_a_search_and_formulas_and_no_gap(site):
     assert sum(path.stat().st_size for path in site.rglob("*")) < 40_000_000
 
 
-LOOK = """<!doctype html><title>look</title><body><script>
-const pages = %s, widths = [390, 1280], found = [];
-async function look(page, width) {
-  const frame = document.createElement("iframe");
-  frame.style.width = width + "px"; frame.style.height = "800px";
-  const loaded = new Promise((done) => { frame.onload = done; });
-  frame.src = page; document.body.append(frame); await loaded;
-  await new Promise((done) => setTimeout(done, 300));
-  const seen = frame.contentDocument;
-  found.push({page, width, wide: seen.documentElement.scrollWidth,
-    broken: [...seen.images].filter((image) => !image.naturalWidth).length,
-    filters: seen.querySelectorAll(".filterable form").length,
-    asked: frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name)});
-  if (page === "which_attention.html") {
-    const [list] = seen.querySelectorAll(".filterable select");
-    list.value = "ResNet-18"; list.dispatchEvent(new Event("input"));
-    found.push({shown: [...seen.querySelectorAll(".filterable tbody tr")].filter((row) => !row.hidden)
-      .map((row) => row.cells[0].textContent)});
-  }
-  frame.remove();
-}
-(async () => {
-  for (const page of pages) for (const width of widths) await look(page, width);
-  const result = document.createElement("pre"); result.id = "found"; result.textContent = JSON.stringify(found);
-  document.body.append(result);
-})();
-</script>"""
+PAGES = ("index", "start", "which_attention", "errors", "layers/pyramid", "papers/apnet", "api/layers", "api/index")
+PAGES += ("migration", "data", "datasets", "command_line", "report", "playground", "results/protocol_kit")
+BROKEN = "[...document.images].filter((image) => !image.naturalWidth).map((image) => image.src)"
+# Pictures further down are loaded once they are scrolled to.
+ALL = """Promise.all([...document.images].map((image) => { image.loading = "eager"; return image.decode(); }))
+  .catch(() => 0)"""
+FILTERED = """(() => {
+  const [list] = document.querySelectorAll(".filterable select");
+  list.value = "ResNet-18"; list.dispatchEvent(new Event("input"));
+  return [...document.querySelectorAll(".filterable tbody tr")].filter((row) => !row.hidden)
+    .map((row) => row.cells[0].textContent);
+})()"""
 
 
 @pytest.mark.slow
-def test_the_site_in_a_browser(site, tmp_path):
+@needs_chromium
+def test_the_site_in_a_browser(site):
     """No request leaves it, nothing is written to the console, images load, pages fit 390 pixels, filters filter."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
-    pages = [
-        "index.html",
-        "start.html",
-        "which_attention.html",
-        "errors.html",
-        "layers/pyramid.html",
-        "papers/apnet.html",
-    ]
-    pages += ["api/layers.html", "api/index.html", "migration.html", "data.html", "datasets.html"]
-    (site / "look.html").write_text(LOOK % json.dumps(pages))
-    server = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(site)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        port = re.search(r"port (\d+)", server.stdout.readline())[1]
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000"]
-        options += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
-        options += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
-        address = f"http://127.0.0.1:{port}/look.html"
-        seen = subprocess.run([browser, *options, "--dump-dom", address], capture_output=True, text=True, timeout=300)
-    finally:
-        server.terminate()
-        server.wait()
-    found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', seen.stdout, re.DOTALL)[1].replace("&amp;", "&"))
-    looks = [each for each in found if "page" in each]
-    assert len(looks) == 2 * len(pages)
-    for each in looks:
-        assert each["wide"] <= each["width"], each
-        assert each["broken"] == 0, each
-    assert [each["filters"] for each in looks if each["page"] == "which_attention.html"] == [1, 1]
-    shown = [set(each["shown"]) for each in found if "shown" in each]
-    assert shown == [{"ResNet-18"}] * 2
-    console = [line for line in seen.stderr.splitlines() if "CONSOLE" in line]
-    assert console == []
-    # The browser's own look for updates is in its net log, too; the pages' requests are these.
-    asked = {name for each in looks for name in each["asked"]}
-    assert len(asked) > 5
-    assert {name for name in asked if not name.startswith((f"http://127.0.0.1:{port}/", "data:"))} == set()
+    with chromium() as browser:
+        for page in PAGES:
+            for width in (390, 1280):
+                browser.open(site / f"{page}.html", width=width)
+                browser.evaluate(ALL)
+                assert browser.evaluate("document.documentElement.scrollWidth") <= width, (page, width)
+                assert browser.evaluate(BROKEN) == [], page
+                assert browser.complaints() == [], page
+                asked = browser.requests()
+                assert len(asked) > 5, page
+                assert all(url.startswith(site.as_uri()) for url in asked), (page, asked)
+                if page == "which_attention":
+                    assert set(browser.evaluate(FILTERED)) == {"ResNet-18"}
+        browser.open(site / "search.html")
+        browser.open(f"{(site / 'search.html').as_uri()}?q=identity_init")
+        browser.wait_for("document.querySelectorAll('#search-results li').length > 2")

@@ -195,7 +195,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status: 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left."""
     words = [word for word in arguments if word != _QUIET]
     if len(words) < len(arguments):
-        os.environ["ATTNREID_QUIET"] = "1"  # reference_pipelines.progress looks there
+        from reference_pipelines.progress import QUIET  # which imports tqdm
+
+        os.environ[QUIET] = "1"
     try:
         # Of several processes that torchrun started the first one speaks.
         return PROGRAM.main(words, speaks=os.environ.get("RANK", "0") == "0")

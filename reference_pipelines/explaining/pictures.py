@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,7 +16,9 @@ from reference_pipelines.data.names import printable
 from reference_pipelines.explaining.explain import Explanation
 from reference_pipelines.explaining.gates import GateMap
 from reference_pipelines.explaining.heat_maps import HeatMap
-from reference_pipelines.reporting.overlay import GATE, HEAT, Scale, as_data_uri, channel_profile, overlaid
+from reference_pipelines.reporting.figures import as_data_uri
+from reference_pipelines.reporting.overlay import GATE, HEAT, Scale, channel_profile, overlaid
+from reference_pipelines.templates import find_template
 
 BOX = (150, 192)  # width and height that a picture fits in
 _DPI = 100
@@ -103,15 +104,8 @@ def sheets_of(explanation: Explanation) -> list[Sheet]:
 
 def as_page(explanation: Explanation, sheets: Sequence[Sheet]) -> str:
     """Return the page of an explanation."""
-    environment = Environment(
-        loader=PackageLoader("reference_pipelines.explaining", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     legend = [(Scale(colours, 0, 1).gradient(), *words) for colours, *words in LEGEND]
-    page = environment.get_template("page.html.j2")
+    page = find_template("reference_pipelines.explaining", "page.html.j2")
     return printable(page.render(explanation=explanation, sheets=sheets, legend=legend, uri=as_data_uri))
 
 

@@ -64,7 +64,7 @@ class Pictures:
                 self.known[path] = Picture(key, Path(path).name, *THUMBNAIL, None)
             else:
                 image.thumbnail(THUMBNAIL)
-                self.known[path] = Picture(key, Path(path).name, *image.size, _data_uri(image, "JPEG"))
+                self.known[path] = Picture(key, Path(path).name, *image.size, as_data_uri(image, "JPEG"))
         return self.known[path]
 
 
@@ -79,7 +79,8 @@ def open_image(path: str | Path, digest: str | None = None) -> Image.Image | Non
         return None
 
 
-def _data_uri(image: Image.Image, kind: str) -> str:
+def as_data_uri(image: Image.Image, kind: str = "JPEG") -> str:
+    """Return an image as a JPEG or PNG file that a page holds in itself."""
     file = io.BytesIO()
     options = {"quality": 82, "optimize": True} if kind == "JPEG" else {"optimize": True}
     image.save(file, kind, **options)
@@ -169,7 +170,7 @@ def _maps(site: str, level: str, note: str, values: np.ndarray, images: Sequence
     middle = float(np.median(values))
     reach = float(np.percentile(np.abs(values - middle), _CLIPPED)) or float(np.abs(values - middle).max())
     shares = np.clip((values - middle) / reach, -1, 1) if reach > 0 else np.zeros(values.shape)
-    tiles = tuple(_data_uri(_blend(image, share), "JPEG") for image, share in zip(images, shares, strict=False))
+    tiles = tuple(as_data_uri(_blend(image, share), "JPEG") for image, share in zip(images, shares, strict=False))
     return AttentionRow(site, level, note, middle - reach, middle + reach, tiles)
 
 
@@ -180,7 +181,7 @@ def _strip(site: str, level: str, values: np.ndarray) -> AttentionRow:
     shares = (ordered - low) / (high - low) if high > low else np.full(values.shape, 0.5)
     strip = Image.fromarray(_STRIP_COLOURS(shares, bytes=True)[..., :3])
     note = f"channel gate: {values.shape[1]} channels in the order of their mean, a row an image"
-    return AttentionRow(site, level, note, low, high, (_data_uri(strip, "PNG"),), strip=True)
+    return AttentionRow(site, level, note, low, high, (as_data_uri(strip, "PNG"),), strip=True)
 
 
 def _blend(image: Image.Image | None, share: np.ndarray) -> Image.Image:

@@ -1,7 +1,5 @@
 """Maps over photographs: perceptually uniform colours where the map is high, the photograph where it is low."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import matplotlib
@@ -85,10 +83,3 @@ def channel_profile(values: np.ndarray, size: tuple[int, int], colours: str = GA
     shown = np.where(inside[..., None], bars, 38).astype(np.uint8)
     shown[:, [width // 4, width // 2, 3 * width // 4]] //= 2  # a quarter, a half, three quarters
     return Image.fromarray(shown)
-
-
-def as_data_uri(image: Image.Image) -> str:
-    """Return an image as a JPEG file that a page holds in itself."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=88, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

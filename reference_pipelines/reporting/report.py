@@ -1,7 +1,6 @@
 """Runs as one HTML file that needs nothing beside it: scores, curves, rankings, attention, provenance."""
 
 import base64
-import functools
 import hashlib
 import math
 from collections import Counter
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from attnreid.files import write_text
@@ -45,6 +43,7 @@ from reference_pipelines.reporting.table import (
     table_notes,
     tell_apart,
 )
+from reference_pipelines.templates import find_template
 
 PEOPLE = 8
 _PACKAGE = "reference_pipelines.reporting"
@@ -148,7 +147,7 @@ def render_page(runs: Sequence[ReadRun], title: str, *, images: bool = True, led
     }
     rendered = [run.rendered for run in runs]
     style, script = _style(), Markup(files(_PACKAGE).joinpath("report.js").read_text(encoding="utf-8"))
-    page = _template().render(
+    page = find_template(_PACKAGE, "report.html.j2").render(
         title=title,
         style=style,
         script=script,
@@ -179,19 +178,6 @@ def render_page(runs: Sequence[ReadRun], title: str, *, images: bool = True, led
         pictures=pictures,
     )
     return printable(page)
-
-
-@functools.cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader(_PACKAGE, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    return environment.get_template("report.html.j2")
 
 
 def _style() -> Markup:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attnreid.files import write_bytes, write_text
 from reference_pipelines.data import ReidData, read
@@ -24,6 +23,7 @@ from reference_pipelines.ranks.scoring import bootstrap_interval
 from reference_pipelines.reproduction.cells import Cell, Plan
 from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.result import last_weights
+from reference_pipelines.templates import find_template
 from reference_pipelines.text_table import format_table
 
 MOST_PEOPLE = 200
@@ -136,11 +136,8 @@ class Maps:
 
     def as_html(self) -> str:
         """Return a page with the figure and every number."""
-        environment = Environment(
-            loader=PackageLoader("reference_pipelines.reproduction", ""), autoescape=True, undefined=StrictUndefined
-        )
         rows = [(each, _place(each), _percent(each), _covers(each)) for each in self.numbers]
-        template = environment.get_template("maps.html.j2")
+        template = find_template("reference_pipelines.reproduction", "maps.html.j2")
         pictures = [(stage, self._name(stage)) for stage in reversed(self.stages)]
         return template.render(title=self.plan.experiment.title, caption=self.caption(), pictures=pictures, rows=rows)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from scipy import stats
 
 from attnreid.files import write_bytes, write_text
@@ -17,6 +16,7 @@ from reference_pipelines.claims.paper_values import Cell as PaperCell
 from reference_pipelines.claims.paper_values import paper_values
 from reference_pipelines.reproduction.cells import Cell, Plan
 from reference_pipelines.spreadsheet import as_cell
+from reference_pipelines.templates import find_template
 from reference_pipelines.text_table import format_table
 
 NOT_RUN = "not run"
@@ -171,10 +171,7 @@ def as_csv(values: Sequence[Value]) -> str:
 
 def as_html(plan: Plan, values: Sequence[Value]) -> str:
     """Return a page with the table in the paper's layout."""
-    environment = Environment(
-        loader=PackageLoader("reference_pipelines.reproduction", ""), autoescape=True, undefined=StrictUndefined
-    )
-    template = environment.get_template("table.html.j2")
+    template = find_template("reference_pipelines.reproduction", "table.html.j2")
     by_cell = {(value.row, value.dataset, value.metric): value for value in values}
     return template.render(
         experiment=plan.experiment, plan=plan, rows=plan.rows, caption=caption(plan), values=by_cell, metrics=METRICS

@@ -13,7 +13,7 @@ from reference_pipelines.config.sections import ModelConfig
 from reference_pipelines.distributed.batch_statistics import set_batch_statistics, share_running_statistics
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import ReidModel, build_backbone
-from tests.conftest import says
+from tests.conftest import made_once, says
 from tests.distributed import ranks
 from tests.oracles import batch_statistics as oracle
 
@@ -237,8 +237,10 @@ SHARES = {
 
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.spawn(ranks.run, args=(str(folder), SHARES), nprocs=2)
+    def make(folder):
+        multiprocessing.spawn(ranks.run, args=(str(folder), SHARES), nprocs=2)
+
+    folder = made_once(tmp_path_factory, "batch_statistics_of_two_processes", make)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from reference_pipelines.distributed.processes import Processes, join_processes, share_sizes
 from reference_pipelines.errors import UserError
 from reference_pipelines.runs.checkpoints import read_newest
+from tests.conftest import made_once
 from tests.training import together
 from tests.training.runs import ROOT, logged
 
@@ -44,7 +45,10 @@ def free_port():
 @pytest.fixture(scope="module")
 def two(images, tmp_path_factory):
     """What two processes did."""
-    out = tmp_path_factory.mktemp("two")
+    return made_once(tmp_path_factory, "two_processes", lambda out: _run_two(images, out))
+
+
+def _run_two(images, out):
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
@@ -64,13 +68,12 @@ def two(images, tmp_path_factory):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], printed
     assert printed[1] == "", "the first process alone prints"
-    return out
 
 
 @pytest.fixture(scope="module")
 def one(images, tmp_path_factory):
     """What one process did."""
-    return trained_alone(images, tmp_path_factory.mktemp("one"), together.CASES)
+    return made_once(tmp_path_factory, "one_process", lambda out: trained_alone(images, out, together.CASES))
 
 
 def trained_alone(images, out, cases):

@@ -21,7 +21,7 @@ from docs.playground.__main__ import MANIFEST, NPM, build, main
 from docs.playground.people import MATES, QUERIES, choose, load_pixels
 from reference_pipelines.errors import UserError
 from reference_pipelines.rendering import render_market
-from tests.playground.browser import chromium, needs_chromium
+from tests.chromium import chromium, needs_chromium
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reference_pipelines.reporting.overlay import GATE, HEAT, Scale, as_data_uri, channel_profile, overlaid
+from reference_pipelines.reporting.figures import as_data_uri
+from reference_pipelines.reporting.overlay import GATE, HEAT, Scale, channel_profile, overlaid
 
 GROUND = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8))
 HALVES = np.repeat([[0.0], [1.0]], 8, axis=0).reshape(16, 1)  # nothing in the upper half

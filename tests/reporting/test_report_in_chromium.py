@@ -5,11 +5,10 @@ import json
 import pytest
 
 from reference_pipelines.reporting.report import write_report
-from tests.chromium import Chromium, why_chromium_cannot_run
+from tests.chromium import chromium, needs_chromium
 from tests.reporting.support import add_evaluation, draw_images, enrich, evaluation, make_run, open_set
 
-_MISSING = why_chromium_cannot_run()
-pytestmark = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
+pytestmark = needs_chromium
 
 HOSTILE = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\"'></title></script>&"
 
@@ -55,10 +54,9 @@ CONTRAST = """
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Chromium(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
+def browser():
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +84,17 @@ def report(runs, tmp_path_factory):
 def test_it_is_silent_asks_for_nothing_and_is_readable(browser, report, width, dark):
     browser.open(report, width=width, dark=dark)
     assert browser.requests() == [report.absolute().as_uri()]
-    texts = browser.run(CONTRAST)
+    texts = browser.evaluate(CONTRAST)
     assert len(texts) > 300
     faint = [each for each in texts if each["ratio"] < 4.5 or each["alpha"] < 1]
     assert not faint
     assert not [each for each in texts if each["size"] < 11]
     assert sum(each["chart"] for each in texts) > 50
-    wide = browser.run("[document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]")
+    wide = browser.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]")
     assert max(wide) == width, "the page scrolls sideways"
     outside = """[...document.querySelectorAll("main *")].filter((e) => !e.closest(".scroll, svg, .tip")
         && e.getClientRects().length && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML)"""
-    assert browser.run(outside) == []
+    assert browser.evaluate(outside) == []
     assert browser.complaints() == []
 
 
@@ -106,16 +104,16 @@ def test_every_score_is_seen_without_scrolling_sideways(browser, report, width):
     cut = """[...document.querySelectorAll("table.sortable td, table.sortable th")].filter((cell) =>
         cell.getBoundingClientRect().right > cell.closest(".scroll").getBoundingClientRect().right + 1
         || cell.scrollWidth > cell.clientWidth + 1).map((cell) => cell.textContent)"""
-    browser.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
-    assert browser.run(cut) == []
+    browser.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    assert browser.evaluate(cut) == []
 
 
 def test_the_dark_page_is_dark(browser, report):
     ground = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]"
     browser.open(report, dark=True)
-    assert browser.run(ground) < 60
+    assert browser.evaluate(ground) < 60
     browser.open(report)
-    assert browser.run(ground) > 240
+    assert browser.evaluate(ground) > 240
 
 
 def test_every_image_loads(browser, report):
@@ -126,19 +124,19 @@ def test_every_image_loads(browser, report):
         await image.decode();
         return image.naturalWidth;
     }))"""
-    widths = browser.run(script)
+    widths = browser.evaluate(script)
     assert len(widths) > 30
     assert min(widths) > 0
     shown = """[...document.querySelectorAll(".thumb use")].map((use) => document.querySelector(
         use.getAttribute("href")).localName + use.getBoundingClientRect().width)"""
-    browser.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
-    thumbs = browser.run(shown)
+    browser.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    thumbs = browser.evaluate(shown)
     assert len(thumbs) > 90
     assert not [each for each in thumbs if not each.startswith("symbol") or float(each[6:]) < 30]
 
 
 def rows(browser, column, label="APNet: supervised"):
-    return browser.run(
+    return browser.evaluate(
         f"""[...document.querySelector('table[aria-label="{label}"]').tBodies[0].rows].map(
             (row) => row.cells[{column}].firstElementChild?.textContent ?? row.cells[{column}].textContent)"""
     )
@@ -146,8 +144,8 @@ def rows(browser, column, label="APNet: supervised"):
 
 def click(browser, column, label="APNet: supervised"):
     head = f"""document.querySelector('table[aria-label="{label}"]').tHead.rows[0].cells[{column}]"""
-    browser.run(f"{head}.querySelector('button').click()")
-    return browser.run(f"{head}.getAttribute('aria-sort')")
+    browser.evaluate(f"{head}.querySelector('button').click()")
+    return browser.evaluate(f"{head}.getAttribute('aria-sort')")
 
 
 def test_tables_are_sorted_by_clicks_numbers_as_numbers(browser, report, runs):
@@ -176,14 +174,13 @@ def test_tables_are_sorted_by_clicks_numbers_as_numbers(browser, report, runs):
 def test_a_table_is_sorted_from_the_keyboard(browser, report):
     browser.open(report)
     before = rows(browser, 1)
-    browser.run("""document.querySelector('table[aria-label="APNet: supervised"] th.number button').focus()""")
-    browser.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", text="\r")
-    browser.call("Input.dispatchKeyEvent", type="keyUp", key="Enter", code="Enter")
+    browser.evaluate("""document.querySelector('table[aria-label="APNet: supervised"] th.number button').focus()""")
+    browser.press("Enter", text="\r")
     assert rows(browser, 1) == before[::-1]
 
 
 def tip(browser, name):
-    return browser.run(
+    return browser.evaluate(
         f"(() => {{ const tip = document.querySelector('#{name}').parentElement.querySelector('.tip');"
         " return tip.hidden ? null : tip.innerText; })()"
     )
@@ -192,7 +189,7 @@ def tip(browser, name):
 def test_a_hover_over_a_curve_shows_the_values_there(browser, report, runs):
     browser.open(report)
     assert tip(browser, "run0-mAP") is None
-    box = browser.run(
+    box = browser.evaluate(
         """(() => { const chart = document.querySelector('#run0-mAP');
             chart.scrollIntoView({ behavior: "instant", block: "center" });
             const box = chart.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]; })()"""
@@ -209,7 +206,7 @@ def test_a_hover_over_a_curve_shows_the_values_there(browser, report, runs):
 
 def test_arrow_keys_step_through_a_chart(browser, report):
     browser.open(report)
-    browser.run("document.querySelector('#run0-loss').parentElement.focus()")
+    browser.evaluate("document.querySelector('#run0-loss').parentElement.focus()")
     seen = []
     for key in ("ArrowRight", "ArrowRight", "End", "ArrowRight", "Home", "Escape"):
         browser.press(key)
@@ -217,7 +214,7 @@ def test_arrow_keys_step_through_a_chart(browser, report):
     assert [each and each.split("\n")[0] for each in seen] == [
         *("epoch 1", "epoch 2", "epoch 4", "epoch 4", "epoch 1", None)
     ]
-    browser.run("document.querySelector('#run0-map-person').parentElement.focus()")
+    browser.evaluate("document.querySelector('#run0-map-person').parentElement.focus()")
     browser.press("ArrowRight")
     assert tip(browser, "run0-map-person").startswith("person 000")
 
@@ -232,10 +229,10 @@ def test_a_script_in_a_title_or_a_name_does_not_run(browser, tmp_path):
     add_evaluation(run, "a", evaluation(tested=HOSTILE, title=HOSTILE, remarks=[HOSTILE], open_set=open_set()))
     page = write_report([run], tmp_path / "report.html", title=HOSTILE)
     browser.open(page)
-    assert browser.run("window.ran ?? null") is None
-    assert browser.run("document.querySelector('h1').textContent") == HOSTILE
-    assert browser.run("document.querySelectorAll('script').length") == 1
-    assert browser.run("document.querySelectorAll('img[src=x]').length") == 0
+    assert browser.evaluate("window.ran ?? null") is None
+    assert browser.evaluate("document.querySelector('h1').textContent") == HOSTILE
+    assert browser.evaluate("document.querySelectorAll('script').length") == 1
+    assert browser.evaluate("document.querySelectorAll('img[src=x]').length") == 0
     assert browser.complaints() == []
 
 
@@ -248,8 +245,8 @@ def test_what_slipped_into_the_page_would_be_stopped_by_its_policy(browser, repo
     page = tmp_path / "planted.html"
     page.write_text(text, encoding="utf-8")
     browser.open(page)
-    assert browser.run("window.ran ?? null") is None
-    assert browser.run("getComputedStyle(document.querySelector('#d')).color") != "rgb(1, 2, 3)"
+    assert browser.evaluate("window.ran ?? null") is None
+    assert browser.evaluate("getComputedStyle(document.querySelector('#d')).color") != "rgb(1, 2, 3)"
     refused = [said for said in browser.complaints() if "Content Security Policy" in said]
     assert len(refused) >= 4
     # The same things do happen in a page without the policy, so that the test can see them.
@@ -257,4 +254,4 @@ def test_what_slipped_into_the_page_would_be_stopped_by_its_policy(browser, repo
     start = text.index("<meta http-equiv")
     open_page.write_text(text[:start] + text[text.index(">", start) + 1 :], encoding="utf-8")
     browser.open(open_page)
-    assert browser.run("window.ran ?? null") is not None
+    assert browser.evaluate("window.ran ?? null") is not None
