@@ -335,8 +335,8 @@ def test_cost_as_json_has_the_tables_numbers(capsys):
     assert [site["name"] for site in found["sites"]] == ["layer1", "layer2", "layer3", "layer4"]
     table = printed(capsys, *line)
     for word in ("without", "with"):
-        for number in found[word].values():
-            assert f"{number:,}" in table
+        numbers = [f"{number:,}" for number in found[word].values()]
+        assert [word, *numbers] in [line.split() for line in table.splitlines()]
 
 
 def test_the_doctor_names_versions_extras_and_what_works(capsys, monkeypatch):

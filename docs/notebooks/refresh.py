@@ -66,7 +66,7 @@ def cleaned(notebook: NotebookNode, folders: Sequence[str] = ()) -> NotebookNode
     """
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
-        language_info={"name": "python"},
+        language_info={"name": "python", "pygments_lexer": "ipython3"},
     )
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"

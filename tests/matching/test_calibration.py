@@ -91,6 +91,14 @@ def test_json_there_and_back(calibration):
     assert back.judge(0.4, cameras=(1, 3)) == calibration.judge(0.4, cameras=(1, 3))
 
 
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("inf"), float("nan")])
+def test_a_rate_that_is_none_is_not_read(calibration, rate):
+    plain = json.loads(json.dumps(calibration.to_plain()))
+    plain["pooled"]["points"][0]["rate"] = rate
+    with pytest.raises(ValueError, match=f"between 0 and 1, got {rate}"):
+        Calibration.from_plain(plain)
+
+
 def test_without_cameras_and_with_few_people(images):
     features, ids, _ = images
     plain = calibrate(features[ids <= 8], ids[ids <= 8], replicates=20)
