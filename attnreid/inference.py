@@ -5,30 +5,36 @@ import copy
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from attnreid.backbones._fusing import fuse_norms
 from attnreid.backbones._wrapping import check_python
+from attnreid.layers._checks import check_flag
 from attnreid.layers._folding import Foldable, seal
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold(model: nn.Module, *, backbone: bool = False) -> nn.Module:
     """Return a copy of a model in eval mode whose attention layers compute the same with fewer operations.
 
     Batch norms go into the linear maps before them (relation-aware and split attention), and domain-level
-    attention's query and key become one conv. The backbone's own batch norms stay: `torch` and deployment
-    tools fold those. The outputs are equal up to rounding. A model without attention is plainly copied. The
-    copy's attention has other parameters, so that its state dict fits no unfolded model, and it refuses train
-    mode, as a whole, before any part of it changes.
+    attention's query and key become one conv. The backbone's own batch norms stay, unless `backbone` asks for
+    them. The outputs are equal up to rounding. A model without anything to fold is plainly copied. The copy has
+    other parameters, so that its state dict fits no unfolded model, and it refuses train mode, as a whole, before
+    any part of it changes.
 
     Args:
         model: in eval mode; it stays as it is.
+        backbone: whether the backbone's batch norms go into the convs before them, too. This is done where
+            a trace by torch.fx shows that a conv's output goes to one norm and nowhere else, and both are torch's own
+            classes without hooks or shared weights; all other norms stay.
 
     Returns:
         The folded copy, in eval mode.
 
     Raises:
-        TypeError: `model` is not a module.
+        TypeError: `model` is not a module, or `backbone` no bool.
         ValueError: the model, or anything in a layer that can be folded, is in train mode: there, batch norms
             use the batch's statistics, which no folded weight can hold. Or such a layer has parametrizations,
-            or norms without statistics. Or it is scripted or traced.
+            or norms without statistics. Or it is scripted or traced, or, with `backbone`, nothing that torch.fx
+            can trace.
 
     Example:
         >>> import torch
@@ -41,11 +47,14 @@ def fold(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"fold: the model must be an nn.Module, got {type(model).__name__}: pass the model itself")
     check_python("fold", model)
+    check_flag("fold", "backbone", backbone)
     _check(model)
     folded = copy.deepcopy(model)
     for module in list(folded.modules()):
         if isinstance(module, Foldable) and not module.folded:
             module.fold_()
+    if backbone:
+        fuse_norms(folded)
     seal(folded)
     return folded
 

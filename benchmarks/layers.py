@@ -72,7 +72,7 @@ CASES = (
         _pyramid,
         (
             Peer("levels", "level by level", partial(_pyramid, forward=formulas.level_by_level), Target(3.0)),
-            Peer("timm", "timm's SE, once", peers.timm_se_variant, Target(1 / 1.15)),
+            Peer("timm", "timm's SE, once", peers.timm_se_variant, _NOT_SLOWER),
         ),
         (_FIRST,),
         16,
@@ -109,8 +109,8 @@ CASES = (
             _against_itself(
                 partial(_head, forward=formulas.literal_head),
                 "formula, P x P logits",
-                ((512, 16, 8), Target(1.1)),
-                ((512, 32, 16), Target(1.5)),
+                ((512, 16, 8), Target(1.05)),
+                ((512, 32, 16), Target(1.12)),
             ),
         ),
         ((512, 16, 8), (512, 32, 16)),
@@ -137,7 +137,7 @@ CASES = (
         "DLA folded, inference",
         partial(_domain, change=fold),
         (
-            Peer("unfolded", "ours, unfolded", _domain, targets={_DOMAIN: Target(3.0)}),
+            Peer("unfolded", "ours, unfolded", _domain, targets={_DOMAIN: Target(2.0)}),
             Peer(
                 "fightingcv",
                 "fightingcv's ExternalAttention",

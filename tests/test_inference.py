@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import get_model, resnet18
 
 from attnreid import (
     AttentionPyramid,
@@ -238,3 +238,147 @@ def test_a_scripted_or_traced_model_is_refused():
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"fold: .*model .*nn.Module, got dict"):
         fold({})
+
+
+# The backbone's own norms ---------------------------------------------------------------------------------------------
+
+
+def norms_of(model):
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def unsettle(model):
+    """Norms of which nothing is 0 or 1."""
+    for norm in norms_of(model):
+        for value, low, high in ((norm.running_mean, -1, 1), (norm.running_var, 0.5, 2)):
+            value.uniform_(low, high)
+        for value, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -1, 1)):
+            if value is not None:
+                nn.init.uniform_(value, low, high)
+    return model.eval().double()
+
+
+def assert_folds(model, x, *, left):
+    wanted = model(x)
+    folded = fold(model, backbone=True)
+    assert len(norms_of(folded)) == left
+    support.assert_close(folded(x), wanted, 1e-10)
+    assert torch.equal(model(x), wanted)
+    return folded
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("resnet18", 0),
+        pytest.param("resnet50", 0, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", 0, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", 0, marks=pytest.mark.slow),
+        pytest.param("shufflenet_v2_x1_0", 0, marks=pytest.mark.slow),
+        pytest.param("vgg11_bn", 0, marks=pytest.mark.slow),
+        pytest.param("densenet121", 62, marks=pytest.mark.slow),  # before the convs
+        pytest.param("convnext_tiny", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_the_backbones_norms_fold_on_demand(name, left):
+    torch.manual_seed(0)
+    model = unsettle(get_model(name, num_classes=8))
+    assert_folds(model, torch.rand(2, 3, 64, 64).double(), left=left)
+    assert len(norms_of(fold(model))) == len(norms_of(model))
+
+
+def test_the_backbones_norms_fold_beside_attention_and_hosts_keep_theirs():
+    torch.manual_seed(0)
+    model = resnet18(num_classes=8)
+    attach_apnet(model, "rga_s", input_size=INPUT)
+    attach(model, "se", ["layer1.0.conv1", "layer1.1.bn2"], input_size=INPUT)
+    for one in attachments(model):
+        support.randomise(one)
+    folded = assert_folds(unsettle(model), torch.rand(2, 3, *INPUT).double(), left=2)
+    assert isinstance(folded.layer1[0].bn1, nn.BatchNorm2d)  # attention stands between it and the conv
+    assert isinstance(folded.layer1[1].bn2, nn.BatchNorm2d)
+    with pytest.raises(ValueError, match=r"eval mode, got train\(\)"):
+        folded.train()
+    assert not any(module.training for module in folded.modules())
+    x = torch.rand(1, 3, *INPUT).double()
+    assert torch.equal(pickle.loads(pickle.dumps(folded))(x), folded(x))
+
+
+class Twice(nn.Module):
+    """A conv and a norm behind it, used as `way` says."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+        self.other = nn.Conv2d(3, 3, 1)
+        if way == "tied":
+            self.other = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+            self.other.weight = self.conv.weight
+
+    def forward(self, x):
+        y = self.conv(x)
+        z = self.norm(y)
+        if self.way == "seen":
+            return z + y
+        if self.way == "called twice":
+            return z + self.conv(x + 1)
+        if self.way == "norm called twice":
+            return z + self.norm(self.other(x))
+        if self.way == "read":
+            return z * self.conv.weight.sum()
+        if self.way == "norm read":
+            return z * self.norm.weight.sum()
+        return self.other(z)
+
+
+@pytest.mark.parametrize("way", ["seen", "called twice", "norm called twice", "read", "norm read", "tied", "hook"])
+def test_a_norm_whose_conv_is_used_otherwise_stays(way):
+    torch.manual_seed(0)
+    model = unsettle(Twice(way))
+    if way == "hook":
+        model.conv.register_forward_hook(lambda module, given, result: result * 2)
+    assert_folds(model, torch.rand(2, 3, *SIZE).double(), left=1)
+    assert_folds(unsettle(Twice("plain")), torch.rand(2, 3, *SIZE).double(), left=0)
+
+
+@pytest.mark.parametrize(
+    ("conv", "norm", "left"),
+    [
+        (nn.Conv2d(4, 6, 3, groups=2, padding=1, padding_mode="reflect"), nn.BatchNorm2d(6), 0),
+        (nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6, affine=False), 0),
+        (nn.Conv2d(4, 6, 1), nn.SyncBatchNorm(6), 0),
+        (nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6, track_running_stats=False), 1),
+        (nn.ConvTranspose2d(4, 6, 1), nn.BatchNorm2d(6), 1),
+        (torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 1)), nn.BatchNorm2d(6), 1),
+    ],
+    ids=["groups", "not affine", "synchronised", "without statistics", "transposed", "parametrized"],
+)
+def test_kinds_of_convs_and_norms(conv, norm, left):
+    model = nn.Sequential(conv, norm)
+    if norm.running_mean is not None:
+        unsettle(model)
+    assert_folds(model.eval().double(), torch.rand(2, 4, *SIZE).double(), left=left)
+
+
+def test_single_precision_loses_nothing():
+    model = unsettle(resnet18(num_classes=8))
+    x = torch.rand(2, 3, *INPUT).double()
+    wanted = model(x)
+    support.assert_close(fold(model.float(), backbone=True)(x.float()), wanted, 1e-5)
+
+
+def test_a_backbone_that_cannot_be_traced_or_trains_is_refused():
+    class Asking(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match=r"fold: with backbone=True .*torch.fx can trace.*got TraceError: .*; fold"):
+        fold(nn.Sequential(Asking()).eval(), backbone=True)
+    model = resnet18(num_classes=8).eval()
+    model.layer2[0].bn1.train()
+    with pytest.raises(ValueError, match=r"got 'layer2.0.bn1' \(BatchNorm2d\) in train mode"):
+        fold(model, backbone=True)
+    with pytest.raises(TypeError, match=r"fold: backbone must be a bool, got 'yes'"):
+        fold(model, backbone="yes")
