@@ -61,13 +61,11 @@ def _pairs(model: nn.Module, graph: fx.Graph) -> Iterator[tuple[Any, Any]]:
     """Yield each conv and the norm behind it that are one map: called once, by nobody else, sharing nothing."""
     calls = Counter(model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module")
     owners = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
-    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
     def alone(node: fx.Node, module: nn.Module) -> bool:
         return (
             calls[module] == 1
-            and places[id(module)] == 1
             and str(node.target) not in read
             and not (module._forward_hooks or module._forward_pre_hooks)
             and all(owners[id(value)] == 1 for value in module.parameters())

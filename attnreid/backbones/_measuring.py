@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from attnreid.backbones._surgery import CHILD, Replacement, mark_of
 
@@ -104,12 +106,23 @@ def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observation:
     return Observation({name: seen.get(id(module), Seen()) for name, module in names}, failure)
 
 
+class _ShapesOfNorms(TorchFunctionMode):
+    """Batch norms of meta tensors return their input's shape: torch puts them together of some twenty operations."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.batch_norm, torch.batch_norm) and args and args[0].is_meta and args[0].ndim > 1:
+            sizes = {len(each) for each in args[1:] if isinstance(each, Tensor)}
+            if sizes == {args[0].shape[1]}:  # else torch has to say what is wrong
+                return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 def run_watched(model: nn.Module, inputs: Sequence[Tensor], note: Note) -> Exception | None:
     """Run a stand-in, have `note` see every module with what it took and returned, and return what ended the run."""
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
     try:
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad(), _ShapesOfNorms():
             model(*inputs)
     except Exception as error:
         return error
