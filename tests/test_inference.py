@@ -283,8 +283,11 @@ def assert_folds(model, x, *, left):
 def test_the_backbones_norms_fold_on_demand(name, left):
     torch.manual_seed(0)
     model = unsettle(get_model(name, num_classes=8))
-    assert_folds(model, torch.rand(2, 3, 64, 64).double(), left=left)
+    folded = assert_folds(model, torch.rand(2, 3, 64, 64).double(), left=left)
     assert len(norms_of(fold(model))) == len(norms_of(model))
+    if len(norms_of(model)) > left:
+        with pytest.raises(ValueError, match=r"eval mode, got train\(\) with FoldedNorm inside"):
+            folded.train()
 
 
 def test_the_backbones_norms_fold_beside_attention_and_hosts_keep_theirs():

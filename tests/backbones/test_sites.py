@@ -230,3 +230,12 @@ def test_a_scripted_or_traced_model_is_refused() -> None:
                 preset(model, input_size=(8, 4))
         with pytest.raises(ValueError, match=r"set_last_stride: .*model .*Python modules, got .*scripted or traced"):
             set_last_stride(model)
+
+
+@pytest.mark.parametrize("features", [4, 16])
+def test_a_norm_of_other_channels_is_torchs_own_error_and_a_fitting_one_keeps_its_shape(features: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(features))
+    with pytest.raises(ValueError, match=rf"model must run .*failed with: running_mean .*8 elements not {features}"):
+        find_sites(model, input_size=(8, 4))
+    model[1] = nn.BatchNorm2d(8)
+    assert find_sites(model, input_size=(8, 4))[1].size == (8, 4)
