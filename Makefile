@@ -8,6 +8,8 @@ OLDEST := .venv-oldest
 CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
 PYTEST := -m pytest -n auto --dist worksteal
+# The suite starts many processes: each would compile all that it imports where byte code may not be kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 PLAYGROUND := build/docs/playground
 

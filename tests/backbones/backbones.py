@@ -179,7 +179,7 @@ BACKBONES = {
     ),
 }
 # `make test` holds these to every check; `make test-slow` the others, too.
-FAST = ("resnet18", "small densenet", "small vit", "small swin")
+FAST = ("resnet18", "small vit")
 
 
 def available(names: tuple[str, ...]) -> list[str]:

@@ -567,6 +567,7 @@ def test_exports_with_a_dynamic_batch(backbone: Backbone, attended: nn.Module, i
 
 
 @only_resnet18_is_fast
+@pytest.mark.slow
 def test_runs_in_onnxruntime_with_a_dynamic_batch(backbone: Backbone, attended: nn.Module, images: Tensor) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="the parity is with onnxruntime")
     pytest.importorskip("onnxscript", reason="torch.onnx.export(dynamo=True) needs onnxscript")

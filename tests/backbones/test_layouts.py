@@ -465,7 +465,13 @@ def test_a_checkpoint_rebuilds_it(make, at: str, prefix: int, tmp_path) -> None:
     assert torch.equal(other(images()), model(images()))
 
 
-@layouts
+@pytest.mark.parametrize(
+    ("make", "at", "prefix"),
+    [
+        pytest.param(*model, id=name, marks=() if name == "five in front" else pytest.mark.slow)
+        for name, model in MODELS.items()
+    ],
+)
 def test_it_compiles_as_one_graph_and_exports(make, at: str, prefix: int) -> None:
     model = built(make)
     attach(model, "rga_s", at, input_size=SIZE)

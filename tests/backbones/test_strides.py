@@ -61,7 +61,7 @@ NETWORKS = {
 }
 
 
-FAST = ("convnext", "vgg", "timm normfree", "timm resnest inside")
+FAST = ("vgg", "timm resnest inside")
 every_network = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETWORKS]
 )

@@ -148,6 +148,7 @@ def test_the_second_table_and_its_json(tmp_path, monkeypatch, capsys):
     assert limits["rates"].keys() == {"multiply_adds", "bytes"}
 
 
+@pytest.mark.slow
 def test_the_third_table_and_its_json(tmp_path, capsys):
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     file = tmp_path / "gflops.json"

@@ -144,6 +144,7 @@ def test_the_peak_leaves_out_what_was_live_before():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident maximum is read from /proc")
+@pytest.mark.slow
 def test_the_resident_maximum_of_a_fresh_process_shows_a_known_allocation():
     program = (
         "import torch; from benchmarks.resident import resident_peak;"
@@ -165,6 +166,7 @@ def test_a_fresh_process_confirms_the_profilers_peak():
     assert measure_resident(job, "ours") == pytest.approx(peak, rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_that_fails_gives_no_figure():
     case = Case("no such case", "", CASES[0].ours, (), (), 2)
     assert measure_resident(Job(case, problem()), "ours") is None

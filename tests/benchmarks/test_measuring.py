@@ -134,6 +134,7 @@ def test_a_layers_step_leaves_its_output_and_gradients_behind():
     assert variant.work().shape == (2, *SHAPE)
 
 
+@pytest.mark.slow
 def test_large_blocks_come_back_without_being_paged_in_anew():
     source = (
         "import resource, torch\n"

@@ -50,7 +50,13 @@ def test_the_keys_and_shapes_are_rgas(layout):
     assert rga_shapes(KINDS[layout], POSITIONS, 751) == shapes(layout)
 
 
-@pytest.mark.parametrize("layout", APNET + RGA)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        layout if layout in ("apnet_level2", "rga_s") else pytest.param(layout, marks=pytest.mark.slow)
+        for layout in APNET + RGA
+    ],
+)
 def test_the_converted_network_is_the_literal_one(layout):
     weights, size = draw(layout), SMALL if layout in APNET else FULL
     images = torch.randn(1, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -74,6 +80,7 @@ def test_the_converted_network_is_the_literal_one(layout):
     assert all(gate.std() > 5e-4 for gate in recorded)  # no gate is a constant that any weights would give
 
 
+@pytest.mark.slow
 def test_other_weights_give_another_network():
     images = torch.randn(1, 3, *SMALL, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     outputs = []

@@ -64,7 +64,11 @@ def test_one_seed_or_one_person_has_no_interval():
     assert estimate(np.ones((3, 4)), np.zeros(4)).interval is None
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize(
+    "scenario",
+    [SCENARIOS[0], *(pytest.param(scenario, marks=pytest.mark.slow) for scenario in SCENARIOS[1:])],
+    ids=lambda scenario: scenario.name,
+)
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_intervals_hold_the_truth_and_wrong_verdicts_are_rare(scenario, seeds):
     found = calibrate(scenario, seeds, 600, np.random.default_rng(7))
@@ -72,6 +76,7 @@ def test_the_intervals_hold_the_truth_and_wrong_verdicts_are_rare(scenario, seed
     assert found.wrong < 0.05
 
 
+@pytest.mark.slow
 def test_the_percentiles_of_three_seeds_are_too_near_and_t_over_seeds_forgets_the_people():
     alone, people = SCENARIOS[4], SCENARIOS[5]
     assert calibrate(alone, 3, 600, np.random.default_rng(7)).percentile < 0.8

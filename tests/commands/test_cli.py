@@ -365,6 +365,7 @@ def test_train_without_a_paper_lists_them(capsys):
     assert "RUN_DIR [--any.key VALUE]" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_help_of_train_is_enough_to_train_on_a_table(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--help"]) == 0

@@ -340,6 +340,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_run():
     done = subprocess.run([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True, check=False, timeout=120)
     pids = [int(pid) for pid in done.stdout.split()]

@@ -590,8 +590,8 @@ def test_from_the_identity_a_map_stays_as_it_is_at_first(case, training, dtype):
 
 
 def compiled_quickly(mode):
-    """Every layer and pyramid in one mode; options, and the other mode, in `make test-slow`."""
-    quick = REGISTERED | PYRAMIDS
+    """A gate, a layer that is none and a pyramid in one mode; all others, and the other mode, in `make test-slow`."""
+    quick = ("rga_s", "multi_level", "pyramid of rga_s")
     return pytest.mark.parametrize(
         ("case", "training"),
         [

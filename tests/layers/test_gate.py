@@ -110,7 +110,9 @@ def graphs(layer, x):
     }
 
 
-@pytest.mark.parametrize("name", ["multi_level", "pyramid", "pyramid, parts"])
+@pytest.mark.parametrize(
+    "name", ["pyramid", *(pytest.param(name, marks=pytest.mark.slow) for name in ("multi_level", "pyramid, parts"))]
+)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
 def test_graphs_hold_nothing_of_the_probes(name, monkeypatch):
     layer, x = copy.deepcopy(LAYERS[name]).eval(), a_map()

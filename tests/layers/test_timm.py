@@ -156,6 +156,7 @@ def test_without_timm_its_name_says_what_to_install(monkeypatch):
         create_attention("timm:eca", 32)
 
 
+@pytest.mark.slow
 def test_timm_is_imported_for_its_names_alone():
     code = (
         "import sys, attnreid\n"

@@ -163,6 +163,7 @@ def test_a_run_that_lacks_only_its_result_gets_it(half, pipeline, halves, capsys
     assert after["seconds"] > before["train_seconds"]
 
 
+@pytest.mark.slow
 def test_in_half_precision_the_scale_goes_on(images, tmp_path):
     trained("apnet", images, tmp_path / "whole", amp="float16")
     trained("apnet", images, tmp_path / "run", amp="float16", **{"optimizer.epochs": "1"})

@@ -69,7 +69,12 @@ def close(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    ("devices", "attention"), [(1, {}), (2, {}), (2, {"attention.layer": "rga_s", "attention.levels": "1"})]
+    ("devices", "attention"),
+    [
+        pytest.param(1, {}, marks=pytest.mark.slow),
+        (2, {}),
+        pytest.param(2, {"attention.layer": "rga_s", "attention.levels": "1"}, marks=pytest.mark.slow),
+    ],
 )
 def test_supervised_steps(epochs, devices, attention):
     torch.manual_seed(0)
@@ -87,7 +92,7 @@ def test_supervised_steps(epochs, devices, attention):
     assert close(model.state_dict(), before) > 1e-4
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_unsupervised_steps(epochs, devices):
     torch.manual_seed(0)
     model = mla.build_model(configured("mla", "x")).double()
