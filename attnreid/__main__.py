@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import attnreid
 from attnreid._options import CostOptions, DoctorOptions, SitesOptions
-from attnreid.command_line import Command, Program, plain_streams
+from attnreid.command_line import Command, Program, start
 
 _DESCRIPTION = """\
 Look at a model before attention goes into it. A model is named as MODULE:CALLABLE: a function or
@@ -79,7 +79,7 @@ PROGRAM = Program(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left.
+    """Run one command and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C.
 
     Args:
         arguments: what follows the program's name on the command line.
@@ -92,8 +92,7 @@ def run() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # timm would fetch weights from there
     if not sys.flags.safe_path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, for a model of this folder
-    plain_streams()
-    return main(sys.argv[1:])
+    return start(main)
 
 
 if __name__ == "__main__":

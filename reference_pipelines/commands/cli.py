@@ -192,7 +192,7 @@ PROGRAM = Program(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status: 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left."""
+    """Run one command and return the exit status: 2 for a mistake, 130 for Ctrl-C."""
     words = [word for word in arguments if word != _QUIET]
     if len(words) < len(arguments):
         from reference_pipelines.progress import QUIET  # which imports tqdm

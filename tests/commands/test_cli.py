@@ -277,7 +277,8 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path, market, monkeypatch, cap
     os.close(reader)
     with os.fdopen(writer, "w") as pipe, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", pipe)
-        assert main(train(tmp_path, "--data.root", str(market), *TINY)) == 141
+        patch.setattr(sys, "argv", ["attnreid-pipelines", *train(tmp_path, "--data.root", str(market), *TINY)])
+        assert run() == 141
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "run").exists()
 
@@ -287,8 +288,9 @@ def test_another_pipe_that_breaks_shows_itself(monkeypatch, tmp_path):
         raise BrokenPipeError
 
     monkeypatch.setattr("reference_pipelines.commands.data_verify.verify", fail)
+    monkeypatch.setattr(sys, "argv", ["attnreid-pipelines", "data", "verify", str(tmp_path), "--workers", "0"])
     with pytest.raises(BrokenPipeError):
-        main(["data", "verify", str(tmp_path), "--workers", "0"])
+        run()
 
 
 @pytest.mark.parametrize("step", ["Evaluator.__call__", "Trainer.train_epoch"])
