@@ -235,8 +235,7 @@ def _stride_of(who: str, observed: Observation, family: Family, size: tuple[int,
             f"({_HEIGHT}, {_WIDTH})."
         )
     large, small = told[0]
-    rounded_both_ways = (stride for stride in (1, 2) if large // stride <= small <= -(-large // stride))
-    return next(rounded_both_ways, round(large / small))
+    return next((stride for stride in (1, 2) if large // stride == small), round(large / small))
 
 
 def _check_no_attention(
