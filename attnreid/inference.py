@@ -19,16 +19,16 @@ def fold(model: nn.Module) -> nn.Module:
     mode, as a whole, before any part of it changes.
 
     Args:
-        model: in eval mode; it stays as it is.
+        model: in eval mode, with all its parts; it stays as it is.
 
     Returns:
         The folded copy, in eval mode.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: the model, or anything in a layer that can be folded, is in train mode: there, batch norms
-            use the batch's statistics, which no folded weight can hold. Or such a layer has parametrizations,
-            or norms without statistics. Or it is scripted or traced.
+        ValueError: the model or a part of it is in train mode: there, batch norms use the batch's statistics,
+            which no folded weight can hold. Or a layer that can be folded has parametrizations, or norms without
+            statistics. Or it is scripted or traced.
 
     Example:
         >>> import torch
@@ -52,16 +52,15 @@ def fold(model: nn.Module) -> nn.Module:
 
 def _check(model: nn.Module) -> None:
     """Refuse, before anything is copied, what cannot be folded."""
-    foldable = [(name, module) for name, module in model.named_modules() if isinstance(module, Foldable)]
-    inside = [(f"{name}.{part}".strip("."), one) for name, module in foldable for part, one in module.named_modules()]
-    for name, module in [("", model), *inside]:
+    inside = {one for module in model.modules() if isinstance(module, Foldable) for one in module.modules()}
+    for name, module in model.named_modules():
         where = f"{name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
         if module.training:
             raise ValueError(
                 "fold: the model must be in eval mode, since train mode's batch statistics cannot be folded, got "
                 f"{where} in train mode: call eval() first"
             )
-        if is_parametrized(module):
+        if module in inside and is_parametrized(module):
             raise ValueError(
                 f"fold: the attention's weights must be plain parameters, got {where} with parametrizations: "
                 "remove them with torch.nn.utils.parametrize.remove_parametrizations first"
