@@ -1,6 +1,7 @@
 """Verdicts on 200 synthetic ledgers whose truth is known, and what must never be compared."""
 
 import csv
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -216,6 +217,19 @@ def test_the_command_gives_every_claim_a_verdict(on_disk, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(read_claims())
     assert Counter(row["verdict"] for row in rows)["not run"] == len(rows) - 2
+    assert main(["claims", str(on_disk), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert [(each["claim"]["id"], each["scale"], each["verdict"]) for each in plain] == [
+        (row["claim"], row["scale"], row["verdict"]) for row in rows
+    ]
+    for each, row in zip(plain, rows, strict=True):
+        measured = each["difference"] is not None
+        assert (f"{each['difference']:+.2f}" if measured else "") == row["measured"].partition(" ")[0]
+        assert (str(each["seeds"]) if measured else "") == row["seeds"]
+        assert (str(each["would_decide"] or ""), each["why"]) == (row["would decide"], row["why"])
+        if each["interval"] is not None:
+            assert "[{:+.2f}, {:+.2f}]".format(*each["interval"]) in row["measured"]
+    assert sum(each["interval"] is not None for each in plain) == 2
     assert main(["claims", str(on_disk), "--selection", "held_out"]) == 0
     assert says(capsys.readouterr().out, "0 reproduced", f"{len(rows)} not run", "held_out")
 
