@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import attnreid
 from attnreid._options import CostOptions, DoctorOptions, SitesOptions
-from attnreid.command_line import Command, Program, start
+from attnreid.command_line import Command, CompletionOptions, Program, start
 
 _DESCRIPTION = """\
 Look at a model before attention goes into it. A model is named as MODULE:CALLABLE: a function or
@@ -54,6 +54,23 @@ examples:
   {program} doctor
   {program} doctor --json"""
 
+_COMPLETION = """\
+Print a script that completes the program's commands, options and their values in a shell. It knows
+the options of this version: print it anew after an upgrade. It is made by shtab."""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  {program} completion bash > ~/.local/share/bash-completion/completions/attnreid
+  source <({program} completion bash)"""
+
+
+def completion(options: CompletionOptions) -> None:
+    """Print the script that completes this program's words."""
+    from attnreid.command_line.completion import completion_script  # which imports argparse
+
+    print(completion_script(PROGRAM, options.shell))
+
+
 PROGRAM = Program(
     "attnreid",
     "attnreid",
@@ -71,6 +88,13 @@ PROGRAM = Program(
             DoctorOptions,
             _DOCTOR,
             _DOCTOR_EXAMPLES,
+        ),
+        "completion": Command(
+            "a script that completes words in a shell",
+            "attnreid.__main__:completion",
+            CompletionOptions,
+            _COMPLETION,
+            _COMPLETION_EXAMPLES,
         ),
     },
     attnreid.__version__,

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from attnreid.command_line.errors import UserError, closest
 from attnreid.command_line.help import help_text, row
-from attnreid.command_line.options import options_of, read_options
+from attnreid.command_line.options import options_of, read_options, typed
 from attnreid.command_line.words import is_option
 
 _HELP = ("-h", "--help")
@@ -29,6 +29,7 @@ class Command:
         options: the dataclass that it is given; None where it reads the words, and --help among them, itself.
         description: what the help says of it, `help` if empty.
         examples: what the help ends with; {program} is how it was started.
+        listed: of a command that reads its words itself, where the function is that returns its options.
     """
 
     help: str
@@ -36,6 +37,18 @@ class Command:
     options: type | None
     description: str = ""
     examples: str = ""
+    listed: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions:
+    """Where words are to be completed.
+
+    Args:
+        shell: that reads the script.
+    """
+
+    shell: Literal["bash", "zsh", "tcsh"] = typed(word="SHELL")
 
 
 @dataclass(frozen=True)

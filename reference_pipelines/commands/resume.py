@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnreid.command_line import refuse_unknown, separate
-from reference_pipelines.commands.train import all_word_counts
+from attnreid.command_line import Option, refuse_unknown, separate
+from reference_pipelines.commands import train
 from reference_pipelines.errors import UserError
 
 _HELP = """\
@@ -19,12 +19,18 @@ examples:
   python -m reference_pipelines resume runs/c2 --data.workers 8"""
 
 
+def listed_options() -> list[Option]:
+    """Return what may be typed."""
+    run = Option("RUN_DIR", "run", Path, help="folder of a run that was interrupted")
+    return [run, *train.all_keys()]
+
+
 def run(arguments: Sequence[str]) -> None:
     """Go on with a run."""
     if {"-h", "--help"} & {*arguments}:
         print(_HELP)
         return
-    counts = all_word_counts()
+    counts = train.all_word_counts()
     words = separate("resume", arguments, counts, ends=lambda word: Path(word).is_dir())
     refuse_unknown("resume", words.options, counts)
     if not words.bare:

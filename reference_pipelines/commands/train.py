@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -80,6 +81,18 @@ def run(arguments: Sequence[str]) -> None:
     from reference_pipelines.commands.running import train
 
     train(name, load, Path(out[0]))
+
+
+def listed_options() -> list[Option]:
+    """Return what may be typed, of every paper."""
+    paper = Option("PAPER", "paper", Literal[*PIPELINES], help="the paper whose pipeline trains")
+    return [paper, _OUT, CONFIG_OPTION, _PRINT, *all_keys()]
+
+
+def all_keys() -> list[Option]:
+    """Return the keys of every paper's config, each once."""
+    keys = {option.name: option for pipeline in PIPELINES.values() for option in keys_of(pipeline.config).values()}
+    return [*keys.values()]
 
 
 def all_word_counts() -> dict[str, int | None]:

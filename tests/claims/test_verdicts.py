@@ -192,10 +192,13 @@ def test_what_no_run_can_judge_says_why():
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     """Two rows of Table II with three seeds, the second level far better than the first."""
-    place = tmp_path_factory.mktemp("claims")
+    return written(tmp_path_factory.mktemp("claims"), seeds=3)
+
+
+def written(place, seeds):
     drawn = first_ranks(logits(np.random.default_rng(0), 0.6, 3, people=60))
     for side, row in enumerate(("APNet-C_2", "APNet-C_1")):
-        for seed in range(3):
+        for seed in range(seeds):
             run = finished_run(place / f"{row}-{seed}", seed, in_32_bits(ranks_of(drawn[side, seed])))
             record(place / "ledger", f"demo-{row}", run, cell=cell(row))
     return place / "ledger"
@@ -232,6 +235,13 @@ def test_the_command_gives_every_claim_a_verdict(on_disk, tmp_path, capsys):
     assert sum(each["interval"] is not None for each in plain) == 2
     assert main(["claims", str(on_disk), "--selection", "held_out"]) == 0
     assert says(capsys.readouterr().out, "0 reproduced", f"{len(rows)} not run", "held_out")
+
+
+def test_the_json_says_how_many_seeds_would_decide(tmp_path, capsys):
+    assert main(["claims", str(written(tmp_path, seeds=2)), "--json"]) == 0
+    found = [each for each in json.loads(capsys.readouterr().out) if each["seeds"]]
+    assert [(each["verdict"], each["seeds"], each["would_decide"]) for each in found] == [("undecided", 2, 3)] * 2
+    assert {each["why"] for each in found} == {"2 seeds of at least 3"}
 
 
 def test_the_command_refuses_a_ledger_that_is_wrong_and_a_scale_that_is_not_there(on_disk, tmp_path, capsys):
