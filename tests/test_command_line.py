@@ -436,8 +436,8 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "which command.* sites, cost, doctor; .*python -m attnreid --help"),
-        ("stes", "one of sites, cost, doctor, got 'stes'; .*sites.; .*python -m attnreid --help"),
+        ("", "which command.* sites, cost, doctor, completion; .*python -m attnreid --help"),
+        ("stes", "one of sites, cost, doctor, completion, got 'stes'; .*sites.; .*python -m attnreid --help"),
         ("sites", "sites: MODULE:CALLABLE .*missing, .*torchvision.models:resnet50; "),
         ("sites --input-size 64 32", "sites: MODULE:CALLABLE .*missing"),
         ("sites resnet50", "module:callable, .*torchvision.models:resnet50, .*got 'resnet50'"),

@@ -58,10 +58,7 @@ _EXAMPLES = {
     "data render": ("data render rendered --size tiny",),
     "data verify": ("data verify Market-1501-v15.09.15", "data verify people.csv"),
     "data difficulty": ("data difficulty rendered --run runs/c2",),
-    "completion": (
-        "completion bash > ~/.local/share/bash-completion/completions/attnreid-pipelines",
-        "completion bash > completion.sh",
-    ),
+    "completion": ("completion bash", "completion zsh"),
 }
 _QUIET = "--quiet"
 _TRAINING = ("train", "resume")  # these take a config's keys, and run as many processes
@@ -183,7 +180,8 @@ COMMANDS = {
         f"{_HERE}.cli:completion",
         CompletionOptions,
         "Prints a script that completes the program's commands, options and their values in a shell. It knows the "
-        "options of this version: print it anew after an upgrade. It is made by shtab.",
+        "options of this version: print it anew after an upgrade. It is made by shtab. For bash, write it to "
+        "~/.local/share/bash-completion/completions/attnreid-pipelines, or source it.",
     ),
 }
 
