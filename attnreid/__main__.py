@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import attnreid
 from attnreid._options import CostOptions, DoctorOptions, SitesOptions
-from attnreid.command_line import Command, Program, plain_streams
+from attnreid.command_line import Command, CompletionOptions, Program, start
 
 _DESCRIPTION = """\
 Look at a model before attention goes into it. A model is named as MODULE:CALLABLE: a function or
@@ -54,6 +54,23 @@ examples:
   {program} doctor
   {program} doctor --json"""
 
+_COMPLETION = """\
+Print a script that completes the program's commands, options and their values in a shell. It knows
+the options of this version: print it anew after an upgrade. It is made by shtab."""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  {program} completion bash > ~/.local/share/bash-completion/completions/attnreid
+  source <({program} completion bash)"""
+
+
+def completion(options: CompletionOptions) -> None:
+    """Print the script that completes this program's words."""
+    from attnreid.command_line.completion import completion_script  # which imports argparse
+
+    print(completion_script(PROGRAM, options.shell))
+
+
 PROGRAM = Program(
     "attnreid",
     "attnreid",
@@ -72,6 +89,13 @@ PROGRAM = Program(
             _DOCTOR,
             _DOCTOR_EXAMPLES,
         ),
+        "completion": Command(
+            "a script that completes words in a shell",
+            "attnreid.__main__:completion",
+            CompletionOptions,
+            _COMPLETION,
+            _COMPLETION_EXAMPLES,
+        ),
     },
     attnreid.__version__,
     _EXAMPLES,
@@ -79,7 +103,7 @@ PROGRAM = Program(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left.
+    """Run one command and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C.
 
     Args:
         arguments: what follows the program's name on the command line.
@@ -92,8 +116,7 @@ def run() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # timm would fetch weights from there
     if not sys.flags.safe_path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, for a model of this folder
-    plain_streams()
-    return main(sys.argv[1:])
+    return start(main)
 
 
 if __name__ == "__main__":

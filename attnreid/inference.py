@@ -21,7 +21,7 @@ def fold(model: nn.Module, *, backbone: bool = False) -> nn.Module:
     any part of it changes.
 
     Args:
-        model: in eval mode; it stays as it is.
+        model: in eval mode, with all its parts; it stays as it is.
         backbone: whether the backbone's batch norms go into the convs before them, too. This is done where
             a trace by torch.fx shows that a conv's output goes to one norm and nowhere else, and both are torch's own
             classes without hooks or shared weights; all other norms stay.
@@ -31,10 +31,9 @@ def fold(model: nn.Module, *, backbone: bool = False) -> nn.Module:
 
     Raises:
         TypeError: `model` is not a module, or `backbone` no bool.
-        ValueError: the model, or anything in a layer that can be folded, is in train mode: there, batch norms
-            use the batch's statistics, which no folded weight can hold. Or such a layer has parametrizations,
-            or norms without statistics. Or it is scripted or traced, or, with `backbone`, nothing that torch.fx
-            can trace.
+        ValueError: the model or a part of it is in train mode: there, batch norms use the batch's statistics,
+            which no folded weight can hold. Or a layer that can be folded has parametrizations, or norms without
+            statistics. Or it is scripted or traced, or, with `backbone`, nothing that torch.fx can trace.
 
     Example:
         >>> import torch
@@ -61,16 +60,15 @@ def fold(model: nn.Module, *, backbone: bool = False) -> nn.Module:
 
 def _check(model: nn.Module) -> None:
     """Refuse, before anything is copied, what cannot be folded."""
-    foldable = [(name, module) for name, module in model.named_modules() if isinstance(module, Foldable)]
-    inside = [(f"{name}.{part}".strip("."), one) for name, module in foldable for part, one in module.named_modules()]
-    for name, module in [("", model), *inside]:
+    inside = {one for module in model.modules() if isinstance(module, Foldable) for one in module.modules()}
+    for name, module in model.named_modules():
         where = f"{name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
         if module.training:
             raise ValueError(
                 "fold: the model must be in eval mode, since train mode's batch statistics cannot be folded, got "
                 f"{where} in train mode: call eval() first"
             )
-        if is_parametrized(module):
+        if module in inside and is_parametrized(module):
             raise ValueError(
                 f"fold: the attention's weights must be plain parameters, got {where} with parametrizations: "
                 "remove them with torch.nn.utils.parametrize.remove_parametrizations first"

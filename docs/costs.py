@@ -75,10 +75,18 @@ PLACED: dict[str, Callable[..., Attachment]] = {
 
 BACKBONES: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
     "ResNet-18": lambda size: torchvision.models.resnet18(),
+    "ResNet-34": lambda size: torchvision.models.resnet34(),
     "ResNet-50": lambda size: torchvision.models.resnet50(),
+    "ResNet-101": lambda size: torchvision.models.resnet101(),
+    "ResNeXt-50": lambda size: torchvision.models.resnext50_32x4d(),
+    "DenseNet-121": lambda size: torchvision.models.densenet121(),
+    "Inception-V3": lambda size: torchvision.models.inception_v3(aux_logits=False, init_weights=False),
+    "MobileNetV2": lambda size: torchvision.models.mobilenet_v2(),
     "MobileNetV3-L": lambda size: torchvision.models.mobilenet_v3_large(),
     "EfficientNet-B0": lambda size: torchvision.models.efficientnet_b0(),
+    "RegNetY-400MF": lambda size: torchvision.models.regnet_y_400mf(),
     "ConvNeXt-T": lambda size: torchvision.models.convnext_tiny(),
+    "Swin-T": lambda size: torchvision.models.swin_t(),
 }
 
 

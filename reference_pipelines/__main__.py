@@ -2,14 +2,13 @@
 
 import sys
 
-from attnreid.command_line import plain_streams
+from attnreid.command_line import start
 from reference_pipelines.commands.cli import main
 
 
 def run() -> int:
     """Run what this process was started with and return its exit status."""
-    plain_streams()
-    return main(sys.argv[1:])
+    return start(main)
 
 
 if __name__ == "__main__":

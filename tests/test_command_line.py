@@ -436,8 +436,8 @@ def test_table_of_the_se_preset_says_what_its_map_sizes_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "which command.* sites, cost, doctor; .*python -m attnreid --help"),
-        ("stes", "one of sites, cost, doctor, got 'stes'; .*sites.; .*python -m attnreid --help"),
+        ("", "which command.* sites, cost, doctor, completion; .*python -m attnreid --help"),
+        ("stes", "one of sites, cost, doctor, completion, got 'stes'; .*sites.; .*python -m attnreid --help"),
         ("sites", "sites: MODULE:CALLABLE .*missing, .*torchvision.models:resnet50; "),
         ("sites --input-size 64 32", "sites: MODULE:CALLABLE .*missing"),
         ("sites resnet50", "module:callable, .*torchvision.models:resnet50, .*got 'resnet50'"),
@@ -628,12 +628,11 @@ def test_help_names_every_option_of_the_presets_and_its_default(capsys):
 # The program itself
 
 
-def run(*arguments, cwd=ROOT, stdout=subprocess.PIPE):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for name in ("HF_HUB_OFFLINE", "PYTHONUNBUFFERED"):
-        environment.pop(name, None)
-    command = [sys.executable, "-m", "attnreid", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
+def run(*arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, program="attnreid", unbuffered=""):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": unbuffered}
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-m", program, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, stdout=stdout, stderr=stderr, text=True)
 
 
 def test_the_module_runs_and_finds_a_factory_in_the_current_folder(tmp_path):
@@ -654,13 +653,17 @@ def test_the_module_refuses_without_a_traceback(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes close otherwise elsewhere")
-@pytest.mark.parametrize("arguments", [("sites", "torch.nn:Identity"), ("--help",)])
-def test_a_reader_that_leaves_ends_it_quietly(arguments):
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("program", ["attnreid", "reference_pipelines"])
+def test_a_reader_that_leaves_ends_it_quietly(program, unbuffered, stream):
+    """Of results or of the sentence that says what is wrong, with a buffer before the pipe or none."""
+    arguments = ("--help",) if stream == "stdout" else ("nonsense",)
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
-        ran = run(*arguments, stdout=pipe)
-    assert (ran.returncode, ran.stderr) == (141, "")
+        ran = run(*arguments, program=program, unbuffered=unbuffered, **{stream: pipe})
+    assert (ran.returncode, ran.stdout or "", ran.stderr or "") == (141, "", "")
 
 
 @pytest.fixture

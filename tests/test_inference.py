@@ -178,11 +178,30 @@ def test_a_norm_in_train_mode_inside_a_layer_in_eval_mode_is_refused(name, norm)
         fold(model)
 
 
+@pytest.mark.parametrize("attention", ["rga_s", "se"])
+def test_a_part_in_train_mode_elsewhere_is_refused_and_all_stays(attention):
+    """The copy would be in eval mode in part, and give other outputs in eval mode as a whole."""
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)), nn.ReLU(), nn.BatchNorm2d(8)).eval()
+    attach(model, attention, "1", input_size=SIZE)
+    model[0].train()
+    modes = [module.training for module in model.modules()]
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"fold: .*eval mode, .* got '0' \(Sequential\) in train mode: call eval\(\)"):
+        fold(model)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert not any(module.training for module in fold(model.eval()).modules())
+
+
 def test_what_has_no_eval_form_is_refused():
     layer = build("rga_s")
-    layer.joint.norm = nn.Identity().eval()
+    layer.joint.norm = nn.Identity().eval()  # behind one that is folded before
+    state = {key: value.clone() for key, value in layer.state_dict().items()}
     with pytest.raises(ValueError, match=r"fold: the norms of RelationAware.* .*batch norms .*, got Identity"):
         fold(layer)
+    assert list(layer.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
+    assert not any(module.training for module in layer.modules())
     layer = build("split")
     layer.reduce[1] = nn.BatchNorm1d(32, track_running_stats=False).eval()
     with pytest.raises(ValueError, match=r"fold: .*norms of SplitAttention .*running statistics"):

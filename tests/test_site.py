@@ -77,10 +77,11 @@ def test_costs_are_what_the_formulas_give(listed):
 
 
 @pytest.mark.slow
-def test_costs_are_what_is_counted_today(listed):
+@pytest.mark.parametrize("backbone", ["ResNet-18", "MobileNetV2", "Swin-T"])
+def test_costs_are_what_is_counted_today(listed, backbone):
     costs = script("costs")
-    today = [vars(cost) for cost in costs.counted(["ResNet-18"], [(256, 128)])]
-    kept = [row for row in listed if (row["backbone"], row["input_size"]) == ("ResNet-18", "256x128")]
+    today = [vars(cost) for cost in costs.counted([backbone], [(256, 128)])]
+    kept = [row for row in listed if (row["backbone"], row["input_size"]) == (backbone, "256x128")]
     assert [{name: str(value) for name, value in cost.items()} for cost in today] == kept
 
 

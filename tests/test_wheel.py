@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.reproduction.miniature import CLUSTERED, FEW, QUICK
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -88,3 +92,34 @@ def test_a_recipe_trains_and_reports_apart_from_the_checkout(unpacked, tmp_path)
         done = run(unpacked, tmp_path, "-m", "reference_pipelines", *words.split())
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def shrunk(folder):
+    """Make the demo of an unpacked wheel a matter of seconds: two of its rows, an epoch each, and fewer people."""
+    catalogue = folder / "reference_pipelines" / "reproduction"
+    experiments = yaml.safe_load((catalogue / "experiments.yaml").read_text())
+    experiments["demo"]["rows"] = {"apnet": ["APNet-C_2"], "mla": ["MLA"]}
+    (catalogue / "experiments.yaml").write_text(yaml.safe_dump(experiments))
+    scales = yaml.safe_load((catalogue / "scales.yaml").read_text())
+    demo = scales["demo"]
+    for name in ("Market-1501", "source"):
+        demo["images"][name] |= FEW
+    for recipe in (demo["source"], demo["recipes"]["apnet_c"], demo["recipes"]["mla"]):
+        recipe["change"] = {**recipe.get("change", {}), **QUICK, **(CLUSTERED if recipe["pipeline"] == "mla" else {})}
+    (catalogue / "scales.yaml").write_text(yaml.safe_dump(scales))
+
+
+def test_the_demo_runs_from_an_empty_folder_apart_from_the_checkout(unpacked, tmp_path):
+    wheel, place = shutil.copytree(unpacked, tmp_path / "wheel"), tmp_path / "empty"
+    shrunk(wheel)
+    place.mkdir()
+    done = run(wheel, place, "-m", "reference_pipelines", "demo")
+    assert done.returncode == 0, done.stderr
+    out = place / "runs" / "demo"
+    assert [path.name for path in place.iterdir()] == ["runs"]
+    assert (out / "report.html").stat().st_size > 10_000
+    results = [json.loads(path.read_text()) for path in sorted(out.glob("demo/runs/*/result.json"))]
+    assert [result["config"]["title"] for result in results] == ["APNet-C_2", "MLA", "source weights"]
+    assert all(result["title"] in done.stdout for result in results[:2])
+    checked = run(wheel, place, "-m", "reference_pipelines", "check-result", str(out / "ledger"), "--json")
+    assert [(each["sound"], each["lines"]) for each in json.loads(checked.stdout)] == [(True, 2)]

@@ -30,11 +30,10 @@ class FoldedNorm(Foldable):
 
 
 def fuse_norms(model: nn.Module) -> None:
-    """Take every batch norm whose input is a conv's output, and nobody else's, into that conv, in place.
+    """Take every batch norm whose input is a conv's output, and nobody else's, into that conv, in place, in eval mode.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, so that nobody knows what stands behind what; or a norm that
-            would be taken in is in train mode. Nothing is changed then.
+        ValueError: torch.fx cannot trace the model, so that nobody knows what stands behind what.
     """
     try:
         graph = fx.Tracer().trace(model)
@@ -44,15 +43,8 @@ def fuse_norms(model: nn.Module) -> None:
             "fold: with backbone=True the model must be one that torch.fx can trace, which shows what stands before "
             f"each norm, got {type(error).__name__}: {reason}; fold(model) folds the attention alone"
         ) from error
-    pairs = list(_pairs(model, graph))
     names = {module: name for name, module in model.named_modules()}
-    for _, norm in pairs:
-        if norm.training:
-            raise ValueError(
-                "fold: the model must be in eval mode, since train mode's batch statistics cannot be folded, got "
-                f"{names[norm]!r} ({type(norm).__name__}) in train mode: call eval() first"
-            )
-    for conv, norm in pairs:
+    for conv, norm in list(_pairs(model, graph)):
         _fuse(conv, norm)
         model.set_submodule(names[norm], FoldedNorm())
 

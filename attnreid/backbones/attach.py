@@ -505,8 +505,8 @@ def _check_running(who: str, model: nn.Module, attachment: Attachment, survey: S
     watched = check_runs(model, survey)
     if watched.error is not None:
         raise ValueError(
-            f"{who}: the model must run with the attention in it; it failed with: {watched.error} "
-            "Choose other sites, with find_sites(model, ...)."
+            f"{who}: the model must run with the attention in it; it failed with: {watched.error}; "
+            "choose other sites, with find_sites(model, ...)."
         ) from watched.error
     for site in attachment.sites:
         calls = watched.seen[f"{site.name}.{CHILD}"].calls

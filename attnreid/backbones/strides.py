@@ -28,6 +28,7 @@ from attnreid.backbones.sites import InputSize, is_input_size, look
 _UNDO = "_attnreid_last_stride"
 _HEIGHT, _WIDTH = 256, 128
 _STAGE = {RESNET: "layer4", DENSENET: "features.transition3", INCEPTION_V3: "Mixed_7a"}
+_UNPADDED = {INCEPTION_V3: 2}  # rows that its convolutions lose at stride 1
 
 
 def set_last_stride(model: nn.Module, stride: int = 1, *, input_size: InputSize | None = None) -> None:
@@ -50,7 +51,8 @@ def set_last_stride(model: nn.Module, stride: int = 1, *, input_size: InputSize 
     Raises:
         ValueError: the stride is another, the model does not run, has maps of one size or makes the last one smaller by
             other means than a stride (Swin merges patches), its last stage gives a map of another size than this
-            stride should, or attention was measured at the present stride. The model is then as it was.
+            stride should, the images are too small to see a stride there, or attention was measured at the present
+            stride. The model is then as it was.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -77,7 +79,7 @@ def set_last_stride(model: nn.Module, stride: int = 1, *, input_size: InputSize 
     stage = _STAGE[family]
     double = _stand_in(who, model, size)
     before = _observe(double, size)
-    now = _stride_of(who, before, stage, size)
+    now = _stride_of(who, before, family, size)
     if now == stride:
         return
     region = f"layer4.{blocks_of(model, 'layer4')[0][0]}" if family is RESNET else stage
@@ -89,7 +91,7 @@ def set_last_stride(model: nn.Module, stride: int = 1, *, input_size: InputSize 
             f"{who}: the model must run with a last stride of {stride}; it failed with: {after.error}. Set the stride "
             "where the model is built."
         )
-    if _stride_of(who, after, stage, size) != stride:
+    if _stride_of(who, after, family, size) != stride:
         raise ValueError(
             f"{who}: {stage!r} must give a map of the size for a stride of {stride}, got {after.seen[stage].given} "
             f"from {after.seen[stage].taken}; set the stride where the model is built."
@@ -214,7 +216,9 @@ def _observe(double: nn.Module, size: tuple[int, ...]) -> Observation:
     return observe(double, [torch.zeros((2, *size), dtype=like.dtype, device=like.device)])
 
 
-def _stride_of(who: str, observed: Observation, stage: str, size: tuple[int, ...]) -> int:
+def _stride_of(who: str, observed: Observation, family: Family, size: tuple[int, ...]) -> int:
+    """Return the stride of the last stage by the sizes of its maps; one that is neither 1 nor 2 is rounded."""
+    stage = _STAGE[family]
     taken, given = observed.seen[stage].taken, observed.seen[stage].given
     if taken is None or given is None or len(taken) != 4 or len(given) != 4:
         raise ValueError(
@@ -222,7 +226,16 @@ def _stride_of(who: str, observed: Observation, stage: str, size: tuple[int, ...
             f"not{f'; it failed with: {observed.error}' if observed.error else ''}. Set the stride where the model is "
             "built."
         )
-    return round(taken[2] / given[2])
+    pairs = [(large - _UNPADDED.get(family, 0), small) for large, small in zip(taken[2:], given[2:], strict=True)]
+    told = [pair for pair in pairs if pair[0] > 1]
+    if not told:
+        raise ValueError(
+            f"{who}: the images must be so large that {stage!r} takes a map whose size tells a stride of 1 from one of "
+            f"2, got {size[1]}x{size[2]} images and a map of {taken[2]}x{taken[3]}; pass a larger input_size, such as "
+            f"({_HEIGHT}, {_WIDTH})."
+        )
+    large, small = told[0]
+    return next((stride for stride in (1, 2) if large // stride == small), round(large / small))
 
 
 def _check_no_attention(

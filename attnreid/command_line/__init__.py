@@ -9,13 +9,14 @@ one place for a list, and its messages and jsonargparse's have no key that a sen
 from attnreid.command_line.errors import UserError, closest
 from attnreid.command_line.help import explained, help_text, row
 from attnreid.command_line.options import REQUIRED, Option, argument_help, options_of, read_options, typed
-from attnreid.command_line.program import Command, Program, plain_streams
+from attnreid.command_line.program import Command, CompletionOptions, Program, start
 from attnreid.command_line.values import convert, describe
 from attnreid.command_line.words import Words, is_option, refuse_unknown, separate
 
 __all__ = [
     "REQUIRED",
     "Command",
+    "CompletionOptions",
     "Option",
     "Program",
     "UserError",
@@ -28,10 +29,10 @@ __all__ = [
     "help_text",
     "is_option",
     "options_of",
-    "plain_streams",
     "read_options",
     "refuse_unknown",
     "row",
     "separate",
+    "start",
     "typed",
 ]

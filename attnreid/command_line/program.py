@@ -2,16 +2,17 @@
 
 import io
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from attnreid.command_line.errors import UserError, closest
 from attnreid.command_line.help import help_text, row
-from attnreid.command_line.options import options_of, read_options
+from attnreid.command_line.options import options_of, read_options, typed
 from attnreid.command_line.words import is_option
 
 _HELP = ("-h", "--help")
@@ -28,6 +29,7 @@ class Command:
         options: the dataclass that it is given; None where it reads the words, and --help among them, itself.
         description: what the help says of it, `help` if empty.
         examples: what the help ends with; {program} is how it was started.
+        listed: of a command that reads its words itself, where the function is that returns its options.
     """
 
     help: str
@@ -35,6 +37,18 @@ class Command:
     options: type | None
     description: str = ""
     examples: str = ""
+    listed: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions:
+    """Where words are to be completed.
+
+    Args:
+        shell: that reads the script.
+    """
+
+    shell: Literal["bash", "zsh", "tcsh"] = typed(word="SHELL")
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class Program:
         return self.script if Path(sys.argv[0]).stem == self.script else f"python -m {self.module}"
 
     def main(self, arguments: Sequence[str], *, speaks: bool = True) -> int:
-        """Run one command and return its exit status: 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left.
+        """Run one command and return its exit status: 2 for a mistake, 130 for Ctrl-C.
 
         Args:
             arguments: what follows the program's name on the command line.
@@ -83,12 +97,6 @@ class Program:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:
-            if _is_read(sys.stdout):  # it was another pipe, of a worker's
-                raise
-            # As `| head` does. What is left to write goes nowhere, or the interpreter would complain at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
 
     def _answer(self, arguments: Sequence[str]) -> int:
         name = next((name for name in self.commands if name.split() == [*arguments[: len(name.split())]]), None)
@@ -151,16 +159,29 @@ def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
 
 
-def _is_read(stream: TextIO) -> bool:
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        return False
-    return True
-
-
-def plain_streams() -> None:
-    """Let a terminal that lacks a character of a name show its code instead."""
+def start(main: Callable[[Sequence[str]], int]) -> int:
+    """Run a program with the words that this process was started with and return its exit status, 141 where a pipe that
+    it prints to has no reader any more.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack a character of a name
+    try:
+        return main(sys.argv[1:])
+    except BrokenPipeError:
+        left = [stream for stream in (sys.stdout, sys.stderr) if not _has_reader(stream)]
+        if not left:  # it was another pipe, of a worker's
+            raise
+        for stream in left:  # as `| head` does; or the interpreter would complain of what is left to write
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+def _has_reader(stream: TextIO) -> bool:
+    """Return whether a stream is no pipe whose other end is closed; flushing tells it only where something is left."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, io.UnsupportedOperation):  # a system without poll, or no file
+        return True
+    return not poll.poll(0)

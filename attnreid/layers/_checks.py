@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attnreid._tracing import is_recording, leaf
 
 _MOST = 2**31  # no tensor has as many channels, parts or positions
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # torch computes in no other floating point
 
 
 def check_count(who: str, name: str, value: object, *, least: int = 1) -> None:
@@ -24,14 +25,14 @@ def check_count(who: str, name: str, value: object, *, least: int = 1) -> None:
 
 
 def check_factory(who: str, device: object, dtype: object) -> None:
-    """Refuse a device that torch does not know, and anything but a floating-point dtype; None is the default one.
+    """Refuse a device that torch does not know, and any dtype that layers do not compute in; None is the default one.
 
     Whether there is such a device, torch says.
     """
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in _DTYPES):
         raise TypeError(
-            f"{who}: dtype must be a floating-point dtype, got {dtype!r}: pass one such as torch.float32, or leave it "
-            "out"
+            f"{who}: dtype must be a floating-point dtype, got {dtype!r}: pass one of {', '.join(map(str, _DTYPES))}, "
+            "or leave it out"
         )
     if device is None or isinstance(device, torch.device | int):
         return
@@ -84,7 +85,7 @@ def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None =
             f"{who}: the input must have 4 dimensions (N, C, H, W), got shape {shape}: "
             "reshape it, or add the batch dimension with x.unsqueeze(0)"
         )
-    if not x.is_floating_point():
+    if x.dtype not in _DTYPES:
         raise TypeError(f"{who}: the input must be floating point, got {x.dtype}: convert it with x.float()")
     if x.shape[1] != channels:
         raise ValueError(
@@ -100,6 +101,22 @@ def check_map(who: str, x: Tensor, channels: int, size: tuple[int, int] | None =
     if x.shape[2] == 0 or x.shape[3] == 0:
         raise ValueError(f"{who}: the map must have a height and a width, got shape {shape}: feed larger images")
     return x
+
+
+@leaf
+def check_dtype(who: str, x: Tensor, weight: Tensor | None, *, name: str = "the input") -> Tensor:
+    """Return the map, or what was made of it, refusing another floating-point type than that of the layer's weights.
+
+    Autocast makes them one where it is on, but for float64. No weight, or one that is quantised, is not asked.
+    """
+    if weight is None or x.dtype == weight.dtype or weight.dtype not in _DTYPES:
+        return x
+    if torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, weight.dtype):
+        return x
+    raise TypeError(
+        f"{who}: {name} must be of the weights' dtype, {weight.dtype}, got {x.dtype}: convert it with "
+        f".to({weight.dtype}), or the layer with .to({x.dtype}), or run them under torch.autocast"
+    )
 
 
 @leaf

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.layers._checks import check_count, check_factory, check_map, check_size, describe
+from attnreid.layers._checks import check_count, check_dtype, check_factory, check_map, check_size, describe
 from attnreid.layers._folding import Foldable, like
 from attnreid.layers._probe import HidesProbes, Probe, probed
 from attnreid.layers._resizing import Size, copy_with
@@ -99,7 +99,8 @@ class DomainLevelAttention(HidesProbes, Foldable):
     def memory_map(self, x: Tensor) -> Tensor:
         """Return how much each pixel resembles each memory slot, `(N, memory, H, W)`; it passes no probe."""
         x = check_map("DomainLevelAttention", x, self.channels)
-        return domain_memory_map(x, self.query, self.key)
+        query, key = self.query, self.key
+        return domain_memory_map(check_dtype("DomainLevelAttention", x, key), query, key)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map plus what the memory recalls for it."""

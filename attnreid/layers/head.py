@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnreid._tracing import Unscriptable, is_recording, leaf, rearrange
-from attnreid.layers._checks import check_count, check_factory, check_map, check_multiple, check_size, describe
+from attnreid.layers._checks import (
+    check_count,
+    check_dtype,
+    check_factory,
+    check_map,
+    check_multiple,
+    check_size,
+    describe,
+)
 from attnreid.layers._folding import like
 from attnreid.layers._pooling import widened
 from attnreid.layers._probe import HidesProbes, Probe, is_heard, probed
@@ -82,6 +90,8 @@ def _check_gate(x: Tensor, gate: Tensor | None) -> Tensor | None:
                 f"HeadLevelAttention: the gate must be {tuple(x.shape)} or {shared}, got {tuple(gate.shape)}: "
                 "pass pixel-level attention's gate of the same images"
             )
+        if torch.promote_types(gate.dtype, x.dtype) != x.dtype:
+            check_dtype("HeadLevelAttention", gate, x, name="the gate")
     return gate
 
 
@@ -170,8 +180,9 @@ class HeadLevelAttention(HidesProbes, Unscriptable):
         gate = _check_gate(x, gate)
         if is_heard(self.probe):
             probed(self.probe, self.attention_weights(x, gate))
-        position = self.position_height + self.position_width
-        return head_attention(x, self.qkv.weight, position, heads=self.heads, gate=gate, scale=self.scale)
+        position, qkv = self.position_height + self.position_width, self.qkv.weight
+        x = check_dtype("HeadLevelAttention", x, qkv)
+        return head_attention(x, qkv, position, heads=self.heads, gate=gate, scale=self.scale)
 
     def attention_weights(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """Return what `forward` mixes the values by, `(N, heads, P, P)` of P = H*W positions; a row sums to 1.
@@ -181,8 +192,9 @@ class HeadLevelAttention(HidesProbes, Unscriptable):
         """
         x = check_map("HeadLevelAttention", x, self.channels, self.size)
         gate = _check_gate(x, gate)
-        position = self.position_height + self.position_width
-        return head_weights(x, self.qkv.weight, position, heads=self.heads, gate=gate, scale=self.scale)
+        position, qkv = self.position_height + self.position_width, self.qkv.weight
+        x = check_dtype("HeadLevelAttention", x, qkv)
+        return head_weights(x, qkv, position, heads=self.heads, gate=gate, scale=self.scale)
 
     def resize(self, size: Size) -> "HeadLevelAttention":
         """Return a copy for maps of another size: position tables interpolated linearly, all else equal.

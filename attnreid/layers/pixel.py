@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnreid.layers._checks import check_factory, check_flag, check_map, describe
+from attnreid.layers._checks import check_dtype, check_factory, check_flag, check_map, describe
 from attnreid.layers.gate import Gate
 from attnreid.registry import register_attention
 
@@ -70,7 +70,8 @@ class PixelLevelAttention(Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Return the weights of all pixels, `(N, C, H, W)` or, with `shared_map`, `(N, 1, H, W)`."""
         x = check_map("PixelLevelAttention", x, self.channels)
-        return pixel_gate(x, self.conv.weight, self.conv.bias)
+        weight = self.conv.weight
+        return pixel_gate(check_dtype("PixelLevelAttention", x, weight), weight, self.conv.bias)
 
     def extra_repr(self) -> str:
         """Return the channels and the options that were changed."""

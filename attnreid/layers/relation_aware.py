@@ -14,6 +14,7 @@ from torch import Tensor
 from attnreid._tracing import rearrange
 from attnreid.layers._checks import (
     check_count,
+    check_dtype,
     check_factory,
     check_map,
     check_multiple,
@@ -99,7 +100,8 @@ class _RelationAware(Gate, Foldable):
         theta_phi, psi = embedded.narrow(2, 0, 2 * width), embedded.narrow(2, 2 * width, width)
         relations = self.joint.finish(embed_relations(theta_phi, self.joint.weight))
         # The weights of the unary term and of the relations apart, which saves joining the two.
-        of_unary, of_relations = self.hidden.weight[:, :, :1], self.hidden.weight[:, :, 1:]
+        weight = self.hidden.weight
+        of_unary, of_relations = weight[:, :, :1], weight[:, :, 1:]
         hidden = self.hidden.finish(of_relations @ relations + of_unary * psi.mean(dim=2, keepdim=True))
         return self.score.finish(self.score.weight @ hidden).sigmoid()
 
@@ -112,8 +114,9 @@ class _RelationAware(Gate, Foldable):
         A conv reads the map where it lies. Of all parts in one grouped conv, a conv for each part and one
         batched product, the grouped conv was measured fastest on two CPU threads.
         """
-        weight = rearrange(self.embed.weight, "parts d f -> (parts d) f 1")
-        embedded = F.conv1d(rearrange(nodes, "n parts f p -> n (parts f) p"), weight, groups=self.parts)
+        weight = self.embed.weight
+        nodes = rearrange(check_dtype(type(self).__name__, nodes, weight), "n parts f p -> n (parts f) p")
+        embedded = F.conv1d(nodes, rearrange(weight, "parts d f -> (parts d) f 1"), groups=self.parts)
         return rearrange(embedded, "n (parts d) p -> n parts d p", parts=self.parts)
 
     def _resized(self, size: Size, linear: NormedLinear, old: Size, new: Size) -> Self:

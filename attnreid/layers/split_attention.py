@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_weights
 from attnreid._tracing import rearrange, reduce
 from attnreid.layers._checks import (
     check_count,
+    check_dtype,
     check_factory,
     check_flag,
     check_multiple,
@@ -119,6 +120,8 @@ class SplitAttention(PooledGate, Foldable):
     def gate_of(self, pooled: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C)`, from the average-pooled map `(N, C)`."""
         check_statistics("SplitAttention", pooled.shape[0], [*self.reduce])
+        # Not by attribute: a weight with a parametrization would be computed twice.
+        pooled = check_dtype("SplitAttention", pooled, self.reduce[0]._parameters.get("weight"))
         summed = reduce(pooled, "n (parts c) -> n c", "sum", parts=self.parts)
         return split_gate(self.expand(self.reduce(summed)), self.parts)
 

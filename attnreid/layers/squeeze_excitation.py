@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnreid._tracing import rearrange
-from attnreid.layers._checks import check_count, check_factory, check_multiple, describe
+from attnreid.layers._checks import check_count, check_dtype, check_factory, check_multiple, describe
 from attnreid.layers.gate import PooledGate
 from attnreid.registry import register_attention
 
@@ -100,7 +100,8 @@ class SqueezeExcitation(PooledGate):
 
     def gate_of(self, pooled: Tensor) -> Tensor:
         """Return the weight of every channel, `(N, C)`, from the average-pooled map `(N, C)`."""
-        return squeeze_excitation_gate(pooled, self.reduce, self.expand)
+        reduce = self.reduce
+        return squeeze_excitation_gate(check_dtype("SqueezeExcitation", pooled, reduce), reduce, self.expand)
 
     def extra_repr(self) -> str:
         """Return the channels and the options that were changed."""

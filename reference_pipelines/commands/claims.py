@@ -2,9 +2,12 @@
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from attnreid.files import write_text
 from reference_pipelines.claims.listing import read_claims
@@ -34,6 +37,9 @@ def run(options: ClaimsOptions) -> None:
         verdicts[scale] = judge(claims, lines, scale, selection=options.selection)
     if options.out is not None:
         _write(options.out, [_cells(scale, each) for scale, judged in verdicts.items() for each in judged])
+    if options.json:
+        print(json.dumps([_plain(scale, each) for scale, judged in verdicts.items() for each in judged], indent=2))
+        return
     for scale, judged in verdicts.items():
         counts = Counter(each.decision for each in judged)
         rows = [_cells(scale, each) for each in judged if each.decision != "not run"]
@@ -65,6 +71,20 @@ def _cells(scale: str, verdict: Verdict) -> tuple[str, ...]:
     seeds = str(measured.seeds) if measured else ""
     needed = str(verdict.needed) if verdict.needed else ""
     return claim.id, scale, verdict.decision, says, shown, f"{claim.margin:g}", seeds, needed, verdict.why
+
+
+def _plain(scale: str, verdict: Verdict) -> dict[str, Any]:
+    measured = verdict.estimate
+    return {
+        "claim": asdict(verdict.claim),
+        "scale": scale,
+        "verdict": verdict.decision,
+        "difference": None if measured is None else measured.difference,
+        "interval": None if measured is None else measured.interval,
+        "seeds": 0 if measured is None else measured.seeds,
+        "would_decide": verdict.needed,
+        "why": verdict.why,
+    }
 
 
 def _write(path: Path, rows: Sequence[tuple[str, ...]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import attnreid
-from attnreid.command_line import Command, Program, UserError
+from attnreid.command_line import Command, CompletionOptions, Program, UserError
 from reference_pipelines.commands.options import (
     CalibrateOptions,
     CheckResultOptions,
@@ -58,14 +58,22 @@ _EXAMPLES = {
     "data render": ("data render rendered --size tiny",),
     "data verify": ("data verify Market-1501-v15.09.15", "data verify people.csv"),
     "data difficulty": ("data difficulty rendered --run runs/c2",),
+    "completion": ("completion bash", "completion zsh"),
 }
 _QUIET = "--quiet"
 _TRAINING = ("train", "resume")  # these take a config's keys, and run as many processes
 
 COMMANDS = {
     "demo": Command("both papers small, on rendered pedestrians, with a report", f"{_HERE}.demo:run", DemoOptions),
-    "train": Command("train and evaluate one recipe", f"{_HERE}.train:run", None),
-    "resume": Command("go on with a run from its last checkpoint", f"{_HERE}.resume:run", None),
+    "train": Command(
+        "train and evaluate one recipe", f"{_HERE}.train:run", None, listed=f"{_HERE}.train:listed_options"
+    ),
+    "resume": Command(
+        "go on with a run from its last checkpoint",
+        f"{_HERE}.resume:run",
+        None,
+        listed=f"{_HERE}.resume:listed_options",
+    ),
     "evaluate": Command(
         "test a trained network on any data set, without training", f"{_HERE}.evaluate:run", EvaluateOptions
     ),
@@ -167,6 +175,14 @@ COMMANDS = {
         "Scores chance, two colour histograms, two untrained networks and the runs given, by person and, as a warning, "
         "by camera: how well the same features find other people's images from the query's camera.",
     ),
+    "completion": Command(
+        "a script that completes words in a shell",
+        f"{_HERE}.cli:completion",
+        CompletionOptions,
+        "Prints a script that completes the program's commands, options and their values in a shell. It knows the "
+        "options of this version: print it anew after an upgrade. It is made by shtab. For bash, write it to "
+        "~/.local/share/bash-completion/completions/attnreid-pipelines, or source it.",
+    ),
 }
 
 
@@ -191,8 +207,15 @@ PROGRAM = Program(
 )
 
 
+def completion(options: CompletionOptions) -> None:
+    """Print the script that completes this program's words."""
+    from attnreid.command_line.completion import completion_script  # which imports argparse
+
+    print(completion_script(PROGRAM, options.shell, everywhere=(_QUIET,)))
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status: 2 for a mistake, 130 for Ctrl-C, 141 for a reader that left."""
+    """Run one command and return the exit status: 2 for a mistake, 130 for Ctrl-C."""
     words = [word for word in arguments if word != _QUIET]
     if len(words) < len(arguments):
         from reference_pipelines.progress import QUIET  # which imports tqdm

@@ -64,6 +64,7 @@ def run(options: EvaluateOptions) -> None:
     trained, _ = name_data([run.result["data"], tested])
     print(
         f"{run.result['title']}, trained on {trained}, tested on {data}, fingerprint {tested['fingerprint']}",
+        file=sys.stderr if options.json else sys.stdout,
         flush=True,
     )
     stored = _calibration_of(run, testing.flip) if options.open_set else None
@@ -98,6 +99,9 @@ def run(options: EvaluateOptions) -> None:
 
 
 def _print(numbers: dict[str, Any], options: EvaluateOptions) -> None:
+    if options.json:
+        print(json.dumps(numbers, indent=2), flush=True)
+        return
     print(format_evaluations([numbers]))
     if options.single_shot:
         print("\n" + format_single_shot(numbers))

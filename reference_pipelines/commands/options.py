@@ -38,6 +38,7 @@ class EvaluateOptions:
         workers: processes that decode images; 0 decodes in the main one; as trained if left out.
         batch_size: images a batch; as trained if left out.
         skip_corrupt: leave out images that do not decode, instead of stopping at the first.
+        json: print the scores as JSON instead of tables.
         device: where to compute.
         out: JSON file; among the run's evaluations, where `report` finds it, when left out.
     """
@@ -53,6 +54,7 @@ class EvaluateOptions:
     workers: int | None = typed(None, least=0)
     batch_size: int | None = typed(None, least=1)
     skip_corrupt: bool = False
+    json: bool = False
     device: Device = "auto"
     out: Path | None = None
 
@@ -198,12 +200,14 @@ class ClaimsOptions:
         ledger: its folder, or a slice's .jsonl file.
         scale: of the runs that count; every scale in the ledger when left out.
         selection: by which rule their weights were chosen.
+        json: print every claim with its verdict as JSON instead of tables.
         out: CSV file of every claim with its verdict.
     """
 
     ledger: Path = typed(word="LEDGER")
     scale: str | None = None
     selection: Literal["last", "held_out"] = "last"
+    json: bool = False
     out: Path | None = typed(None, metavar="FILE")
 
 
@@ -298,6 +302,7 @@ class ReproduceOptions:
         only: names of rows, of data sets or of both; all when left out.
         data_root: folder that holds the papers' data sets, at the scale paper.
         dry_run: say what would be run and end.
+        json: print the list, what would be run, or the table as JSON.
         out: folder of runs, images, tables and the ledger; what is there already is taken over.
     """
 
@@ -307,6 +312,7 @@ class ReproduceOptions:
     only: tuple[str, ...] = typed((), metavar="NAME")
     data_root: Path | None = typed(None, name="--data.root", metavar="DIR")
     dry_run: bool = False
+    json: bool = False
     out: Path = Path("runs/reproduce")
 
 

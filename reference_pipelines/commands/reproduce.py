@@ -1,7 +1,9 @@
 """`reproduce`: an experiment of a paper by its name."""
 
+import json
 import sys
 import time
+from dataclasses import asdict
 
 from reference_pipelines.commands.options import ReproduceOptions
 from reference_pipelines.errors import UserError
@@ -17,7 +19,7 @@ def run(options: ReproduceOptions) -> int:
         UserError: no such experiment or row, no data, or a folder that cannot be written.
     """
     if options.experiment == "list":
-        print(_listing())
+        print(json.dumps(_plain_list(), indent=2) if options.json else _listing())
         return 0
     plan = Plan(
         find_experiment(options.experiment),
@@ -28,7 +30,7 @@ def run(options: ReproduceOptions) -> int:
         root=options.data_root,
     )
     if options.dry_run:
-        print(_said_before(plan))
+        print(json.dumps(_plain_plan(plan), indent=2) if options.json else _said_before(plan))
         return 0
     from reference_pipelines.reproduction.table import as_text, caption, values_of, write_tables
 
@@ -50,12 +52,18 @@ def run(options: ReproduceOptions) -> int:
         from reference_pipelines.reproduction.maps import maps_of
 
         maps = maps_of(plan)
-        print(f"\n{maps.caption()}\n\n{maps.as_text()}\n")
+        said, table = f"{maps.caption()}\n\n{maps.as_text()}", [asdict(each) for each in maps.numbers]
         written = maps.write()
     else:
         values = values_of(plan, costs)
-        print(f"\n{caption(plan)}\n\n{as_text(plan, values)}\n")
+        said, table = f"{caption(plan)}\n\n{as_text(plan, values)}", [asdict(each) for each in values]
         written = write_tables(plan, values)
+    if options.json:
+        about = {"experiment": plan.experiment.name, "scale": plan.scale.name, "table": table}
+        failed = [{"run": failure.job.title, "reason": failure.reason} for failure in failures]
+        print(json.dumps({**about, "failed": failed, "written": [str(path) for path in written]}, indent=2))
+        return int(bool(failures))
+    print(f"\n{said}\n")
     for path in written:
         print(f"written: {path}")
     for failure in failures:
@@ -71,6 +79,33 @@ def _listing() -> str:
         rows.append((name, each.title, str(len(each.rows)), str(len(each.data)), str(trained)))
     about = "\n".join(f"--scale {scale.name}: {scale.about}" for scale in scales().values())
     return f"{format_table(rows, ('experiment', 'what', 'rows', 'data sets', 'cells'))}\n\n{about}"
+
+
+def _plain_list() -> dict[str, object]:
+    found = [
+        {
+            "experiment": name,
+            "title": each.title,
+            "kind": each.kind,
+            "rows": [row.name for row in each.rows],
+            "data": each.data,
+            "metrics": each.metrics,
+        }
+        for name, each in experiments().items()
+    ]
+    return {"experiments": found, "scales": {scale.name: scale.about for scale in scales().values()}}
+
+
+def _plain_plan(plan: Plan) -> dict[str, object]:
+    cells = [(cell, cell.reason) for cell in plan.cells if cell.reason]
+    return {
+        "experiment": plan.experiment.name,
+        "scale": plan.scale.name,
+        "runs": [
+            {"run": each.title, "seed": each.seed, "done": each.done, "folder": str(each.folder)} for each in plan.runs
+        ],
+        "not_run": [{"row": cell.row.name, "data": cell.dataset, "reason": reason} for cell, reason in cells],
+    }
 
 
 def _said_before(plan: Plan) -> str:

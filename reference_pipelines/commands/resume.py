@@ -3,20 +3,27 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnreid.command_line import refuse_unknown, separate
-from reference_pipelines.commands.train import all_word_counts
+from attnreid.command_line import Option, refuse_unknown, separate
+from reference_pipelines.commands import train
 from reference_pipelines.errors import UserError
 
 _HELP = """\
-usage: resume RUN_DIR [--any.key VALUE]
+usage: resume RUN_DIR [--tensorboard] [--any.key VALUE]
 
 Go on with a run; keys that do not change results may be given anew, e.g. --data.workers 8.
 
-  RUN_DIR  folder of a run that was interrupted
+  RUN_DIR        folder of a run that was interrupted
+  --tensorboard  show the run in TensorBoard too: RUN_DIR/tensorboard, all of its epochs
 
 examples:
   python -m reference_pipelines resume runs/c2
   python -m reference_pipelines resume runs/c2 --data.workers 8"""
+
+
+def listed_options() -> list[Option]:
+    """Return what may be typed."""
+    run = Option("RUN_DIR", "run", Path, help="folder of a run that was interrupted")
+    return [run, train.TENSORBOARD, *train.all_keys()]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -24,7 +31,9 @@ def run(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & {*arguments}:
         print(_HELP)
         return
-    counts = all_word_counts()
+    tensorboard = train.TENSORBOARD.name in arguments
+    arguments = [word for word in arguments if word != train.TENSORBOARD.name]
+    counts = train.all_word_counts()
     words = separate("resume", arguments, counts, ends=lambda word: Path(word).is_dir())
     refuse_unknown("resume", words.options, counts)
     if not words.bare:
@@ -34,4 +43,4 @@ def run(arguments: Sequence[str]) -> None:
     # Only here is it worth the time that torch takes to import.
     from reference_pipelines.commands.running import resume
 
-    resume(words.bare[0], arguments)
+    resume(words.bare[0], arguments, tensorboard=tensorboard)

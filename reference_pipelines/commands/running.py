@@ -14,16 +14,16 @@ from reference_pipelines.runs.folder import CONFIG, how_to_go_on
 from reference_pipelines.runs.resume import Resumption, changed_keys, find_checkpoint, finished
 
 
-def train(name: str, load: Callable[[], Any], folder: Path) -> None:
+def train(name: str, load: Callable[[], Any], folder: Path, *, tensorboard: bool = False) -> None:
     """Train a paper's config, which `load` reads, into a new folder."""
     with join_processes(lambda: how_to_go_on(folder)) as processes:
         config = processes.together(load)
-        result = PIPELINES[name].train(config, folder, processes=processes)
+        result = PIPELINES[name].train(config, folder, processes=processes, tensorboard=tensorboard)
         if processes.first:
             print("\n" + format_results([result]))
 
 
-def resume(run: str, arguments: Sequence[str]) -> None:
+def resume(run: str, arguments: Sequence[str], *, tensorboard: bool = False) -> None:
     """Go on with a run from its newest whole checkpoint; `arguments` are its folder and the config's keys."""
     folder = Path(run)
     with join_processes(lambda: how_to_go_on(folder)) as processes:
@@ -37,7 +37,8 @@ def resume(run: str, arguments: Sequence[str]) -> None:
         if processes.first:
             _say(folder, found, changed, config.optimizer.epochs, done)
         if not done:
-            result = pipeline.train(config, folder, processes=processes, checkpoint=found.checkpoint, changed=changed)
+            going_on = {"checkpoint": found.checkpoint, "changed": changed, "tensorboard": tensorboard}
+            result = pipeline.train(config, folder, processes=processes, **going_on)
             if processes.first:
                 print("\n" + format_results([result]))
 

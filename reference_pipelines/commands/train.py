@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -51,7 +52,10 @@ a small network on the CPU, the third the paper's on a GPU. `train apnet --help`
 and `train mla --help` list every KEY."""
 _OUT = Option("--out", "out", Path, help="a new folder for the run", metavar="RUN_DIR")
 _PRINT = Option("--print_config", "print_config", bool, False, "print what the run would take and end", constant=True)
-_OWN: dict[str, int | None] = {_OUT.name: _OUT.count, _PRINT.name: _PRINT.count}
+TENSORBOARD = Option(
+    "--tensorboard", "tensorboard", bool, False, "show the run in TensorBoard too: RUN_DIR/tensorboard", constant=True
+)
+_OWN: dict[str, int | None] = {each.name: each.count for each in (_OUT, _PRINT, TENSORBOARD)}
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -67,6 +71,7 @@ def run(arguments: Sequence[str]) -> None:
     refuse_unknown("train", words.options, counts, elsewhere=others)
     words.bare.remove(name)
     out, shown = words.options.pop(_OUT.name, None), words.options.pop(_PRINT.name, None)
+    tensorboard = words.options.pop(TENSORBOARD.name, None) is not None
     keys = [*words.bare, *words.arguments()]
     if shown is not None:
         print(shown_config(pipeline.config, keys, prog="train", recipes=pipeline.recipes), end="")
@@ -79,7 +84,19 @@ def run(arguments: Sequence[str]) -> None:
     # Only here is it worth the time that torch takes to import.
     from reference_pipelines.commands.running import train
 
-    train(name, load, Path(out[0]))
+    train(name, load, Path(out[0]), tensorboard=tensorboard)
+
+
+def listed_options() -> list[Option]:
+    """Return what may be typed, of every paper."""
+    paper = Option("PAPER", "paper", Literal[*PIPELINES], help="the paper whose pipeline trains")
+    return [paper, _OUT, CONFIG_OPTION, _PRINT, TENSORBOARD, *all_keys()]
+
+
+def all_keys() -> list[Option]:
+    """Return the keys of every paper's config, each once."""
+    keys = {option.name: option for pipeline in PIPELINES.values() for option in keys_of(pipeline.config).values()}
+    return [*keys.values()]
 
 
 def all_word_counts() -> dict[str, int | None]:
@@ -108,7 +125,7 @@ def _print_help(name: str | None) -> None:
     if name is not None:
         schema = PIPELINES[name].config
         about = (schema.__doc__ or "").partition("\n")[0]
-        print(help_text(f"train {name}", about, [_OUT, CONFIG_OPTION, _PRINT, *keys_of(schema).values()]))
+        print(help_text(f"train {name}", about, [_OUT, CONFIG_OPTION, _PRINT, TENSORBOARD, *keys_of(schema).values()]))
         return
     print(_USAGE)
     for paper, each in PIPELINES.items():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def _render(plan: Plan, needed: set[str]) -> None:
         place = plan.place_of(name)
         if place is not None and (name in needed or place.name in needed):
             place.parent.mkdir(parents=True, exist_ok=True)
-            print(render_market(place, **options), flush=True)
+            print(render_market(place, **options), file=sys.stderr, flush=True)
 
 
 def _jobs(runs: Sequence[Run], plan: Plan) -> list[Job]:

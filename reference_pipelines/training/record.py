@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reference_pipelines.distributed.processes import Processes
-from reference_pipelines.errors import UserError
+from reference_pipelines.errors import UserError, writing
 from reference_pipelines.evaluation.evaluator import as_numbers
 from reference_pipelines.retrieval import RetrievalResult
 from reference_pipelines.runs import remarks
@@ -18,6 +18,7 @@ from reference_pipelines.runs.checkpoints import Checkpoint, saved_epochs
 from reference_pipelines.runs.description import RunDescription
 from reference_pipelines.runs.folder import Run, resume_command
 from reference_pipelines.runs.state import GeneratorState, OptimizerState, TrainingState
+from reference_pipelines.training.board import Board
 from reference_pipelines.training.loop import Trainer
 
 
@@ -29,15 +30,24 @@ class Record:
         description: of the run as it begins, or goes on.
         log: the lines so far.
         processes: who trains together.
+        board: write for TensorBoard, too.
     """
 
     def __init__(
-        self, run: Run, description: RunDescription, log: Sequence[Mapping[str, Any]], processes: Processes
+        self,
+        run: Run,
+        description: RunDescription,
+        log: Sequence[Mapping[str, Any]],
+        processes: Processes,
+        *,
+        board: bool = False,
     ) -> None:
         self.run = run
         self.description = description
         self.log = [dict(entry) for entry in log]
         self.processes = processes
+        self._with_board = board and processes.first
+        self._board: Board | None = None
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -68,6 +78,8 @@ class Record:
         """Let go of the folder, remove it if nothing worth keeping is in it, and have an error say what is kept."""
         if not self.processes.first:
             return
+        if self._board is not None:
+            self._board.close()
         if isinstance(error, UserError):
             error.args = (f"{error}{self._what_is_kept()}",)
         elif isinstance(error, Exception):  # a bug: the traceback says it, and what is kept
@@ -128,6 +140,7 @@ class Record:
             self.run.save(trainer.model, state)
 
         self.processes.once(save)
+        self._show(entry)
         self.say("  ".join(f"{name} {_short(value)}" for name, value in entry.items() if value is not None))
 
     def complete_epoch(
@@ -138,10 +151,22 @@ class Record:
         held_out: RetrievalResult | None,
     ) -> None:
         """Add scores to the last epoch, saved by `checkpoint`: it was not meant to be the last and so not evaluated."""
-        self.log[-1] |= {**_scores(result), **_of_held_out(held_out)}
+        scores = {**_scores(result), **_of_held_out(held_out)}
+        self.log[-1] |= scores
         self._note_scores(result, held_out)
         state = replace(checkpoint.state, description=self.description, log=self.log)
         self.processes.once(lambda: self.run.save(trainer.model, state))
+        self._show({"epoch": self.description.epoch, **scores})
+
+    def _show(self, entry: Mapping[str, Any]) -> None:
+        """Show a new line on the board, which begins with the first epoch: a run that stops before leaves nothing."""
+        if not self._with_board or not self.description.epoch:
+            return
+        with writing(self.run.folder):
+            if self._board is None:
+                self._board = Board(self.run.folder, self.log)
+            else:
+                self._board.add(entry)
 
     def _note_scores(self, result: RetrievalResult | None, held_out: RetrievalResult | None) -> None:
         """Note the last epoch's scores, if there are any, and whether they are the best so far."""
@@ -174,7 +199,12 @@ class Record:
             "train_seconds": round(run.train_seconds, 1),
             **extra,
         }
-        return self.processes.once(lambda: self.run.finish(written, None if result is None else result.ranks))
+        finished = self.processes.once(lambda: self.run.finish(written, None if result is None else result.ranks))
+        if self._with_board:
+            with writing(self.run.folder):
+                self._board = self._board or Board(self.run.folder, self.log)
+                self._board.add_examples(self.run.folder, run.epoch)
+        return finished
 
 
 def _scores(result: RetrievalResult | None) -> dict[str, float]:

@@ -24,6 +24,7 @@ from reference_pipelines.retrieval import RetrievalResult
 from reference_pipelines.runs.checkpoints import Checkpoint
 from reference_pipelines.runs.folder import Run
 from reference_pipelines.runs.state import seed_generators
+from reference_pipelines.training.board import check_tensorboard
 from reference_pipelines.training.describing import describe_run, go_on
 from reference_pipelines.training.held_out import hold_out
 from reference_pipelines.training.images import check_that_all_decode, check_the_same, read_images
@@ -50,6 +51,7 @@ class Session:
         processes: who trains together; this one alone when left out.
         checkpoint: where to go on.
         changed: keys of the config that are not as they were at the checkpoint, with the old and the new value.
+        tensorboard: write what the log has, and the examples, for TensorBoard, too.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Session:
         processes: Processes | None = None,
         checkpoint: Checkpoint | None = None,
         changed: Mapping[str, list[Any]] | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.config: Any = with_absolute_paths(config, resumed=checkpoint is not None)
@@ -68,14 +71,18 @@ class Session:
         self.checkpoint = checkpoint
         self.changed = dict(changed or {})
         self.out = out
+        self.tensorboard = tensorboard
         self._tested: Tested | None = None
 
     def __enter__(self) -> "Session":
         """Read the images and open the folder.
 
         Raises:
-            UserError: the device, the images or the folder are not what they must be; nothing is left behind.
+            UserError: the device, the images or the folder are not what they must be; nothing is left behind. Or
+                TensorBoard is asked for and not installed.
         """
+        if self.tensorboard:
+            check_tensorboard()
         config, processes, checkpoint = self.config, self.processes, self.checkpoint
         self.device = processes.together(lambda: pick_device(config.device, processes.local_rank))
         whole, left_out = read_images(config.data, processes)
@@ -90,7 +97,7 @@ class Session:
         run, log = describe_run(self.pipeline, config, whole, left_out, self.evaluator, self.device, processes), []
         if checkpoint is not None:
             run, log = go_on(run, checkpoint, self.changed), checkpoint.state.log
-        self.record = Record(Run(self.out, config), run, log, processes)
+        self.record = Record(Run(self.out, config), run, log, processes, board=self.tensorboard)
         for remark in run.remarks:
             self.record.warn(remark)
         self.record.say(f"{run.title}: {chosen}, fingerprint {run.fingerprint}")

@@ -573,6 +573,37 @@ def test_last_stride_of_other_backbones(make: Any, before: str, last: str, heigh
     assert height(last, model) == heights[1]
 
 
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (small, (1, 64)),
+        (small, (17, 33)),
+        (small_densenet, (48, 48)),  # whose pooling makes 1 row of 3
+        (functools.partial(inception_v3, aux_logits=False, init_weights=False), (96, 96)),  # 4 rows: 2, or 1
+    ],
+)
+def test_last_stride_is_told_from_small_maps(make: Any, size: tuple[int, int]) -> None:
+    model, plain = on_meta(make), on_meta(make)
+    set_last_stride(model, input_size=size)
+    assert str(model) != str(plain)
+    once = str(model)
+    set_last_stride(model, input_size=size)
+    assert str(model) == once
+    set_last_stride(model, 2, input_size=size)
+    assert str(model) == str(plain)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 1)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_last_stride_refuses_images_too_small_to_see_one(stride: int, size: tuple[int, int], observe: Observe) -> None:
+    model = small()
+    before = observe(model)
+    match = rf"set_last_stride: the images .*'layer4' .*got {size[0]}x{size[1]} images and a map of 1x1; .*\(256, 128\)"
+    with pytest.raises(ValueError, match=match):
+        set_last_stride(model, stride, input_size=size)
+    assert observe(model) == before
+
+
 def test_inceptions_reduction_at_stride_1_has_the_old_one_at_every_second_place() -> None:
     torch.manual_seed(0)
     model = inception_v3(aux_logits=False, init_weights=False).eval()

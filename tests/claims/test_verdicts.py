@@ -1,6 +1,7 @@
 """Verdicts on 200 synthetic ledgers whose truth is known, and what must never be compared."""
 
 import csv
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -191,10 +192,13 @@ def test_what_no_run_can_judge_says_why():
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     """Two rows of Table II with three seeds, the second level far better than the first."""
-    place = tmp_path_factory.mktemp("claims")
+    return written(tmp_path_factory.mktemp("claims"), seeds=3)
+
+
+def written(place, seeds):
     drawn = first_ranks(logits(np.random.default_rng(0), 0.6, 3, people=60))
     for side, row in enumerate(("APNet-C_2", "APNet-C_1")):
-        for seed in range(3):
+        for seed in range(seeds):
             run = finished_run(place / f"{row}-{seed}", seed, in_32_bits(ranks_of(drawn[side, seed])))
             record(place / "ledger", f"demo-{row}", run, cell=cell(row))
     return place / "ledger"
@@ -216,8 +220,28 @@ def test_the_command_gives_every_claim_a_verdict(on_disk, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(read_claims())
     assert Counter(row["verdict"] for row in rows)["not run"] == len(rows) - 2
+    assert main(["claims", str(on_disk), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert [(each["claim"]["id"], each["scale"], each["verdict"]) for each in plain] == [
+        (row["claim"], row["scale"], row["verdict"]) for row in rows
+    ]
+    for each, row in zip(plain, rows, strict=True):
+        measured = each["difference"] is not None
+        assert (f"{each['difference']:+.2f}" if measured else "") == row["measured"].partition(" ")[0]
+        assert (str(each["seeds"]) if measured else "") == row["seeds"]
+        assert (str(each["would_decide"] or ""), each["why"]) == (row["would decide"], row["why"])
+        if each["interval"] is not None:
+            assert "[{:+.2f}, {:+.2f}]".format(*each["interval"]) in row["measured"]
+    assert sum(each["interval"] is not None for each in plain) == 2
     assert main(["claims", str(on_disk), "--selection", "held_out"]) == 0
     assert says(capsys.readouterr().out, "0 reproduced", f"{len(rows)} not run", "held_out")
+
+
+def test_the_json_says_how_many_seeds_would_decide(tmp_path, capsys):
+    assert main(["claims", str(written(tmp_path, seeds=2)), "--json"]) == 0
+    found = [each for each in json.loads(capsys.readouterr().out) if each["seeds"]]
+    assert [(each["verdict"], each["seeds"], each["would_decide"]) for each in found] == [("undecided", 2, 3)] * 2
+    assert {each["why"] for each in found} == {"2 seeds of at least 3"}
 
 
 def test_the_command_refuses_a_ledger_that_is_wrong_and_a_scale_that_is_not_there(on_disk, tmp_path, capsys):

@@ -67,6 +67,24 @@ def evaluations(run):
     return [json.loads(path.read_text()) for path in sorted((run / "evaluations").glob("*.json"))]
 
 
+def test_json_is_what_the_table_and_the_file_say_and_nothing_else(runs, capsys):
+    words = ["evaluate", str(runs / "apnet"), "--open-set", "--single-shot", "2"]
+    assert main(words) == 0
+    table = capsys.readouterr().out
+    assert main([*words, "--json", "--camera-pairs"]) == 0
+    printed, noted = capsys.readouterr()
+    numbers = json.loads(printed)
+    (written,) = evaluations(runs / "apnet")
+    ranks = written.pop("ranks")
+    assert numbers == written
+    assert ranks not in numbers.values()
+    for name in ("mAP", "rank1", "mINP"):
+        assert f"{100 * numbers['scores'][name]:.1f}" in table
+    assert numbers["scores"]["camera_pairs"]
+    assert "open_set" in numbers
+    assert says(noted, numbers["title"], "trained on", "tested on", numbers["tested_on"]["fingerprint"])
+
+
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_on_its_own_data_the_scores_are_those_of_the_training(runs, pipeline):
     assert main(["evaluate", str(runs / pipeline)]) == 0

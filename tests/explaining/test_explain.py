@@ -17,6 +17,7 @@ from reference_pipelines.explaining.pictures import sheets_of
 from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.rendering import mask_of_file
 from tests.conftest import says, write_image
+from tests.reporting.support import check_policy
 
 PLACES = [(f"layer{n}", level) for n in (1, 2, 3, 4) for level in (BEFORE, "level1", "level2")]
 
@@ -107,6 +108,7 @@ def test_the_command_writes_pictures_and_a_page_that_needs_nothing_beside_it(tra
     assert len(sources.found) == 2 * (1 + len(PLACES) + 8)
     assert "url(" not in page
     assert "@import" not in page
+    check_policy(page, scripts=False)
     for words in ("layer4, level 2, Grad-CAM, 2 × 1", "layer1, gate, level 1, of 64 channels"):
         assert any(words in described for described in sources.described), words
     rendered, photograph = told["images"]

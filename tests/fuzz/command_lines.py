@@ -272,7 +272,7 @@ def train_lines(draw: Draw) -> Arguments:
 def _train(arguments: Arguments) -> Answer:
     started: list[Any] = []
     running = types.ModuleType("running")
-    running.train = lambda name, load, out: started.append((name, load(), out))  # type: ignore[attr-defined]
+    running.train = lambda name, load, out, **_: started.append((name, load(), out))  # type: ignore[attr-defined]
     with mock.patch.dict(sys.modules, {"reference_pipelines.commands.running": running}):
         result = answer(PIPELINES_PROGRAM, arguments["words"], stub=False)
     if started:

@@ -242,6 +242,64 @@ def test_dtype_reaches_every_parameter_and_buffer(case):
     assert layer(a_batch()).dtype == torch.float64
 
 
+OF_THIS_LIBRARY = {name: case for name, case in (REGISTERED | PYRAMIDS).items() if "foreign" not in name}
+of_this_library = pytest.mark.parametrize("case", OF_THIS_LIBRARY.values(), ids=OF_THIS_LIBRARY)
+
+
+@of_this_library
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8, torch.float8_e4m3fn, torch.bool])
+def test_dtypes_that_nothing_computes_in_are_refused(case, dtype):
+    with pytest.raises(TypeError, match=rf"^\w+: dtype must be a floating-point dtype, got {dtype}: pass one of "):
+        case.build(dtype=dtype)
+    with pytest.raises(TypeError, match=rf"^\w+: the input must be floating point, got {dtype}: convert it "):
+        case.random()(torch.zeros(2, CHANNELS, *SIZE).to(dtype))
+
+
+@of_this_library
+@pytest.mark.parametrize(
+    ("own", "given", "autocast"),
+    [
+        (torch.float32, torch.float64, False),
+        (torch.float32, torch.float16, False),
+        (torch.float64, torch.float32, False),
+        (torch.bfloat16, torch.float32, False),
+        (torch.float32, torch.float64, True),  # autocast leaves float64 alone
+    ],
+)
+@train_and_eval
+def test_a_map_of_another_dtype_than_the_weights_is_refused(case, own, given, autocast, training):
+    layer = case.random().to(own).train(training)
+    match = (
+        rf"^\w+: the input must be of the weights' dtype, {own}, got {given}: convert it with \.to\({own}\), or the "
+    )
+    with torch.autocast("cpu", enabled=autocast), pytest.raises(TypeError, match=match):
+        layer(a_batch(dtype=given))
+
+
+class Counting(nn.Module):
+    """A parametrization that changes nothing."""
+
+    calls = 0
+
+    def forward(self, value):
+        self.calls += 1
+        return value
+
+
+@pytest.mark.parametrize("case", REGISTERED.values(), ids=REGISTERED)
+def test_a_parametrised_weight_is_computed_once(case):
+    """Some move with each computation, as spectral norms do."""
+    layer = case.random()
+    for name, _ in [*layer.named_parameters()]:
+        owner, _, own_name = name.rpartition(".")
+        torch.nn.utils.parametrize.register_parametrization(layer.get_submodule(owner), own_name, Counting())
+    counts = [module for module in layer.modules() if isinstance(module, Counting)]
+    for one in counts:
+        one.calls = 0
+    layer(a_batch(dtype=torch.float32))
+    assert [one.calls for one in counts] == [1] * len(counts)
+
+
 # Layouts
 
 

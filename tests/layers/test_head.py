@@ -168,6 +168,12 @@ def test_refuses_wrong_options(error, options, message):
             torch.zeros(2, 4, 1, 1),
             r"got \(2, 4, 1, 1\): .*pixel-level",
         ),
+        (
+            TypeError,
+            torch.zeros(2, 4, 2, 3),
+            torch.zeros(2, 4, 2, 3, dtype=torch.float64),
+            r"the gate .* torch.float32, got torch.float64: convert it ",
+        ),
     ],
 )
 def test_refuses_wrong_maps_and_gates(error, x, gate, message):

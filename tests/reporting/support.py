@@ -1,6 +1,9 @@
 """Fabricated run folders as `train` and `evaluate` leave them, and pages read back."""
 
+import base64
+import hashlib
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -218,3 +221,21 @@ def open_set():
             **{"data": "lobby", "fingerprint": "f7", "drift": "it looks unlike"},
         },
     }
+
+
+def check_policy(text, *, scripts):
+    """Check that a page's policy lets its own style sheet, its script if it has one, and embedded images, and no more.
+
+    What the policy does not name falls to default-src.
+    """
+    tags = Page(text).tags
+    (policy,) = [a["content"] for tag, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
+    found = dict(part.split(" ", 1) for part in policy.split("; "))
+    allowed = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+    for tag in ("style", "script")[: 1 + scripts]:
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        allowed[f"{tag}-src"] = f"'sha256-{digest}'"
+    assert found == allowed
+    # A style attribute would be refused, and an event's script with it.
+    assert not [a for _, a in tags if "style" in a or any(name.startswith("on") for name in a)]

@@ -1,10 +1,14 @@
 """The report as a browser shows it: silent, without a request, readable on a phone and in the dark, by keyboard."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from reference_pipelines.explaining.pictures import LEGEND, Sheet, SiteRow, Tile, as_page
 from reference_pipelines.reporting.report import write_report
+from reference_pipelines.reporting.search_page import render_search
 from tests.chromium import chromium, needs_chromium
 from tests.reporting.support import add_evaluation, draw_images, enrich, evaluation, make_run, open_set
 
@@ -133,6 +137,44 @@ def test_every_image_loads(browser, report):
     thumbs = browser.evaluate(shown)
     assert len(thumbs) > 90
     assert not [each for each in thumbs if not each.startswith("symbol") or float(each[6:]) < 30]
+
+
+@pytest.mark.slow
+def test_the_page_of_a_search_has_its_style_and_pictures_and_runs_nothing(browser, tmp_path):
+    paths = sorted(draw_images(tmp_path / "data").rglob("*.jpg"))[:2]
+    ranked = [{"rank": 1, "path": str(paths[1]), "similarity": 0.5, "id": HOSTILE, "camera": 1}]
+    found = {"model": HOSTILE, "gallery": HOSTILE, "images": 2, "engine": "exact"}
+    found["queries"] = [{"query": str(paths[0]), "ranked": ranked}]
+    page = tmp_path / "found.html"
+    page.write_text(render_search(found))
+    browser.open(page)
+    assert browser.evaluate("[...document.images].map((image) => image.naturalWidth > 0)") == [True, True]
+    assert browser.evaluate("getComputedStyle(document.querySelector('.query img')).outlineStyle") == "solid"
+    assert (browser.requests(), browser.complaints()) == ([page.absolute().as_uri()], [])
+    assert browser.evaluate("window.ran ?? null") is None
+    # What a policy is for: markup that came in all the same.
+    browser.evaluate(f"document.body.insertAdjacentHTML('beforeend', {json.dumps(HOSTILE)})")
+    browser.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    assert browser.evaluate("window.ran ?? null") is None
+    assert any("Content Security Policy" in said for said in browser.complaints())
+
+
+@pytest.mark.slow
+def test_the_page_of_an_explanation_has_its_colours(browser, tmp_path):
+    picture = Image.new("RGB", (8, 16))
+    sheet = Sheet(
+        tmp_path / "a.jpg", "person 1", picture, None, None, (SiteRow("layer4", (Tile("a", ("b",), picture),)),)
+    )
+    page = tmp_path / "index.html"
+    page.write_text(as_page(SimpleNamespace(title="A network"), [sheet]))
+    browser.open(page)
+    shown = browser.evaluate(
+        "[...document.querySelectorAll('.legend i')].map((i) => getComputedStyle(i).backgroundImage)"
+    )
+    assert all(each.startswith("linear-gradient(90deg, rgb(") for each in shown)
+    assert len({*shown}) == len(LEGEND)
+    assert browser.evaluate("[...document.images].map((image) => image.naturalWidth)") == [8, 8]
+    assert (browser.requests(), browser.complaints()) == ([page.absolute().as_uri()], [])
 
 
 def rows(browser, column, label="APNet: supervised"):

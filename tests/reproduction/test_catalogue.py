@@ -152,11 +152,38 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(tmp_path, capsys):
     assert says(printed, "36 of 36 runs to train", "core-minutes", "MB")
     assert not (tmp_path / "out").exists()
 
+    assert main(["reproduce", "mla.table6", "--dry-run", "--json", "--out", str(tmp_path / "out")]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert (plain["experiment"], plain["scale"], plain["not_run"]) == ("mla.table6", "demo", [])
+    assert len(plain["runs"]) == 12
+    assert all(f"{each['run']} " in printed and each["folder"] in printed for each in plain["runs"])
+    assert not any(each["done"] for each in plain["runs"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_run_stands_in_the_json_of_a_dry_run(tmp_path, capsys):
+    (tmp_path / "Market-1501").mkdir()
+    words = ["reproduce", "apnet.table2", "--dry-run", "--json", "--scale", "paper", "--data.root", str(tmp_path)]
+    assert main(words) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert {each["data"] for each in plain["not_run"]} == {"DukeMTMC-reID", "MSMT17"}
+    assert {each["reason"] for each in plain["not_run"]} == {
+        f"{name} is not in {tmp_path}" for name in ("DukeMTMC-reID", "MSMT17")
+    }
+
 
 def test_the_list_names_every_experiment(capsys):
     assert main(["reproduce", "list"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in experiments())
+    assert main(["reproduce", "list", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert [each["experiment"] for each in plain["experiments"]] == [*experiments()]
+    assert plain["scales"] == {scale.name: scale.about for scale in scales().values()}
+    for each in plain["experiments"]:
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"{each['experiment']} "))
+        trained = 0 if each["kind"] == "cost" else len(each["rows"]) * len(each["data"])
+        assert line.split()[-3:] == [str(number) for number in (len(each["rows"]), len(each["data"]), trained)]
+        assert each["title"] in line
 
 
 def test_table_iii_is_counted(tmp_path, capsys):
@@ -166,6 +193,13 @@ def test_table_iii_is_counted(tmp_path, capsys):
     assert (line["row"], line["paper"]) == ("APNet_0", "6.23")
     assert abs(float(line["ours"]) - 6.21) < 0.02
     assert "6.2" in capsys.readouterr().out
+    assert main(["reproduce", "apnet.table3", "--only", "APNet_0", "--out", str(tmp_path), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    (value,) = plain["table"]
+    assert (value["row"], value["metric"], value["paper"]) == ("APNet_0", line["metric"], 6.23)
+    assert round(value["ours"], 3) == float(line["ours"])
+    assert (plain["experiment"], plain["failed"]) == ("apnet.table3", [])
+    assert str(tmp_path / "demo" / "tables" / "apnet.table3.csv") in plain["written"]
 
 
 def test_only_takes_rows_and_data_sets(tmp_path):

@@ -93,9 +93,9 @@ LATER = {
     "data render": "data render {out}/rendered --image-size 16 8 --workers 0",
     "data difficulty": "data difficulty {images} --workers 0",
 }
-APART = ("demo",)  # it starts processes: see below
-# doctor starts processes that try what is installed, and is given nothing that could name an address.
-LIBRARY_APART = ("doctor",)
+APART = ("demo", "completion")  # the first starts processes: see below
+# doctor starts processes that try what is installed; neither is given anything that could name an address.
+LIBRARY_APART = ("doctor", "completion")
 LIBRARY = {
     "sites": "sites tests.fuzz.command_lines:small --input-size 16 8",
     "cost": "cost tests.fuzz.command_lines:small --preset pyramid --levels 1 --stages 1 --input-size 16 8",

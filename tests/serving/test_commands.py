@@ -15,6 +15,7 @@ from reference_pipelines.features import FeatureStore
 from reference_pipelines.serving.extraction import extract
 from reference_pipelines.serving.listing import list_images
 from tests.conftest import says
+from tests.reporting.support import check_policy
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,7 @@ def test_search_by_features_gives_the_same_table_and_page(stores, tmp_path, caps
     text = page.read_text()
     assert text.count('<img src="data:image/jpeg;base64,') == len(queries) * 5
     assert not re.search(r"(src|href)=\"(?!data:)", text)
+    check_policy(text, scripts=False)
     assert f"1: {products[0, order[0, 0]]:.4f}" in text
     assert main([*words, "--json", "--query", str(queries.paths[2])]) == 0
     (only,) = json.loads(capsys.readouterr().out)["queries"]

@@ -43,6 +43,7 @@ def test_the_run_folder_is_complete(runs, images, pipeline):
     folder, result = runs[pipeline]
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
     assert not list(folder.glob("*.partial*"))
+    assert not (folder / "tensorboard").exists()  # nobody asked for it
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == [0, 1, 2]
     assert log[0]["mAP"] == result["start"]["mAP"]
