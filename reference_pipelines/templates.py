@@ -2,8 +2,12 @@
 
 import base64
 import hashlib
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from attnreid.files import write_text
+from reference_pipelines.data.names import printable
 
 
 def find_template(package: str, name: str) -> Template:
@@ -18,6 +22,15 @@ def find_template(package: str, name: str) -> Template:
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["policy"] = _policy
     return environment.get_template(name)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, in UTF-8, also with names of files that are none.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_text(path, printable(page))
 
 
 def _policy(style: str, script: str | None = None) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from attnreid.files import write_bytes, write_text
+from attnreid.files import write_bytes
 from reference_pipelines.commands.options import ExplainOptions
 from reference_pipelines.data.names import printable
 from reference_pipelines.errors import UserError
 from reference_pipelines.explaining.explain import Explanation, explain
 from reference_pipelines.explaining.pictures import as_page, as_png, sheets_of
+from reference_pipelines.templates import write_page
 from reference_pipelines.text_table import format_table
 
 PAGE = "index.html"
@@ -37,7 +38,7 @@ def run(options: ExplainOptions) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         for name, sheet in zip(names, sheets, strict=True):
             write_bytes(options.out / name, as_png(found.title, sheet))
-        write_text(options.out / PAGE, as_page(found, sheets))
+        write_page(options.out / PAGE, as_page(found, sheets))
     except OSError as error:
         raise UserError(f"explain: cannot write in {options.out} ({error.strerror}); choose another --out") from None
     if options.json:

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attnreid.files import write_text
 from reference_pipelines.commands.options import SearchOptions
 from reference_pipelines.data.names import printable
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore, is_store
 from reference_pipelines.serving.embedder import load
 from reference_pipelines.serving.searching import search
+from reference_pipelines.templates import write_page
 from reference_pipelines.text_table import format_table
 
 
@@ -39,7 +39,7 @@ def run(options: SearchOptions) -> None:
         from reference_pipelines.reporting.search_page import render_search
 
         try:
-            write_text(options.html, render_search(result))
+            write_page(options.html, render_search(result))
         except OSError as error:
             raise UserError(f"search: cannot write {options.html} ({error.strerror}); name another file") from None
         if not options.json:

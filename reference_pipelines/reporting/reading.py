@@ -14,6 +14,7 @@ from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.errors import UserError
 from reference_pipelines.ranks.files import from_bytes
 from reference_pipelines.ranks.scoring import QueryRanks
+from reference_pipelines.reporting.shapes import Maybe, check_shape
 from reference_pipelines.reporting.table import evaluation_rows
 from reference_pipelines.runs.folder import BEST, EVALUATIONS, HELD_OUT, RESULT, WEIGHTS
 from reference_pipelines.runs.provenance import file_digest
@@ -24,6 +25,28 @@ _NEEDED = (
     *("hardware", "command", "commit", "code", "versions", "config"),
 )
 _LATER: dict[str, Any] = {"unfinished": None, "resumed": [], "weights_digest": None}  # what older results lack
+# Who is on an image, and where: what runs of before do not tell.
+_SEEN = {"person": Maybe(str), "camera": Maybe(int)}
+_LIST = {
+    "query": str,
+    "average_precision": float,
+    "ranked": [{"image": str, "match": bool, **_SEEN}],
+    **_SEEN,
+}
+_POINT = {"at": [float, float], "query": bool, "image": str, "person": str, "camera": Maybe(int)}
+_EXAMPLES = {
+    "lists": [_LIST],
+    "worst": Maybe([_LIST]),
+    "attention_images": [str],
+    "digests": Maybe({str: Maybe(str)}),
+    "embedding": Maybe({"shares": [float, float], "people": int, "points": [_POINT]}),
+}
+# Drawn over the epochs.
+_MEASURES = (
+    *("loss", "mAP", "held_out_mAP", "clusters", "noise"),
+    *("id_purity", "camera_purity", "id_nmi", "silhouette"),
+)
+_LOGGED: dict[str, Any] = {"epoch": int, **dict.fromkeys(_MEASURES, Maybe(float))}
 _PUBLISHED = frozenset(counts.title for counts in PUBLISHED.values())
 
 
@@ -122,14 +145,15 @@ def read_run(folder: Path, key: str) -> ReadRun:
         gates: dict[str, np.ndarray] = {}
         if not result["unfinished"]:  # they are made at the end; what lies there is of an end before
             examples = read_json(folder / "examples.json")
+            check_shape(examples, _EXAMPLES, "examples.json")
             with np.load(folder / "attention.npz", allow_pickle=False) as arrays:
                 gates = dict(arrays)
         log = [parse_json(line) for line in lines if line.strip()]
+        check_shape(log, [_LOGGED], "log.jsonl")
         later = sorted((folder / EVALUATIONS).glob("*.json"))
         evaluations = [_read_evaluation(path) for path in later]
         evaluation_rows([each.numbers for each in evaluations])  # to find a foreign file here
         ranks = _read_ranks(folder, result)
-        lists, images = examples["lists"], examples["attention_images"]
         lacking = [name for name in _NEEDED if name not in result]
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise UserError(
@@ -146,12 +170,12 @@ def read_run(folder: Path, key: str) -> ReadRun:
         ranks=ranks,
         log=log,
         evaluations=evaluations,
-        lists=lists,
+        lists=examples["lists"],
         worst=examples.get("worst"),
         embedding=examples.get("embedding"),
         gates=gates,
-        attention_images=images,
-        digests=examples.get("digests", {}),
+        attention_images=examples["attention_images"],
+        digests=examples.get("digests") or {},
     )
 
 

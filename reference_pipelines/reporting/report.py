@@ -11,7 +11,6 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from attnreid.files import write_text
 from reference_pipelines.config.loading import flat
 from reference_pipelines.data.names import printable
 from reference_pipelines.errors import UserError
@@ -41,7 +40,7 @@ from reference_pipelines.reporting.table import (
     table_notes,
     tell_apart,
 )
-from reference_pipelines.templates import find_template
+from reference_pipelines.templates import find_template, write_page
 
 PEOPLE = 8
 _PACKAGE = "reference_pipelines.reporting"
@@ -123,7 +122,7 @@ def write_report(
     page = render_page(loaded, title, images=images, ledger=ledger)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, page)
+        write_page(out, page)
     except OSError as error:
         raise UserError(f"report: cannot write {out} ({error.strerror}); choose another --out") from None
     return out
@@ -390,7 +389,7 @@ def _embedding(run: ReadRun, name: str) -> EmbeddingMap | None:
         return None
     points = run.embedding["points"]
     persons = _distinct(point["person"] for point in points)
-    cameras = sorted({point["camera"] for point in points if point["camera"] is not None})
+    cameras = sorted({point["camera"] for point in points}) if all(map(_has_camera, points)) else []
 
     def chart(side: str, title: str, values: Sequence[Any]) -> Markup:
         dots = [
@@ -409,8 +408,12 @@ def _embedding(run: ReadRun, name: str) -> EmbeddingMap | None:
     )
 
 
+def _has_camera(point: Mapping[str, Any]) -> bool:
+    return point.get("camera") is not None
+
+
 def _words_of(point: Mapping[str, Any]) -> str:
-    camera = "" if point["camera"] is None else f", camera {point['camera']}"
+    camera = f", camera {point['camera']}" if _has_camera(point) else ""
     return f"person {point['person']}{camera}, {'query' if point['query'] else 'gallery'}: {point['image']}"
 
 

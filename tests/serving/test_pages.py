@@ -11,6 +11,7 @@ import torch
 import reference_pipelines
 from attnreid import load_checkpoint, save_checkpoint
 from reference_pipelines.commands.cli import main
+from reference_pipelines.templates import write_page
 from tests.conftest import write_image
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -70,3 +71,8 @@ def test_fine_tuning_freezes_what_it_says(miniature):
     before.model.set_classifier(2)
     load_checkpoint(before.model, "mine.safetensors")
     assert torch.equal(before.embed(["a.jpg", "b.jpg"]), scope["features"])
+
+
+def test_a_page_is_written_with_the_names_of_files_that_are_not_unicode(tmp_path):
+    write_page(tmp_path / "page.html", "<p>caf\udce9, \u884c")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "<p>caf\\xe9, \u884c"
