@@ -27,14 +27,14 @@ _NEEDED = (
 _LATER: dict[str, Any] = {"unfinished": None, "resumed": [], "weights_digest": None}  # what older results lack
 # Who is on an image, and where: what runs of before do not tell.
 _SEEN = {"person": Maybe(str), "camera": Maybe(int)}
-_LIST = {
+_LIST: dict[str, Any] = {
     "query": str,
     "average_precision": float,
     "ranked": [{"image": str, "match": bool, **_SEEN}],
     **_SEEN,
 }
 _POINT = {"at": [float, float], "query": bool, "image": str, "person": str, "camera": Maybe(int)}
-_EXAMPLES = {
+_EXAMPLES: dict[str, Any] = {
     "lists": [_LIST],
     "worst": Maybe([_LIST]),
     "attention_images": [str],
