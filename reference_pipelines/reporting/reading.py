@@ -34,11 +34,12 @@ _LIST: dict[str, Any] = {
     **_SEEN,
 }
 _POINT = {"at": [float, float], "query": bool, "image": str, "person": str, "camera": Maybe(int)}
+_DIGESTS: dict[Any, Any] = {str: Maybe(str)}
 _EXAMPLES: dict[str, Any] = {
     "lists": [_LIST],
     "worst": Maybe([_LIST]),
     "attention_images": [str],
-    "digests": Maybe({str: Maybe(str)}),
+    "digests": Maybe(_DIGESTS),
     "embedding": Maybe({"shares": [float, float], "people": int, "points": [_POINT]}),
 }
 # Drawn over the epochs.

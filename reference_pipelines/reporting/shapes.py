@@ -16,7 +16,7 @@ class Maybe:
 
 
 Shape = type | Maybe | Mapping[str, Any] | Sequence[Any]
-"""`bool`, `int`, `float` (any number), `str`; `[shape]` a list; `[shape, shape]` one as long; `{key: shape}` an object
+"""`bool`, `int`, `float` (any number), `str`; `[shape]` a list; `[shape, shape]` one of two; `{key: shape}` an object
 with these fields and maybe others; `{str: shape}` any object; `Maybe(shape)`."""
 
 
@@ -47,7 +47,7 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
         _check(isinstance(value, list), where, "a list", value)
         _check(len(shape) == 1 or len(value) == len(shape), where, f"a list of {len(shape)}", value)
         for place, each in enumerate(value):
-            check_shape(each, shape[0] if len(shape) == 1 else shape[place], f"{where}[{place}]")
+            check_shape(each, shape[0], f"{where}[{place}]")
     elif shape in (int, float):
         number = isinstance(value, int | shape) and not isinstance(value, bool)
         fits = number and (value != value or abs(value) < LARGEST or value in (float("inf"), -float("inf")))
