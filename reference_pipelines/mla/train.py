@@ -100,7 +100,9 @@ def make_pseudo_labels(
     before = None if previous is None else previous[tracklets.first]
     # Apple's GPUs have no double precision, which the neighbours are ordered in.
     place = torch.device("cpu") if device.type == "mps" else device
-    found, eps = cluster(points.to(place), config.clustering, previous=before, epoch=epoch, seed=config.seed)
+    found, eps, approximation = cluster(
+        points.to(place), config.clustering, previous=before, epoch=epoch, seed=config.seed
+    )
     clusters = tracklets.spread(found)
     seed = np.random.SeedSequence((config.seed, epoch)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(seed[0]))
@@ -108,7 +110,8 @@ def make_pseudo_labels(
     cameras = data.train.cameras if data.train_cameras_known else None
     about = describe_clusters(clusters, data.train.ids, cameras)
     health = silhouette(features, clusters, seed=config.seed)
-    return clusters, memory, {**about, "silhouette": health, "eps": eps}
+    missed = {} if approximation is None else {"recall": approximation.recall}
+    return clusters, memory, {**about, "silhouette": health, "eps": eps, **missed}
 
 
 def _save_clusters(path: Path, images: ImageList, clusters: np.ndarray) -> None:

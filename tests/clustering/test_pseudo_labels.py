@@ -33,7 +33,7 @@ def people(count, images, spread=0.15, seed=0):
 
 def test_dbscan_runs_on_the_jaccard_graph():
     features = people(6, 10)
-    found, eps = cluster(features, SMALL)
+    found, eps, _ = cluster(features, SMALL)
     assert eps == 0.4
     graph = jaccard_graph(features, k1=8, k2=3, max_distance=0.4)
     assert found.tolist() == dbscan(graph, eps=0.4, min_samples=4).tolist()
@@ -43,7 +43,7 @@ def test_dbscan_runs_on_the_jaccard_graph():
 def test_kmeans_finds_the_groups_and_its_seed_fixes_it():
     features = people(5, 12)
     config = dataclasses.replace(SMALL, method="kmeans", kmeans=5)
-    found, eps = cluster(features, config, seed=3)
+    found, eps, _ = cluster(features, config, seed=3)
     assert eps is None
     assert found.tolist() == cluster(features, config, seed=3)[0].tolist()
     pairs = {(group, int(label)) for group, label in zip(np.repeat(np.arange(5), 12).tolist(), found, strict=True)}
@@ -69,7 +69,7 @@ def test_merging_goes_on_from_the_epoch_before_at_its_steps():
     labels, counts = None, []
     for epoch in range(1, 13):
         before = labels
-        labels, eps = cluster(features, config, previous=before, epoch=epoch)
+        labels, eps, _ = cluster(features, config, previous=before, epoch=epoch)
         assert eps is None
         counts.append(labels.max() + 1)
         if epoch == 6:
@@ -106,7 +106,7 @@ def test_an_advised_radius_gives_what_it_promises():
         radius, count = re.match(
             rf"{verb} --clustering\.eps \(now {options['eps']}\): at (\S+) there are (\d+) c", said
         ).groups()
-        found, _ = cluster(features, dataclasses.replace(SMALL, **{**options, "eps": float(radius)}))
+        found, *_ = cluster(features, dataclasses.replace(SMALL, **{**options, "eps": float(radius)}))
         assert found.max() + 1 == int(count) > 1
 
 
@@ -148,7 +148,7 @@ def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
     config = ClusteringConfig(k1=20, k2=1, eps=0.05, relax_eps=0.1, relax_limit=0.75)
     with pytest.raises(UserError, match=r"no cluster .*\(now 0\.05\)"):
         cluster(features, dataclasses.replace(config, relax_eps=0.0))
-    found, eps = cluster(features, config)
+    found, eps, _ = cluster(features, config)
     said = capsys.readouterr().out
     assert eps == float(said.rpartition(" ")[2]) > 0.05
     assert said == (
@@ -165,7 +165,7 @@ def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
 
 def test_eps_is_lowered_where_all_are_one_cluster(capsys):
     features = people(3, 10, spread=1.0)
-    found, eps = cluster(features, ClusteringConfig(k1=20, k2=1, eps=0.9, relax_eps=0.1))
+    found, eps, _ = cluster(features, ClusteringConfig(k1=20, k2=1, eps=0.9, relax_eps=0.1))
     assert eps == 0.6
     graph = jaccard_graph(features, k1=20, k2=1, max_distance=0.6)
     assert found.tolist() == dbscan(graph, eps=0.6, min_samples=4).tolist()
