@@ -11,6 +11,7 @@ from reference_pipelines import FeatureStore
 from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_graph
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
+from reference_pipelines.neighbours import engines
 from tests.conftest import says
 
 
