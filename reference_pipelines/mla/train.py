@@ -21,7 +21,7 @@ from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ReidModel, build_backbone
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.runs.folder import CLUSTERS
-from reference_pipelines.runs.remarks import of_clusters, of_log
+from reference_pipelines.runs.remarks import of_clusters, of_log, of_neighbours
 from reference_pipelines.training.session import Session
 
 _RANDOM_START = (
@@ -74,6 +74,7 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
         session.processes.once(partial(_save_clusters, out / CLUSTERS, images, clusters))
         clustering = session.record.description.measured
         said = [*of_clusters(clustering), *of_log(session.record.log, config.clustering.eps)]
+        said += of_neighbours(session.record.log, config.clustering.engine)
         return session.finish(said, clustering=clustering)
 
 

@@ -20,6 +20,7 @@ from reference_pipelines.clustering import (
 )
 from reference_pipelines.config.clustering import ClusteringConfig, MergingConfig
 from reference_pipelines.errors import UserError
+from reference_pipelines.neighbours import engines
 from tests.conftest import says
 
 SMALL = ClusteringConfig(k1=8, k2=3)
@@ -38,6 +39,18 @@ def test_dbscan_runs_on_the_jaccard_graph():
     graph = jaccard_graph(features, k1=8, k2=3, max_distance=0.4)
     assert found.tolist() == dbscan(graph, eps=0.4, min_samples=4).tolist()
     assert found.max() >= 2
+
+
+def test_dbscan_runs_on_what_an_engine_proposes(monkeypatch):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    features = people(6, 10)
+    config = dataclasses.replace(SMALL, engine="faiss-flat", recall=0.9)
+    exact = cluster(features, SMALL)[0].tolist()
+    assert cluster(features, config)[2] is None  # so few are searched exactly
+    monkeypatch.setattr(engines, "SAMPLED_ROWS", 20)
+    found, _, approximation = cluster(features, config)
+    assert approximation == engines.Approximation(1.0, 0.9, 20)
+    assert found.tolist() == exact
 
 
 def test_kmeans_finds_the_groups_and_its_seed_fixes_it():
