@@ -23,7 +23,7 @@ SPARE = 8
 
 _QUERIES_AT_ONCE = 2000
 # Of the HNSW graph (Malkov and Yashunin, TPAMI 2020): edges a point, and how hard it looks for them.
-_EDGES, _BUILDING_EFFORT = 32, 40
+_EDGES, _BUILDING_EFFORT = 32, 100
 
 
 class Index(Protocol):

@@ -74,6 +74,18 @@ def test_the_recall_is_what_is_found_of_the_sampled_rows_and_at_least_the_target
         assert (np.diff(found.similarities, axis=1) <= 0).all()
 
 
+def test_a_graph_finds_more_the_harder_it_looks():
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    vectors = unit_features(np.random.default_rng(1).normal(size=(2000, 64)).astype(np.float32), "test").numpy()
+    index = engines.build_index("faiss-hnsw", vectors)
+    true = np.argsort(-(vectors[:100] @ vectors.T), axis=1)[:, :10]
+    hits = [
+        np.mean([len({*a} & {*b}) for a, b in zip(index.search(vectors[:100], 10, effort), true, strict=True)])
+        for effort in (10, index.efforts[0], index.efforts[-1])
+    ]
+    assert hits[0] < hits[1] < hits[2]
+
+
 @pytest.mark.parametrize(
     ("target", "effort", "recall"), [(0.6, 1, 0.6), (0.61, 2, 0.7), (0.99, 4, 0.99), (1.0, 8, 1.0)]
 )
