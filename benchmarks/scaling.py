@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from benchmarks.clustering import EPS, K1, K2, MIN_SAMPLES, make_features
 from benchmarks.hardware import describe_conditions
 from benchmarks.resident import read_status, reset_maximum
 from benchmarks.table import markdown
+from reference_pipelines.config.clustering import Engine
 from reference_pipelines.errors import UserError
 from reference_pipelines.progress import progress_bar
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"benchmarks: sizes must be at least 1, got {sizes[0]} x {options.dim}: pass more")
         start = in_fresh_process(measure_start)
         shown = progress_bar(sizes, len(sizes), "scaling", unit="size")
-        rows = [in_fresh_process(measure_size, count, options.dim, options.search) for count in shown]
+        rows = [in_fresh_process(measure_size, count, options.dim, options.engine) for count in shown]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -75,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--points", nargs="+", type=int, default=[1000, 3000, 10_000, 30_000], metavar="N")
     parser.add_argument("--dim", type=int, default=256, metavar="D")
-    parser.add_argument("--search", choices=("exact", "approximate"), default="exact")
+    parser.add_argument("--engine", choices=get_args(Engine), default="exact")
     return parser
 
 
@@ -98,9 +99,9 @@ def measure_start() -> tuple[float, float]:
         return imported - before, time.perf_counter() - imported
 
 
-def measure_size(count: int, dim: int, search: Literal["exact", "approximate"]) -> Scaled:
+def measure_size(count: int, dim: int, engine: Engine) -> Scaled:
     """Cluster (count, dim) features, phase by phase."""
-    cluster(make_features(_WARM_UP, dim), search, lambda work: work())
+    cluster(make_features(_WARM_UP, dim), engine, lambda work: work())
     features = make_features(count, dim)
     gc.collect()
     before, seconds, peaks = read_status("VmRSS"), [], []
@@ -113,7 +114,7 @@ def measure_size(count: int, dim: int, search: Literal["exact", "approximate"]) 
         peaks.append(read_status("VmHWM"))
         return result
 
-    labels = cluster(features, search, timed)
+    labels = cluster(features, engine, timed)
     return Scaled(
         count,
         dim,
@@ -126,7 +127,7 @@ def measure_size(count: int, dim: int, search: Literal["exact", "approximate"]) 
     )
 
 
-def cluster(features: Tensor, search: Literal["exact", "approximate"], timed: Callable[..., Any]) -> np.ndarray:
+def cluster(features: Tensor, engine: Engine, timed: Callable[..., Any]) -> np.ndarray:
     """Return the labels as the pipeline computes them; each phase is passed to `timed`, which calls it."""
     from reference_pipelines.clustering import dbscan
     from reference_pipelines.neighbours import reciprocal
@@ -134,7 +135,7 @@ def cluster(features: Tensor, search: Literal["exact", "approximate"], timed: Ca
     from reference_pipelines.neighbours.compiled import shared_minima
 
     points = timed(lambda: nearest.unit_features(features, "scaling"))
-    found = timed(lambda: nearest.find_neighbours(points, K1, search=search))
+    found = timed(lambda: nearest.find_neighbours(points, K1, engine=engine))
     weights = timed(lambda: reciprocal.weigh(points, found, k1=K1))
     averaged = timed(lambda: reciprocal.average(weights, found, K2))
     graph = timed(lambda: shared_minima(averaged, averaged, max_distance=EPS))

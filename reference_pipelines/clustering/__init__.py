@@ -2,7 +2,7 @@
 
 from reference_pipelines.clustering.agglomerative import merge
 from reference_pipelines.clustering.dbscan import dbscan
-from reference_pipelines.clustering.jaccard import jaccard_graph
+from reference_pipelines.clustering.jaccard import jaccard_graph, jaccard_of_neighbours
 from reference_pipelines.clustering.kmeans import kmeans
 from reference_pipelines.clustering.memory import ClusterMemory
 from reference_pipelines.clustering.pseudo_labels import cluster, describe_clusters, silhouette
@@ -14,6 +14,7 @@ __all__ = [
     "dbscan",
     "describe_clusters",
     "jaccard_graph",
+    "jaccard_of_neighbours",
     "kmeans",
     "merge",
     "normalised_mutual_information",

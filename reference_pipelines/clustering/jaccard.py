@@ -7,20 +7,12 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
-from reference_pipelines.config.clustering import Search
 from reference_pipelines.neighbours.compiled import shared_minima
 from reference_pipelines.neighbours.reciprocal import encode
-from reference_pipelines.neighbours.search import PROGRESS_ABOVE, find_neighbours, unit_features
+from reference_pipelines.neighbours.search import PROGRESS_ABOVE, Neighbours, find_neighbours, unit_features
 
 
-def jaccard_graph(
-    features: ArrayLike | Tensor,
-    *,
-    k1: int = 30,
-    k2: int = 6,
-    max_distance: float,
-    search: Search = "exact",
-) -> sparse.csr_array:
+def jaccard_graph(features: ArrayLike | Tensor, *, k1: int = 30, k2: int = 6, max_distance: float) -> sparse.csr_array:
     """Return the Jaccard distances of every pair that is at most `max_distance` apart.
 
     Args:
@@ -28,8 +20,6 @@ def jaccard_graph(
         k1: neighbours a point, itself counted, from which the reciprocal ones are taken.
         k2: neighbours, the point itself counted, over which its weights are averaged; 1 averages nothing.
         max_distance: at least 0 and below 1; pairs further apart are left out.
-        search: "exact", or "approximate": with more than 50,000 points their neighbours are searched with faiss,
-            which misses some; up to there it searches exactly too.
 
     Returns:
         (N, N) distances in [0, max_distance] with sorted columns; zeros, such as the diagonal's, are stored. It is
@@ -37,14 +27,27 @@ def jaccard_graph(
 
     Raises:
         ValueError: features that are not finite (N, D), or options out of range.
-        UserError: approximate search without faiss.
     """
+    _check(k1, k2, max_distance)
+    points = unit_features(features, "jaccard_graph")
+    return jaccard_of_neighbours(points, find_neighbours(points, k1), k1=k1, k2=k2, max_distance=max_distance)
+
+
+def jaccard_of_neighbours(
+    points: Tensor, neighbours: Neighbours, *, k1: int, k2: int, max_distance: float
+) -> sparse.csr_array:
+    """Return what `jaccard_graph` does, of (N, D) unit vectors whose `k1` nearest are known.
+
+    Raises:
+        ValueError: options out of range.
+    """
+    _check(k1, k2, max_distance)
+    weights = encode(points, neighbours, k1=k1, k2=k2)
+    return shared_minima(weights, weights, max_distance=max_distance, shown=len(points) > PROGRESS_ABOVE)
+
+
+def _check(k1: int, k2: int, max_distance: float) -> None:
     if not 1 <= k2 <= k1:
         raise ValueError(f"jaccard_graph: k1 and k2 must keep 1 <= k2 <= k1, got k1={k1}, k2={k2}")
     if not 0 <= max_distance < 1:
         raise ValueError(f"jaccard_graph: max_distance must be at least 0 and below 1, got {max_distance}")
-    if search not in ("exact", "approximate"):
-        raise ValueError(f'jaccard_graph: search must be "exact" or "approximate", got {search!r}')
-    points = unit_features(features, "jaccard_graph")
-    weights = encode(points, find_neighbours(points, k1, search=search), k1=k1, k2=k2)
-    return shared_minima(weights, weights, max_distance=max_distance, shown=len(points) > PROGRESS_ABOVE)

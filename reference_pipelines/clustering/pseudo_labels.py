@@ -11,13 +11,14 @@ from torch import Tensor
 
 from reference_pipelines.clustering.agglomerative import merge
 from reference_pipelines.clustering.dbscan import dbscan
-from reference_pipelines.clustering.jaccard import jaccard_graph
+from reference_pipelines.clustering.jaccard import jaccard_of_neighbours
 from reference_pipelines.clustering.kmeans import kmeans
 from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 from reference_pipelines.config.clustering import ClusteringConfig, MergingConfig
 from reference_pipelines.data.records import UNKNOWN
 from reference_pipelines.errors import UserError
-from reference_pipelines.neighbours.search import unit_features
+from reference_pipelines.neighbours.engines import Approximation
+from reference_pipelines.neighbours.search import Neighbours, find_neighbours, unit_features
 
 _SILHOUETTE_IMAGES = 2000
 _SAME = 1e-6  # apart in no number by more than rounding
@@ -35,8 +36,8 @@ def cluster(
     previous: np.ndarray | None = None,
     epoch: int = 1,
     seed: int = 0,
-) -> tuple[np.ndarray, float | None]:
-    """Return one epoch's pseudo-labels of the features (N, D), and the eps at which "dbscan" found them.
+) -> tuple[np.ndarray, float | None, Approximation | None]:
+    """Return one epoch's pseudo-labels of the features (N, D), and what "dbscan" found them with.
 
     Args:
         features: of the training images.
@@ -47,7 +48,8 @@ def cluster(
         seed: of "kmeans".
 
     Returns:
-        (N,) clusters 0, 1, ..., -1 for noise; and `config.eps`, or what it was relaxed to; None for other methods.
+        (N,) clusters 0, 1, ..., -1 for noise; `config.eps`, or what it was relaxed to, None for other methods; and what
+        an engine's neighbour search missed, None where it was exact.
 
     Raises:
         UserError: there are fewer than two clusters, so that there is nothing to contrast, or fewer images than
@@ -56,13 +58,13 @@ def cluster(
     """
     config.check_images(len(features))
     if config.method == "agglomerative":
-        return _merged(features, config.merging, previous, epoch), None
+        return _merged(features, config.merging, previous, epoch), None, None
     if config.method == "dbscan":
         return _by_density(features, config)
     clusters = kmeans(features, clusters=config.kmeans, seed=seed)
     if not clusters.any():
         raise _too_few("k-means", clusters, _ALL_EQUAL)
-    return clusters, None
+    return clusters, None, None
 
 
 def _merged(features: Tensor, config: MergingConfig, previous: np.ndarray | None, epoch: int) -> np.ndarray:
@@ -73,15 +75,17 @@ def _merged(features: Tensor, config: MergingConfig, previous: np.ndarray | None
     return merge(features, clusters, merges=min(merges, max(left, 0)), size_weight=config.size_weight)
 
 
-def _by_density(features: Tensor, config: ClusteringConfig) -> tuple[np.ndarray, float]:
-    graph = _graph(features, config, config.eps)
+def _by_density(features: Tensor, config: ClusteringConfig) -> tuple[np.ndarray, float, Approximation | None]:
+    points = unit_features(features, "cluster")
+    neighbours = find_neighbours(points, config.k1, engine=config.engine, recall=config.recall)
+    graph = _graph(points, neighbours, config, config.eps)
     clusters = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
     if clusters.max() > 0:
-        return clusters, config.eps
+        return clusters, config.eps, neighbours.approximation
     raised = bool((clusters < 0).any())
     others = _relaxed(config, raised)
     if others and raised:
-        graph = _graph(features, config, others[-1])
+        graph = _graph(points, neighbours, config, others[-1])
     for eps in others:
         relaxed = dbscan(graph, eps=eps, min_samples=config.min_samples)
         if relaxed.max() > 0:
@@ -90,13 +94,14 @@ def _by_density(features: Tensor, config: ClusteringConfig) -> tuple[np.ndarray,
                 f"this epoch has {relaxed.max() + 1} clusters, at eps {eps:g}",
                 flush=True,
             )
-            return relaxed, eps
-    raise _too_few("DBSCAN", clusters, _advice(features, config, raised=raised, tried=others))
+            return relaxed, eps, neighbours.approximation
+    raise _too_few("DBSCAN", clusters, _advice(points, neighbours, config, raised=raised, tried=others))
 
 
-def _advice(features: Tensor, config: ClusteringConfig, *, raised: bool, tried: Sequence[float]) -> str:
+def _advice(
+    points: Tensor, neighbours: Neighbours, config: ClusteringConfig, *, raised: bool, tried: Sequence[float]
+) -> str:
     """Return what helps against too few clusters: a radius is named only where it was tried and gives two."""
-    points = unit_features(features, "cluster")
     if (points - points[:1]).abs().max() <= _SAME:
         return _ALL_EQUAL
     if config.k1 >= len(points):
@@ -106,7 +111,7 @@ def _advice(features: Tensor, config: ClusteringConfig, *, raised: bool, tried: 
         )
     now = f"--clustering.eps (now {config.eps:g}{f', relaxed to {tried[-1]:g} in vain' if tried else ''})"
     radii = [radius for radius in _RADII if (radius > config.eps if raised else radius < config.eps)]
-    graph = _graph(features, config, max(radii, default=config.eps))
+    graph = _graph(points, neighbours, config, max(radii, default=config.eps))
     for eps in radii if raised else reversed(radii):
         count = int(dbscan(graph, eps=eps, min_samples=config.min_samples).max()) + 1
         if count > 1:
@@ -117,8 +122,8 @@ def _advice(features: Tensor, config: ClusteringConfig, *, raised: bool, tried: 
     return f"no other {now} gives two: lower --clustering.{other} (now {value}) or start from better weights"
 
 
-def _graph(features: Tensor, config: ClusteringConfig, max_distance: float) -> sparse.csr_array:
-    return jaccard_graph(features, k1=config.k1, k2=config.k2, max_distance=max_distance, search=config.search)
+def _graph(points: Tensor, neighbours: Neighbours, config: ClusteringConfig, max_distance: float) -> sparse.csr_array:
+    return jaccard_of_neighbours(points, neighbours, k1=config.k1, k2=config.k2, max_distance=max_distance)
 
 
 def _relaxed(config: ClusteringConfig, raised: bool) -> list[float]:

@@ -1,6 +1,6 @@
 """`cluster`: clusters of a gallery without labels, as the training makes them."""
 
-from reference_pipelines.commands.options import ClusterOptions
+from reference_pipelines.commands.options import ClusterOptions, check_recall
 from reference_pipelines.data.names import printable
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore
@@ -17,6 +17,7 @@ def run(options: ClusterOptions) -> None:
         raise UserError(f"cluster: --eps must be above 0 and below 1, got {options.eps:g}; MLA's is 0.4")
     if options.k2 > options.k1:
         raise UserError(f"cluster: --k2 must be at most --k1 ({options.k1}), got {options.k2}; lower it or raise --k1")
+    check_recall("cluster", options.recall)
     store = FeatureStore(options.features, "cluster")
     if options.out.is_dir() or not options.out.absolute().parent.is_dir():
         what = "is a folder" if options.out.is_dir() else "is in no folder that exists"
@@ -27,7 +28,8 @@ def run(options: ClusterOptions) -> None:
         k1=options.k1,
         k2=options.k2,
         min_samples=options.min_samples,
-        search=options.search,
+        engine=options.engine,
+        recall=options.recall,
     )
     found.write(options.out)
     print(printable(_said(options, found)))
@@ -43,6 +45,8 @@ def _said(options: ClusterOptions, found: Clusters) -> str:
     if not about["clusters"]:
         advice = "raise --eps" if options.min_samples <= images else f"lower --min-samples below {images + 1}"
         lines[1:] = [f"no image has {options.min_samples} neighbours; {advice}"]
+    if found.approximation is not None:
+        lines.append(f"neighbours by {options.engine}: {found.approximation}")
     for name, key in (("person", "id_purity"), ("camera", "camera_purity")):
         if about[key] is not None:
             lines.append(f"purity by {name}: {about[key]:.3f}")

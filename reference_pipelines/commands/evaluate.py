@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from attnreid.files import write_text
-from reference_pipelines.commands.options import EvaluateOptions
+from reference_pipelines.commands.options import EvaluateOptions, check_recall
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.config.sections import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData, read
@@ -24,6 +24,7 @@ from reference_pipelines.distributed.processes import Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.evaluation.open_set import measure_open_set
+from reference_pipelines.neighbours.engines import require_engine
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
 from reference_pipelines.ranks.files import write_ranks
 from reference_pipelines.ranks.scoring import QueryRanks
@@ -33,9 +34,10 @@ from reference_pipelines.reporting.table import (
     format_camera_pairs,
     format_evaluations,
     format_single_shot,
+    format_top,
     name_data,
 )
-from reference_pipelines.retrieval import rerank
+from reference_pipelines.retrieval import TopResult, evaluate_top, rerank
 from reference_pipelines.runs.folder import EVALUATIONS, RANKS
 from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
@@ -54,6 +56,7 @@ def run(options: EvaluateOptions) -> None:
         UserError: no finished run, no data to test on, or a file that cannot be written.
     """
     began = time.perf_counter()
+    _check_top(options)
     device = pick_device(options.device)
     run = open_run(options.checkpoint)
     _check_writable(options.out, run.folder / EVALUATIONS)
@@ -85,6 +88,7 @@ def run(options: EvaluateOptions) -> None:
         **(
             {"open_set": _open_set(query, gallery, evaluator.data, stored, run.config.seed)} if options.open_set else {}
         ),
+        **({} if options.top_k is None else {"top_k": _top(query, gallery, evaluator.data, options.top_k, options)}),
         "unfinished": run.result.get("unfinished"),
         "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
         "start_weights": run.result.get("weights_digest"),
@@ -105,12 +109,46 @@ def _print(numbers: dict[str, Any], options: EvaluateOptions) -> None:
     print(format_evaluations([numbers]))
     if options.single_shot:
         print("\n" + format_single_shot(numbers))
+    if "top_k" in numbers:
+        print("\n" + format_top(numbers))
     if options.open_set:
         print("\n" + format_open_set(numbers))
     if options.camera_pairs:
         pairs = numbers["scores"]["camera_pairs"]
         print("\n" + (format_camera_pairs(numbers) if pairs else "no camera pairs: the data set gives no cameras"))
     sys.stdout.flush()
+
+
+def _check_top(options: EvaluateOptions) -> None:
+    """Refuse what does not fit the scores out of the nearest images, before anything is computed.
+
+    Raises:
+        UserError: it does not.
+    """
+    check_recall("evaluate", options.recall)
+    if options.top_k is None and options.engine != "exact":
+        raise UserError(
+            f"evaluate: --engine {options.engine} is for the nearest images of --top-k, which is missing; give it"
+        )
+    if options.top_k is not None and options.rerank:
+        raise UserError("evaluate: --top-k takes the order of the features, which --rerank changes; leave one out")
+    require_engine(options.engine)
+
+
+def _top(query: Tensor, gallery: Tensor, data: ReidData, k: int, options: EvaluateOptions) -> dict[str, Any]:
+    """Return the scores out of the nearest images of each query, as they are written."""
+    sides = (query, data.query.ids, data.query.cameras, gallery, data.gallery.ids, data.gallery.cameras)
+    found: TopResult = evaluate_top(*sides, k=k, engine=options.engine, recall=options.recall)
+    missed = found.approximation
+    return {
+        "k": k,
+        "engine": "exact" if missed is None else options.engine,
+        "recall": None if missed is None else missed.recall,
+        "said": None if missed is None else str(missed),
+        **{f"rank{each}": value for each, value in found.cmc.items()},
+        "mAP": list(found.mAP),
+        "mAP_market": list(found.mAP_market),
+    }
 
 
 def _calibration_of(run: TrainedRun, flip: bool) -> StoredCalibration | None:
@@ -211,6 +249,8 @@ def _file_name(numbers: Mapping[str, Any]) -> str:
         words.append("single_shot")
     if "open_set" in numbers:
         words.append("open_set")
+    if "top_k" in numbers:
+        words.append(f"top{numbers['top_k']['k']}_{numbers['top_k']['engine']}")
     return "-".join(words) + ".json"
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from attnreid.command_line import typed
-from reference_pipelines.config.clustering import Search
+from reference_pipelines.config.clustering import Engine
 from reference_pipelines.config.sections import Device
+from reference_pipelines.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class EvaluateOptions:
         open_set: add how well a threshold tells people apart: FNMR at false-match rates, TPIR at false-positive rates,
             and how a stored calibration holds here.
         single_shot: add CUHK03's CMC with one gallery image a person, drawn so often; published code draws 10 or 100.
+        top_k: add what the K nearest images of each query alone say: CMC, and bounds of mAP.
+        engine: that finds these; exact, or an index of faiss, whose scores are estimates.
+        recall: the part of these that an index is to find.
         workers: processes that decode images; 0 decodes in the main one; as trained if left out.
         batch_size: images a batch; as trained if left out.
         skip_corrupt: leave out images that do not decode, instead of stopping at the first.
@@ -51,6 +55,9 @@ class EvaluateOptions:
     camera_pairs: bool = False
     open_set: bool = False
     single_shot: int = typed(0, metavar="DRAWS", least=0)
+    top_k: int | None = typed(None, metavar="K", least=1)
+    engine: Engine = "exact"
+    recall: float = 0.99
     workers: int | None = typed(None, least=0)
     batch_size: int | None = typed(None, least=1)
     skip_corrupt: bool = False
@@ -140,7 +147,8 @@ class SearchOptions:
         query: image files; of a folder of features, those of its images that are meant, all if left out.
         gallery: folder of features to search in.
         top: images to list for each query.
-        engine: exact, or faiss, which may miss some in a gallery of more than 50,000 images.
+        engine: exact, or an index of faiss, which proposes the images of more than 1,000 queries and may miss some.
+        recall: the part of the most alike images that an index is to find.
         json: print the ranking as JSON instead of a table.
         html: file for a page with the pictures.
         device: where to compute the queries' features.
@@ -150,7 +158,8 @@ class SearchOptions:
     gallery: Path = typed(metavar="FEATURES")
     query: tuple[Path, ...] = typed((), metavar="IMAGE")
     top: int = typed(10, least=1)
-    engine: Literal["exact", "faiss"] = "exact"
+    engine: Engine = "exact"
+    recall: float = 0.99
     json: bool = False
     html: Path | None = typed(None, metavar="FILE")
     device: Device = "auto"
@@ -167,7 +176,8 @@ class ClusterOptions:
         k1: neighbours of the k-reciprocal Jaccard distance, about the images of a person.
         k2: neighbours of its query expansion, at most k1.
         min_samples: neighbours that make a core point, the point itself counted.
-        search: of the neighbours; approximate (faiss) for more than 50,000 images.
+        engine: that finds the neighbours: exact, or an index of faiss that proposes them of more than 1,000 images.
+        recall: the part of the neighbours that an index is to find.
     """
 
     features: Path = typed(word="FEATURES")
@@ -176,7 +186,8 @@ class ClusterOptions:
     k1: int = typed(30, least=1)
     k2: int = typed(6, least=1)
     min_samples: int = typed(4, least=1)
-    search: Search = "exact"
+    engine: Engine = "exact"
+    recall: float = 0.99
 
 
 @dataclass(frozen=True)
@@ -375,3 +386,13 @@ class DifficultyOptions:
     json: bool = False
     workers: int = typed(0, least=0)
     device: Device = "auto"
+
+
+def check_recall(who: str, recall: float) -> None:
+    """Refuse a recall that no search can have.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not 0 < recall <= 1:
+        raise UserError(f"{who}: --recall must be above 0 and at most 1, got {recall:g}; 0.99 is the default")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reference_pipelines.commands.options import SearchOptions
+from reference_pipelines.commands.options import SearchOptions, check_recall
 from reference_pipelines.data.names import printable
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore, is_store
@@ -20,6 +20,7 @@ def run(options: SearchOptions) -> None:
     Raises:
         UserError: no gallery, no queries, features of different networks, or a page that cannot be written.
     """
+    check_recall("search", options.recall)
     gallery = FeatureStore(options.gallery, "search")
     if options.html is not None and (options.html.is_dir() or not options.html.absolute().parent.is_dir()):
         raise UserError(f"search: --html must be a file in a folder that exists, got {options.html}; name another")
@@ -32,7 +33,9 @@ def run(options: SearchOptions) -> None:
         if of_store
         else load(options.queries, device=options.device, flip=flip, who="search")
     )
-    found = search(queries, gallery, options.query or None, top=options.top, engine=options.engine)
+    found = search(
+        queries, gallery, options.query or None, top=options.top, engine=options.engine, recall=options.recall
+    )
     result = found.to_plain()
     print(json.dumps(result, indent=1) if options.json else printable(_table(result)))
     if options.html is not None:
@@ -62,5 +65,6 @@ def _table(result: dict[str, Any]) -> str:
         for each in result["queries"]
         for found in each["ranked"]
     ]
-    title = f"{result['model']}, the nearest of {result['images']:,} images in {result['gallery']} ({result['engine']})"
+    how = ", ".join(word for word in (result["engine"], result["approximation"]) if word)
+    title = f"{result['model']}, the nearest of {result['images']:,} images in {result['gallery']} ({how})"
     return f"{title}\n\n" + format_table(rows, ["query", "image", "rank", "similarity", "id", "camera"])

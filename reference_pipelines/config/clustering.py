@@ -1,11 +1,15 @@
 """How pseudo-labels are made, and what training compares them with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from reference_pipelines.errors import UserError, require
 
-Search = Literal["exact", "approximate"]
+Engine = Literal["exact", "faiss-flat", "faiss-hnsw"]
+"""What finds neighbours: an exact search, or an index of faiss that proposes them."""
+
+_FORMER_SEARCH = {"exact": "exact", "approximate": "faiss-hnsw"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class ClusteringConfig:
         method: "dbscan" on k-reciprocal Jaccard distances, "agglomerative" merging, or "kmeans".
         k1: neighbours of the k-reciprocal Jaccard distance.
         k2: neighbours of its query expansion.
-        search: of the neighbours: "exact", or "approximate" for more than 50,000 images.
+        engine: that finds the neighbours: exact, or an index of faiss that proposes them.
+        recall: the part of the neighbours that an index is to find.
         eps: DBSCAN's radius.
         min_samples: DBSCAN's MinPts, the point itself counted.
         relax_eps: by how much eps changes for an epoch, again and again, where DBSCAN finds fewer than two clusters:
@@ -55,7 +60,8 @@ class ClusteringConfig:
     method: Literal["dbscan", "agglomerative", "kmeans"] = "dbscan"
     k1: int = 30
     k2: int = 6
-    search: Search = "exact"
+    engine: Engine = "exact"
+    recall: float = 0.99
     eps: float = 0.4
     min_samples: int = 4
     relax_eps: float = 0.0
@@ -65,6 +71,7 @@ class ClusteringConfig:
 
     def __post_init__(self) -> None:
         require(1 <= self.k2 <= self.k1, "clustering.k2 must be at least 1 and at most clustering.k1", self.k2)
+        require(0 < self.recall <= 1, "clustering.recall must be above 0 and at most 1", self.recall)
         require(0 < self.eps < 1, "clustering.eps must be between 0 and 1", self.eps)
         require(self.min_samples >= 1, "clustering.min_samples must be at least 1", self.min_samples)
         require(0 <= self.relax_eps < 1, "clustering.relax_eps must be at least 0 and below 1", self.relax_eps)
@@ -109,3 +116,12 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         require(0 <= self.momentum <= 1, "memory.momentum must be between 0 and 1", self.momentum)
         require(self.temperature > 0, "memory.temperature must be above 0", self.temperature)
+
+
+def modern_engine(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's values by dotted key, with the neighbour search of a run of before as one writes it today."""
+    former = values.get("clustering.search")
+    if not isinstance(former, str) or former not in _FORMER_SEARCH:
+        return dict(values)
+    rest = {key: value for key, value in values.items() if key != "clustering.search"}
+    return {**rest, "clustering.engine": _FORMER_SEARCH[former]}

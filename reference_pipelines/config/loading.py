@@ -22,6 +22,7 @@ from attnreid.command_line import (
 )
 from attnreid.files import read_text
 from reference_pipelines.config.attention import modern
+from reference_pipelines.config.clustering import modern_engine
 from reference_pipelines.errors import UserError, require
 
 Config = TypeVar("Config")
@@ -187,7 +188,7 @@ def read_recipe(schema: type, path: Path) -> dict[str, Any]:
     if twice:
         raise UserError(f"config: {path} must give a key once, it gives {twice} twice; leave one of them out")
     keys = keys_of(schema)
-    values = modern(flat(recipe, keys))
+    values = modern_engine(modern(flat(recipe, keys)))
     for key, value in values.items():
         section = [each for each in keys if each.startswith(f"{key}.")]
         if section and value == {}:

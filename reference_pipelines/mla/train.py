@@ -21,7 +21,7 @@ from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ReidModel, build_backbone
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.runs.folder import CLUSTERS
-from reference_pipelines.runs.remarks import of_clusters, of_log
+from reference_pipelines.runs.remarks import of_clusters, of_log, of_neighbours
 from reference_pipelines.training.session import Session
 
 _RANDOM_START = (
@@ -74,6 +74,7 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
         session.processes.once(partial(_save_clusters, out / CLUSTERS, images, clusters))
         clustering = session.record.description.measured
         said = [*of_clusters(clustering), *of_log(session.record.log, config.clustering.eps)]
+        said += of_neighbours(session.record.log, config.clustering.engine)
         return session.finish(said, clustering=clustering)
 
 
@@ -100,7 +101,9 @@ def make_pseudo_labels(
     before = None if previous is None else previous[tracklets.first]
     # Apple's GPUs have no double precision, which the neighbours are ordered in.
     place = torch.device("cpu") if device.type == "mps" else device
-    found, eps = cluster(points.to(place), config.clustering, previous=before, epoch=epoch, seed=config.seed)
+    found, eps, approximation = cluster(
+        points.to(place), config.clustering, previous=before, epoch=epoch, seed=config.seed
+    )
     clusters = tracklets.spread(found)
     seed = np.random.SeedSequence((config.seed, epoch)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(seed[0]))
@@ -108,7 +111,8 @@ def make_pseudo_labels(
     cameras = data.train.cameras if data.train_cameras_known else None
     about = describe_clusters(clusters, data.train.ids, cameras)
     health = silhouette(features, clusters, seed=config.seed)
-    return clusters, memory, {**about, "silhouette": health, "eps": eps}
+    missed = {} if approximation is None else {"recall": approximation.recall}
+    return clusters, memory, {**about, "silhouette": health, "eps": eps, **missed}
 
 
 def _save_clusters(path: Path, images: ImageList, clusters: np.ndarray) -> None:

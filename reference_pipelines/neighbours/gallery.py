@@ -1,4 +1,4 @@
-"""The nearest of a gallery to each query, exact in double precision, or among what faiss proposes.
+"""The nearest of a gallery to each query, exact in double precision, or among what an engine proposes.
 
 The gallery may lie on the disk: it is read a block at a time. Neighbours are ordered by similarity, then by index, as
 in the search among all points, whatever the blocks.
@@ -8,43 +8,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reference_pipelines.config.clustering import Search
+from reference_pipelines.config.clustering import Engine
+from reference_pipelines.neighbours import engines
 from reference_pipelines.neighbours import search as among_all
-from reference_pipelines.neighbours.search import Neighbours, nearest_columns, pair_similarities, propose
+from reference_pipelines.neighbours.search import Neighbours, nearest_columns, pair_similarities
 from reference_pipelines.progress import progress_bar
 
 GALLERY_BLOCK = 20_000
 """Rows of the gallery that are in memory at a time."""
 
-_SPARE = 8  # candidates beyond k that faiss is asked for, as its products are of single precision
 
-
-def find_in_gallery(query: np.ndarray, gallery: np.ndarray, k: int, *, search: Search = "exact") -> Neighbours:
+def find_in_gallery(
+    query: np.ndarray, gallery: np.ndarray, k: int, *, engine: Engine = "exact", recall: float = 0.99
+) -> Neighbours:
     """Return the min(k, G) nearest rows of the gallery to each query, by cosine.
 
     Args:
         query: (Q, D) unit vectors, float32.
         gallery: (G, D) unit vectors, float32; a memory-mapped array is not loaded whole.
         k: neighbours a query.
-        search: "exact", or "approximate", among what faiss proposes: of more than `APPROXIMATE_ABOVE` rows some
-            neighbours may be missed; none is ranked wrongly.
+        engine: "exact", or what proposes the neighbours of more than `engines.SAMPLED_ROWS` queries: some may be
+            missed, none is ranked wrongly.
+        recall: the part of the neighbours that an engine is to find.
 
     Returns:
-        `indices` (Q, k) rows of the gallery, -1 where faiss proposes too few; `similarities` (Q, k), -inf for these.
+        `indices` (Q, k) rows of the gallery, -1 where an engine proposes too few; `similarities` (Q, k), -inf for
+        these.
 
     Raises:
-        UserError: approximate search without faiss.
+        UserError: an engine whose package is not installed.
     """
+    engines.require_engine(engine)
     k = min(k, len(gallery))
-    if search == "approximate":
-        return _among_proposed(query, gallery, k)
+    # To know the recall so many queries are searched exactly anyway.
+    if engine != "exact" and len(query) > engines.SAMPLED_ROWS:
+        return _among_proposed(query, gallery, k, engine, recall)
+    return _exactly(query, gallery, k)
+
+
+def _exactly(query: np.ndarray, gallery: np.ndarray, k: int) -> Neighbours:
     found = [np.empty((len(query), 0), dtype=np.int64), np.empty((len(query), 0))]
     starts = range(0, len(gallery), GALLERY_BLOCK)
     for start in progress_bar(starts, len(starts), "search", unit="block"):
         block = gallery[start : start + GALLERY_BLOCK]
         nearest, similarities = _nearest_of_block(query, block, min(k, len(block)))
         found = _merge(found, [nearest + start, similarities], k)
-    return Neighbours(*found)
+    return Neighbours(found[0], found[1])
 
 
 def _nearest_of_block(query: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +74,24 @@ def _merge(first: list[np.ndarray], second: list[np.ndarray], k: int) -> list[np
     return [np.take_along_axis(each, order, axis=1) for each in (indices, similarities)]
 
 
-def _among_proposed(query: np.ndarray, gallery: np.ndarray, k: int) -> Neighbours:
-    candidates = propose(gallery, query, min(k + _SPARE, len(gallery))).astype(np.int64)
+def _among_proposed(query: np.ndarray, gallery: np.ndarray, k: int, engine: Engine, recall: float) -> Neighbours:
+    width = min(k + engines.SPARE, len(gallery))
+    index = engines.build_index(engine, gallery.astype(np.float32, copy=False))
+    rows = engines.sample_rows(len(query))
+    some = query[rows]
+
+    def find(effort: int) -> np.ndarray:
+        proposed = index.search(some.astype(np.float32, copy=False), width, effort)
+        return _best_of(some, gallery, proposed, k)[1]
+
+    effort, approximation = engines.least_effort(index, find, _exactly(some, gallery, k).similarities, recall)
+    candidates = engines.propose(index, query.astype(np.float32, copy=False), width, effort)
+    indices, similarities = _best_of(query, gallery, candidates.astype(np.int64), k)
+    return Neighbours(indices, similarities, approximation=approximation)
+
+
+def _best_of(query: np.ndarray, gallery: np.ndarray, candidates: np.ndarray, k: int) -> list[np.ndarray]:
+    """Return the k nearest of each query's (Q, width) candidates, rows of the gallery, and their similarities."""
     chosen, places = np.unique(candidates, return_inverse=True)
     points: Tensor = torch.from_numpy(np.concatenate([query, gallery[np.maximum(chosen, 0)]]))
     rows = np.repeat(np.arange(len(query), dtype=np.int32), candidates.shape[1])
@@ -74,4 +99,4 @@ def _among_proposed(query: np.ndarray, gallery: np.ndarray, k: int) -> Neighbour
     similarities = pair_similarities(points, rows, columns).reshape(candidates.shape)
     similarities[candidates < 0] = -np.inf
     none = [candidates[:, :0], similarities[:, :0]]
-    return Neighbours(*_merge(none, [candidates, similarities], k))
+    return _merge(none, [candidates, similarities], k)

@@ -1,4 +1,4 @@
-"""The nearest neighbours of every point among all points, exact and block by block, or approximate with faiss.
+"""The nearest neighbours of every point among all points, exact and block by block, or among what an engine proposes.
 
 A product of blocks of at most 2,000 rows serves both of them, as similarity is symmetric; of each row only a few more
 candidates than asked for are kept. The candidates' similarities are then computed again, pair by pair in double
@@ -8,24 +8,21 @@ threads and the rounding of the products. Memory grows with N k.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from reference_pipelines.config.clustering import Search
-from reference_pipelines.errors import UserError
+from reference_pipelines.config.clustering import Engine
+from reference_pipelines.neighbours import engines
 from reference_pipelines.neighbours.compiled import compete, dot_products
+from reference_pipelines.neighbours.engines import SPARE, Approximation
 from reference_pipelines.progress import progress_bar
 from reference_pipelines.unit_vectors import unit_rows
 
 SEARCH_BLOCK = 2000
 """Rows of a block of the search."""
-
-APPROXIMATE_ABOVE = 50_000
-"""Approximate search is for more points than that; fewer are searched exactly, which is fast enough."""
 
 PROGRESS_ABOVE = 10_000
 """Points above which the work is long enough for a progress bar."""
@@ -33,10 +30,7 @@ PROGRESS_ABOVE = 10_000
 UNSETTLED_ROWS = 250
 """Rows whose neighbours are found at a time by products in double precision."""
 
-_SPARE = 8  # candidates beyond k: within them the products' rounding may order neighbours wrongly
 _PAIRS_AT_ONCE = 4096
-# Of the inverted lists: 4 sqrt(N) of them, learnt from few points each, one in 64 looked at for a point, 32 at least.
-_LISTS_PER_ROOT, _POINTS_PER_LIST, _LEAST_PROBED, _PROBED_PART = 4, 64, 32, 64
 # The largest relative error of a factor where torch is allowed to shorten float32 products.
 _SHORTENED = {"high": 2.0**-10, "medium": 2.0**-7}
 
@@ -46,12 +40,14 @@ class Neighbours:
     """The k nearest of N points, each point itself among the candidates.
 
     Fields: `indices` (N, k), nearest first, ties in the order of the index; `similarities` (N, k) cosines;
-    `least` (N,) the cosine of the farthest point, where it was asked for.
+    `least` (N,) the cosine of the farthest point, where it was asked for; `approximation` what an engine's search
+    missed, None of an exact one.
     """
 
     indices: np.ndarray
     similarities: np.ndarray
     least: np.ndarray | None = None
+    approximation: Approximation | None = None
 
 
 def unit_features(features: ArrayLike | Tensor, who: str, name: str = "features") -> Tensor:
@@ -68,36 +64,37 @@ def unit_features(features: ArrayLike | Tensor, who: str, name: str = "features"
     return unit_rows(points if points.dtype == torch.float64 else points.float())
 
 
-def find_neighbours(points: Tensor, k: int, *, search: Search = "exact", least: bool = False) -> Neighbours:
+def find_neighbours(
+    points: Tensor, k: int, *, engine: Engine = "exact", recall: float = 0.99, least: bool = False
+) -> Neighbours:
     """Return the min(k, N) nearest of every row of (N, D) unit `points` by cosine, the row itself among them.
 
     Args:
         points: unit vectors, on the device that is to search.
         k: neighbours a point.
-        search: "exact", or "approximate" (faiss, inverted lists) where there are more than `APPROXIMATE_ABOVE`
-            points: some neighbours may be missed, none is ranked wrongly.
-        least: whether the farthest point is wanted too; an exact search finds it on the way.
+        engine: "exact", or what proposes the neighbours where there are more than `engines.SAMPLED_ROWS` points: some
+            may be missed, none is ranked wrongly.
+        recall: the part of the neighbours that an engine is to find.
+        least: whether the farthest point is wanted too; an exact search alone finds it, on the way.
 
     Raises:
-        UserError: approximate search without faiss.
+        UserError: an engine whose package is not installed.
     """
+    engines.require_engine(engine)
     k = min(k, len(points))
-    width = min(k + _SPARE, len(points))
+    width = min(k + SPARE, len(points))
     everyone = np.arange(len(points), dtype=np.int32)
-    doubtful, farthest = np.zeros(len(points), dtype=bool), None
-    if search == "approximate" and len(points) > APPROXIMATE_ABOVE:
-        candidates = _approximate_candidates(points, width)
-    else:
+    doubtful, farthest, approximation = np.zeros(len(points), dtype=bool), None, None
+    if engine == "exact" or len(points) <= engines.SAMPLED_ROWS:
         candidates, doubtful, farthest = _exact_candidates(points, k, width, least)
-    similarities = pair_similarities(points, np.repeat(everyone, width), candidates.ravel()).reshape(candidates.shape)
-    similarities[candidates < 0] = -np.inf
-    order = np.lexsort((candidates, -similarities))[:, :k]
-    indices, similarities = (np.take_along_axis(each, order, axis=1) for each in (candidates, similarities))
+    else:
+        candidates, approximation = _proposed_candidates(points, k, width, engine, recall)
+    indices, similarities = _ordered(points, everyone, candidates, k)
     unsettled = (doubtful | (similarities[:, -1] == -np.inf)).nonzero()[0].astype(np.int32)
     for rows, *nearest in _settle(points, unsettled, k):
         indices[rows], similarities[rows] = nearest
     farthest_similarities = None if farthest is None else pair_similarities(points, everyone, farthest)
-    return Neighbours(indices, similarities, farthest_similarities)
+    return Neighbours(indices, similarities, farthest_similarities, approximation)
 
 
 def pair_similarities(points: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -216,43 +213,28 @@ def _without_later_duplicates(points: Tensor, k: int) -> np.ndarray:
     return np.sort(order[before < k]).astype(np.int32)
 
 
-def _approximate_candidates(points: Tensor, width: int) -> np.ndarray:
-    """Return (N, width) candidates from inverted lists, -1 where the lists looked at hold too few."""
+def _proposed_candidates(
+    points: Tensor, k: int, width: int, engine: Engine, recall: float
+) -> tuple[np.ndarray, Approximation]:
+    """Return (N, width) candidates, -1 where the engine finds too few, and how many of the neighbours are missed."""
     vectors = points.float().cpu().numpy()
-    return propose(vectors, vectors, width)
+    index = engines.build_index(engine, vectors)
+    rows = engines.sample_rows(len(points)).astype(np.int32)
+    nearest = np.concatenate([similarities for _, _, similarities in _settle(points, rows, k)])
+
+    def find(effort: int) -> np.ndarray:
+        return _ordered(points, rows, index.search(vectors[rows], width, effort).astype(np.int32), k)[1]
+
+    effort, approximation = engines.least_effort(index, find, nearest, recall)
+    return engines.propose(index, vectors, width, effort), approximation
 
 
-def propose(vectors: np.ndarray, query: np.ndarray, width: int) -> np.ndarray:
-    """Return (Q, width) rows of float32 `vectors` (N, D) that may be the nearest to each `query` (Q, D), by faiss.
-
-    Up to `APPROXIMATE_ABOVE` rows all are looked at, in single precision; more are in inverted lists, and it is -1
-    where the lists looked at hold too few.
-
-    Raises:
-        UserError: faiss is not installed.
-    """
-    try:
-        import faiss
-    except ModuleNotFoundError:
-        raise UserError(
-            "search: approximate search needs faiss, which is not installed; "
-            "pip install 'attnreid[faiss]' or search exactly"
-        ) from None
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    count, dim = vectors.shape
-    index: Any = faiss.IndexFlatIP(dim)
-    if count > APPROXIMATE_ABOVE:
-        lists = _LISTS_PER_ROOT * int(count**0.5)
-        index = faiss.IndexIVFFlat(index, dim, lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = _POINTS_PER_LIST
-        index.train(vectors)
-        index.nprobe = max(_LEAST_PROBED, lists // _PROBED_PART)
-    index.add(vectors)
-    candidates = np.empty((len(query), width), dtype=np.int32)
-    blocks = list(_blocks(len(query)))
-    for block in progress_bar(blocks, len(blocks), "approximate search", unit="block"):
-        candidates[block] = index.search(query[block], width)[1]
-    return candidates
+def _ordered(points: Tensor, rows: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest of each row's (R, width) candidates, and their similarities; -inf where one is -1."""
+    similarities = pair_similarities(points, np.repeat(rows, candidates.shape[1]), candidates.ravel())
+    similarities = np.where(candidates < 0, -np.inf, similarities.reshape(candidates.shape))
+    order = np.lexsort((candidates, -similarities))[:, :k]
+    return np.take_along_axis(candidates, order, axis=1), np.take_along_axis(similarities, order, axis=1)
 
 
 def _product_error(dim: int, dtype: torch.dtype) -> float:

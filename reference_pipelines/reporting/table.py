@@ -254,6 +254,23 @@ def format_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([table, *_below(evaluation_notes(evaluations))])
 
 
+def format_top(numbers: Mapping[str, Any]) -> str:
+    """Return an evaluation's scores out of the nearest images of each query, in percent.
+
+    Args:
+        numbers: of `evaluate`, with `top_k`.
+    """
+    found = numbers["top_k"]
+    heading = f"from the {found['k']} nearest images of each query, by {found['engine']}"
+    heading += ": CMC is exact" if found["said"] is None else f": estimates, {found['said']}"
+    ranks = [name for name in found if name.startswith("rank")]
+    bounds = [" to ".join(percent(end) for end in found[name]) for name in ("mAP", "mAP_market")]
+    cells = (*(percent(found[name]) for name in ranks), *bounds)
+    return f"{heading}\n" + format_table(
+        [cells], (*(name.replace("rank", "rank-") for name in ranks), "mAP", "Market AP"), words=0
+    )
+
+
 def format_camera_pairs(numbers: Mapping[str, Any]) -> str:
     """Return an evaluation's mAP in percent by the camera of the queries (rows) and of their matches (columns)."""
     pairs = {(pair["query_camera"], pair["gallery_camera"]): pair for pair in numbers["scores"]["camera_pairs"]}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reference_pipelines.ranks.scoring import QueryRanks, score
 from reference_pipelines.retrieval.distances import Distances, Metric, feature_distances, given_distances
-from reference_pipelines.retrieval.ranking import Labels, check_labels, collect_hits, distance_blocks, rank_matches
+from reference_pipelines.retrieval.ranking import check_labels, collect_hits, distance_blocks, no_match, rank_matches
 from reference_pipelines.retrieval.scores import CameraPair, camera_pairs, expected_average_precision, query_ranks
 from reference_pipelines.retrieval.single_shot import SingleShot
 
@@ -131,7 +131,7 @@ def evaluate(
             drawn.append(shots.ranks(block, rows, same))
     hits = collect_hits(labels, found)
     if not len(hits.queries):
-        raise ValueError(_no_match(labels))
+        raise ValueError(no_match(labels))
     standing = query_ranks(hits, labels)
     scores = score(standing, ranks)
     single = np.concatenate(drawn) if drawn else None
@@ -178,7 +178,7 @@ def chance_level(
     matches, dropped = labels.count_same_person()
     valid = matches > 0
     if not valid.any():
-        raise ValueError(_no_match(labels))
+        raise ValueError(no_match(labels))
     return float(expected_average_precision(matches[valid], len(labels.counted) - dropped[valid]).mean())
 
 
@@ -240,17 +240,3 @@ def _ties(tied: np.ndarray) -> list[str]:
         f"{tied.sum()} of the {len(tied)} queries that are scored are equally far from every gallery image: their "
         "ranking is the gallery's order and says nothing of the features"
     ]
-
-
-def _no_match(labels: Labels) -> str:
-    cameras = np.unique(np.concatenate([labels.query_cameras, labels.gallery_cameras]))
-    advice = "check ids and cameras"
-    if len(cameras) == 1 and np.isin(labels.query_ids, labels.gallery_ids).any():
-        advice = (
-            f"all of them are of camera {cameras[0]}, and the protocol drops what the query's own camera took; with "
-            "one camera only, give None for both cameras: then every gallery image of the person is a match"
-        )
-    return (
-        f"evaluate: at least one of the {len(labels.query_ids)} queries must have a gallery image of the same "
-        f"id from another camera, none has; {advice}"
-    )

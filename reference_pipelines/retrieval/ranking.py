@@ -140,6 +140,21 @@ def check_labels(
     )
 
 
+def no_match(labels: Labels) -> str:
+    """Say that no query has a match, and what may be the cause."""
+    cameras = np.unique(np.concatenate([labels.query_cameras, labels.gallery_cameras]))
+    advice = "check ids and cameras"
+    if len(cameras) == 1 and np.isin(labels.query_ids, labels.gallery_ids).any():
+        advice = (
+            f"all of them are of camera {cameras[0]}, and the protocol drops what the query's own camera took; with "
+            "one camera only, give None for both cameras: then every gallery image of the person is a match"
+        )
+    return (
+        f"evaluate: at least one of the {len(labels.query_ids)} queries must have a gallery image of the same "
+        f"id from another camera, none has; {advice}"
+    )
+
+
 def distance_blocks(distances: Distances, labels: Labels) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield blocks of queries with their (b, K) distances to the counted gallery images."""
     queries, gallery = distances.shape

@@ -82,6 +82,15 @@ def of_log(entries: Sequence[Mapping[str, Any]], eps: float) -> list[str]:
     return [f"{len(others)} of its epochs clustered at another eps than {eps:g} ({ends}), as clustering.relax_eps says"]
 
 
+def of_neighbours(entries: Sequence[Mapping[str, Any]], engine: str) -> list[str]:
+    """Say what part of the neighbours an engine found, where the clusters are not those of an exact search."""
+    recalls = [entry["recall"] for entry in entries if entry.get("recall") is not None]
+    if not recalls:
+        return []
+    ends = " to ".join(f"{end:.4f}" for end in np.unique([min(recalls), max(recalls)]))
+    return [f"its clusters are of the neighbours that {engine} proposed, of which it found {ends} (recall)"]
+
+
 def of_triplet(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say where the distances that the triplet sees have shrunk together without telling people apart.
 

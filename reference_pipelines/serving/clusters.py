@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_graph
+from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_of_neighbours
 from reference_pipelines.clustering.labels_file import write_clusters
-from reference_pipelines.config.clustering import Search
+from reference_pipelines.config.clustering import Engine
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore
+from reference_pipelines.neighbours.engines import Approximation, check_engine
+from reference_pipelines.neighbours.search import find_neighbours, unit_features
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Clusters:
         labels: (N,) cluster of each image, numbered from 0; -1 for noise.
         about: how many there are, their sizes, the share of noise, and how pure they are by person and by camera where
             these are known (`describe_clusters`).
+        approximation: how many of the neighbours were found, `str()` of it a sentence; None where all were.
     """
 
     store: FeatureStore
     labels: np.ndarray
     about: dict[str, Any]
+    approximation: Approximation | None = None
 
     def write(self, path: str | Path) -> None:
         """Write a CSV file with a line an image, path and cluster, whole or not at all.
@@ -47,7 +51,8 @@ def cluster(
     k1: int = 30,
     k2: int = 6,
     min_samples: int = 4,
-    search: Search = "exact",
+    engine: Engine = "exact",
+    recall: float = 0.99,
 ) -> Clusters:
     """Cluster features by DBSCAN on k-reciprocal Jaccard distances; the defaults are MLA's.
 
@@ -57,11 +62,13 @@ def cluster(
         k1: neighbours of the k-reciprocal Jaccard distance, about the images of a person.
         k2: neighbours of its query expansion, at most k1.
         min_samples: neighbours that make a core point, the point itself counted.
-        search: of the neighbours, "exact", or "approximate" (faiss) for more than 50,000 images.
+        engine: that finds the neighbours: "exact", or an index of faiss that proposes them of more than 1,000 images,
+            "faiss-flat" or "faiss-hnsw".
+        recall: the part of the neighbours that an index is to find, above 0 and at most 1.
 
     Raises:
         ValueError: an option is out of range.
-        UserError: no store, or approximate search without faiss.
+        UserError: no store, or an engine without faiss.
 
     Example:
         found = reference_pipelines.cluster("features/gallery", eps=0.5)
@@ -74,7 +81,10 @@ def cluster(
         raise ValueError(f"cluster: k1 and k2 must keep 1 <= k2 <= k1, got k1={k1}, k2={k2}")
     if min_samples < 1:
         raise ValueError(f"cluster: min_samples must be at least 1, got {min_samples}")
+    check_engine("cluster", engine, recall)
     store = features if isinstance(features, FeatureStore) else FeatureStore(features, "cluster")
-    graph = jaccard_graph(store.features, k1=k1, k2=k2, max_distance=eps, search=search)
+    points = unit_features(store.features, "cluster")
+    found = find_neighbours(points, k1, engine=engine, recall=recall)
+    graph = jaccard_of_neighbours(points, found, k1=k1, k2=k2, max_distance=eps)
     labels = dbscan(graph, eps=eps, min_samples=min_samples)
-    return Clusters(store, labels, describe_clusters(labels, store.ids, store.cameras))
+    return Clusters(store, labels, describe_clusters(labels, store.ids, store.cameras), found.approximation)

@@ -4,16 +4,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
+from reference_pipelines.config.clustering import Engine
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore
+from reference_pipelines.neighbours.engines import Approximation, check_engine
 from reference_pipelines.neighbours.gallery import find_in_gallery
 from reference_pipelines.serving.embedder import Embedder, ImageLike
-
-Engine = Literal["exact", "faiss"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Ranking:
     Args:
         queries: Q files, or which image it was where it came from none.
         gallery: the G images.
-        engine: that found them.
-        indices: (Q, k) rows of the gallery, the most alike first; -1 where faiss proposed too few.
+        engine: that found them; "exact" too where it was asked for so few queries that all were searched exactly.
+        indices: (Q, k) rows of the gallery, the most alike first; -1 where an engine proposed too few.
         similarities: (Q, k) cosines; -inf for these.
+        approximation: how many of the most alike were found, `str()` of it a sentence; None where all were.
     """
 
     queries: tuple[str, ...]
@@ -33,6 +34,7 @@ class Ranking:
     engine: Engine
     indices: np.ndarray
     similarities: np.ndarray
+    approximation: Approximation | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as it is written to JSON: for each query the path, person, camera and similarity by rank."""
@@ -42,6 +44,8 @@ class Ranking:
             "images": len(self.gallery),
             "model": self.gallery.meta.title,
             "engine": self.engine,
+            "approximation": None if self.approximation is None else str(self.approximation),
+            "recall": None if self.approximation is None else self.approximation.recall,
             "queries": [{"query": query, "ranked": self._ranked(*found)} for query, *found in rows],
         }
 
@@ -67,6 +71,7 @@ def search(
     *,
     top: int = 10,
     engine: Engine = "exact",
+    recall: float = 0.99,
 ) -> Ranking:
     """Rank a gallery for each query by cosine similarity, in double precision; ties are in the gallery's order.
 
@@ -75,14 +80,16 @@ def search(
         gallery: a store, or its folder.
         images: to search for; of a store, those of its files that are meant, all if None.
         top: images to list for each query.
-        engine: "exact", or "faiss", which proposes the images that are then ranked in double precision: all of a
-            gallery of up to 50,000 are looked at, of a larger one some may be missed.
+        engine: "exact", or an index of faiss, "faiss-flat" or "faiss-hnsw", that proposes the images which are then
+            ranked in double precision; some may be missed. For up to 1,000 queries, of which the recall would be
+            measured, the search is exact.
+        recall: the part of the most alike images that an index is to find, above 0 and at most 1.
 
     Raises:
         TypeError: `queries` is neither, or what no image is.
         ValueError: an option is out of range, or a network is given no images.
-        UserError: features of different networks, an image that does not decode or is not in the store, or faiss is
-            asked for and not installed.
+        UserError: features of different networks, an image that does not decode or is not in the store, or an engine
+            without faiss.
 
     Example:
         model = reference_pipelines.load("runs/apnet")
@@ -91,8 +98,7 @@ def search(
     """
     if top < 1:
         raise ValueError(f"search: top must be at least 1, got {top}")
-    if engine not in get_args(Engine):
-        raise ValueError(f'search: engine must be "exact" or "faiss", got {engine!r}')
+    check_engine("search", engine, recall)
     store = gallery if isinstance(gallery, FeatureStore) else FeatureStore(gallery, "search")
     if isinstance(queries, FeatureStore):
         names, features = _of_store(queries, store, images)
@@ -103,8 +109,9 @@ def search(
             f"search: queries must be an Embedder or a FeatureStore, got {type(queries).__name__}; pass "
             "reference_pipelines.load(...) or FeatureStore(folder)"
         )
-    found = find_in_gallery(features, store.features, top, search="exact" if engine == "exact" else "approximate")
-    return Ranking(tuple(names), store, engine, found.indices, found.similarities)
+    found = find_in_gallery(features, store.features, top, engine=engine, recall=recall)
+    used: Engine = "exact" if found.approximation is None else engine
+    return Ranking(tuple(names), store, used, found.indices, found.similarities, found.approximation)
 
 
 def _of_model(

@@ -20,6 +20,7 @@ from reference_pipelines.clustering import (
 )
 from reference_pipelines.config.clustering import ClusteringConfig, MergingConfig
 from reference_pipelines.errors import UserError
+from reference_pipelines.neighbours import engines
 from tests.conftest import says
 
 SMALL = ClusteringConfig(k1=8, k2=3)
@@ -33,17 +34,29 @@ def people(count, images, spread=0.15, seed=0):
 
 def test_dbscan_runs_on_the_jaccard_graph():
     features = people(6, 10)
-    found, eps = cluster(features, SMALL)
+    found, eps, _ = cluster(features, SMALL)
     assert eps == 0.4
     graph = jaccard_graph(features, k1=8, k2=3, max_distance=0.4)
     assert found.tolist() == dbscan(graph, eps=0.4, min_samples=4).tolist()
     assert found.max() >= 2
 
 
+def test_dbscan_runs_on_what_an_engine_proposes(monkeypatch):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    features = people(6, 10)
+    config = dataclasses.replace(SMALL, engine="faiss-flat", recall=0.9)
+    exact = cluster(features, SMALL)[0].tolist()
+    assert cluster(features, config)[2] is None  # so few are searched exactly
+    monkeypatch.setattr(engines, "SAMPLED_ROWS", 20)
+    found, _, approximation = cluster(features, config)
+    assert approximation == engines.Approximation(1.0, 0.9, 20)
+    assert found.tolist() == exact
+
+
 def test_kmeans_finds_the_groups_and_its_seed_fixes_it():
     features = people(5, 12)
     config = dataclasses.replace(SMALL, method="kmeans", kmeans=5)
-    found, eps = cluster(features, config, seed=3)
+    found, eps, _ = cluster(features, config, seed=3)
     assert eps is None
     assert found.tolist() == cluster(features, config, seed=3)[0].tolist()
     pairs = {(group, int(label)) for group, label in zip(np.repeat(np.arange(5), 12).tolist(), found, strict=True)}
@@ -69,7 +82,7 @@ def test_merging_goes_on_from_the_epoch_before_at_its_steps():
     labels, counts = None, []
     for epoch in range(1, 13):
         before = labels
-        labels, eps = cluster(features, config, previous=before, epoch=epoch)
+        labels, eps, _ = cluster(features, config, previous=before, epoch=epoch)
         assert eps is None
         counts.append(labels.max() + 1)
         if epoch == 6:
@@ -106,7 +119,7 @@ def test_an_advised_radius_gives_what_it_promises():
         radius, count = re.match(
             rf"{verb} --clustering\.eps \(now {options['eps']}\): at (\S+) there are (\d+) c", said
         ).groups()
-        found, _ = cluster(features, dataclasses.replace(SMALL, **{**options, "eps": float(radius)}))
+        found, *_ = cluster(features, dataclasses.replace(SMALL, **{**options, "eps": float(radius)}))
         assert found.max() + 1 == int(count) > 1
 
 
@@ -148,7 +161,7 @@ def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
     config = ClusteringConfig(k1=20, k2=1, eps=0.05, relax_eps=0.1, relax_limit=0.75)
     with pytest.raises(UserError, match=r"no cluster .*\(now 0\.05\)"):
         cluster(features, dataclasses.replace(config, relax_eps=0.0))
-    found, eps = cluster(features, config)
+    found, eps, _ = cluster(features, config)
     said = capsys.readouterr().out
     assert eps == float(said.rpartition(" ")[2]) > 0.05
     assert said == (
@@ -165,7 +178,7 @@ def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
 
 def test_eps_is_lowered_where_all_are_one_cluster(capsys):
     features = people(3, 10, spread=1.0)
-    found, eps = cluster(features, ClusteringConfig(k1=20, k2=1, eps=0.9, relax_eps=0.1))
+    found, eps, _ = cluster(features, ClusteringConfig(k1=20, k2=1, eps=0.9, relax_eps=0.1))
     assert eps == 0.6
     graph = jaccard_graph(features, k1=20, k2=1, max_distance=0.6)
     assert found.tolist() == dbscan(graph, eps=0.6, min_samples=4).tolist()

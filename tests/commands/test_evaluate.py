@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
 from reference_pipelines.ledger.recording import record
 from reference_pipelines.models import build_backbone
+from reference_pipelines.neighbours import engines
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.rendering import render_market
@@ -139,6 +141,41 @@ def test_the_weights_file_may_be_named_and_the_options_are_recorded(runs, tmp_pa
     plain = tmp_path / "plain.json"
     assert main(["evaluate", weights, "--no-flip", "--out", str(plain)]) == 0
     assert json.loads(plain.read_text())["scores"]["mAP"] != numbers["scores"]["mAP"]
+    assert not (runs / "apnet" / "evaluations").exists()
+
+
+def test_the_nearest_images_alone_give_cmc_and_bounds_beside_the_whole(runs, capsys, monkeypatch):
+    run = runs / "apnet"
+    assert main(["evaluate", str(run), "--top-k", "5"]) == 0
+    assert "from the 5 nearest images of each query, by exact: CMC is exact" in capsys.readouterr().out
+    (numbers,) = evaluations(run)
+    whole, top = numbers["scores"], numbers["top_k"]
+    assert whole == read_result(run)["final"]
+    assert (top["k"], top["engine"], top["recall"]) == (5, "exact", None)
+    assert {name: top[name] for name in ("rank1", "rank5")} == {name: whole[name] for name in ("rank1", "rank5")}
+    assert "rank10" not in top
+    for name in ("mAP", "mAP_market"):
+        assert top[name][0] < whole[name] < top[name][1]
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    monkeypatch.setattr(engines, "SAMPLED_ROWS", 3)
+    assert main(["evaluate", str(run), "--top-k", "5", "--engine", "faiss-flat", "--recall", "0.9"]) == 0
+    assert "by faiss-flat: estimates, recall 1.0000 on 3 sampled rows" in capsys.readouterr().out
+    estimated = next(each["top_k"] for each in evaluations(run) if each["top_k"]["engine"] == "faiss-flat")
+    assert estimated["recall"] == 1.0
+    assert estimated["mAP"] == top["mAP"]
+
+
+def test_refusals_of_the_nearest_images(runs, capsys, monkeypatch):
+    def refused(*words):
+        assert main(["evaluate", str(runs / "apnet"), *words]) == 2
+        return capsys.readouterr().err
+
+    assert says(refused("--engine", "faiss-flat"), "evaluate: --engine faiss-flat", "--top-k", "missing")
+    assert says(refused("--top-k", "5", "--rerank"), "evaluate: --top-k", "--rerank", "leave one out")
+    assert says(refused("--top-k", "0"), "--top-k must be at least 1, got 0")
+    assert says(refused("--top-k", "5", "--recall", "1.5"), "evaluate: --recall", "at most 1, got 1.5")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert says(refused("--top-k", "5", "--engine", "faiss-hnsw"), "faiss-hnsw needs faiss", "not installed")
     assert not (runs / "apnet" / "evaluations").exists()
 
 

@@ -374,6 +374,8 @@ WRONG_VALUES = {
         "clustering.k2": ("99", "0"),
         "clustering.min_samples": ("0",),
         "clustering.eps": ("0", "1.0", "-0.1"),
+        "clustering.engine": ("approximate",),
+        "clustering.recall": ("0", "1.5"),
         "memory.temperature": ("0",),
         "memory.momentum": ("2",),
         "sampler.ids": ("0",),
@@ -394,3 +396,17 @@ def test_a_value_out_of_range_is_refused(pipeline, key, value):
     with pytest.raises(UserError, match=r"^config: .* must .*got") as caught:
         load_config(schema, ["--config=demo", "--data.root=nowhere", f"--{key}={value}"], recipes=recipes)
     assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(("former", "engine"), [("exact", "exact"), ("approximate", "faiss-hnsw")])
+def test_the_neighbour_search_of_a_run_of_before_is_read_as_an_engine(former, engine, tmp_path):
+    recipe = yaml.safe_load((PIPELINES["mla"].recipes / "demo.yaml").read_text())
+    recipe["clustering"] = {**recipe.get("clustering", {}), "search": former}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    config = load_config(PIPELINES["mla"].config, [f"--config={path}", "--data.root=d"])
+    assert config.clustering.engine == engine
+    recipe["clustering"]["search"] = "fast"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UserError, match=r"unknown key 'clustering.search'"):
+        load_config(PIPELINES["mla"].config, [f"--config={path}", "--data.root=d"])

@@ -385,6 +385,8 @@ def pipelines_lines(draw: Draw) -> Arguments:
             ("--k1", ["1", "3", "99999"]),
             ("--k2", ["1", "9"]),
             ("--min-samples", ["1", "99"]),
+            ("--engine", ["exact", "faiss-flat", "approximate"]),
+            ("--recall", ["0.9", "1", "0", "nan"]),
         ):
             if draw(st.booleans()):
                 words += [name, draw(st.sampled_from(values))]

@@ -1,11 +1,8 @@
 """The search in a gallery against NumPy's sort of all products in double precision."""
 
-import sys
-
 import numpy as np
 import pytest
 
-from reference_pipelines.errors import UserError
 from reference_pipelines.neighbours import gallery as module
 from reference_pipelines.neighbours import search as among_all
 from reference_pipelines.neighbours.gallery import find_in_gallery
@@ -71,42 +68,3 @@ def test_a_gallery_on_the_disk_is_read_a_block_at_a_time(tmp_path):
     found = find_in_gallery(query, Watched(), 5)
     np.testing.assert_array_equal(found.indices, sort(query, gallery, 5)[0])
     assert taken == [37, 37, 26]
-
-
-class TestProposed:
-    """Search through faiss."""
-
-    @pytest.fixture(autouse=True)
-    def from_few_on(self, monkeypatch):
-        monkeypatch.setattr(among_all, "APPROXIMATE_ABOVE", 1000)
-
-    def test_most_are_found_and_none_is_ranked_wrongly(self):
-        pytest.importorskip("faiss", reason="faiss is not installed")
-        query, gallery = unit(20, seed=1), unit(3000, seed=2)
-        found = find_in_gallery(query, gallery, 10, search="approximate")
-        indices, _ = sort(query, gallery, 10)
-        products = query.astype(np.float64) @ gallery.astype(np.float64).T
-        np.testing.assert_allclose(found.similarities, np.take_along_axis(products, found.indices, axis=1), atol=1e-14)
-        assert (np.diff(found.similarities, axis=1) <= 0).all()
-        recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(found.indices, indices, strict=True)])
-        assert 0.5 < recall <= 1
-
-    def test_all_of_a_small_gallery_are_looked_at(self):
-        pytest.importorskip("faiss", reason="faiss is not installed")
-        query, gallery = unit(20, seed=1), unit(1000, seed=2)
-        found = find_in_gallery(query, gallery, 10, search="approximate")
-        np.testing.assert_array_equal(found.indices, sort(query, gallery, 10)[0])
-
-    @pytest.mark.parametrize("count", [3, 1001])
-    def test_without_faiss_the_extra_is_named(self, monkeypatch, count):
-        monkeypatch.setitem(sys.modules, "faiss", None)
-        with pytest.raises(UserError, match=r"search: .*faiss.*pip install 'attnreid\[faiss\]'"):
-            find_in_gallery(unit(2), unit(count), 3, search="approximate")
-
-    def test_places_that_nothing_was_proposed_for_come_last(self, monkeypatch):
-        query, gallery = unit(2, seed=1), unit(1001, seed=2)
-        monkeypatch.setattr(module, "propose", lambda *_: np.array([[-1, 7, -1, 3], [-1, -1, -1, 5]], dtype=np.int32))
-        found = find_in_gallery(query, gallery, 3, search="approximate")
-        np.testing.assert_array_equal(found.indices[1], [5, -1, -1])
-        assert {*found.indices[0, :2].tolist()} == {3, 7}
-        assert found.similarities[1].tolist()[1:] == [-np.inf, -np.inf]

@@ -1,14 +1,11 @@
 """The neighbour search against a sort of all distances, pair by pair."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_pipelines.errors import UserError
 from reference_pipelines.neighbours import search as neighbours
 from reference_pipelines.neighbours.search import find_neighbours, pair_similarities, unit_features
 
@@ -155,47 +152,6 @@ def test_near_ties_of_a_collapsed_network_are_settled():
     near = 1 + 1e-4 * rng.normal(size=(40, 64))
     unit = unit_features(np.concatenate([near, near, near[:10]]).astype(np.float32), "test")
     assert np.array_equal(find_neighbours(unit, 7).indices, sorted_neighbours(unit, 7))
-
-
-def test_few_points_are_searched_exactly_where_approximate_search_is_asked_for(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    unit = points(50)
-    assert np.array_equal(find_neighbours(unit, 8, search="approximate").indices, sorted_neighbours(unit, 8))
-
-
-def test_approximate_search_without_faiss_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setattr(neighbours, "APPROXIMATE_ABOVE", 10)
-    with pytest.raises(UserError, match=r"faiss.*not installed; pip install 'attnreid\[faiss\]'"):
-        find_neighbours(points(50), 8, search="approximate")
-
-
-class TestApproximate:
-    """Approximate search with faiss itself."""
-
-    @pytest.fixture(autouse=True)
-    def with_faiss(self, monkeypatch):
-        pytest.importorskip("faiss", reason="faiss is not installed")
-        monkeypatch.setattr(neighbours, "APPROXIMATE_ABOVE", 100)
-        monkeypatch.setattr(neighbours, "_LEAST_PROBED", 2)
-
-    def test_most_neighbours_are_found_and_ranked_by_their_true_distance(self):
-        rng = np.random.default_rng(7)
-        centers = rng.normal(size=(40, 32))
-        unit = unit_features(np.repeat(centers, 25, axis=0) + 0.3 * rng.normal(size=(1000, 32)), "test")
-        found, exact = find_neighbours(unit, 10, search="approximate"), find_neighbours(unit, 10)
-        assert not np.array_equal(found.indices, exact.indices)
-        hits = [len(set(a) & set(b)) for a, b in zip(found.indices, exact.indices, strict=True)]
-        assert np.mean(hits) > 9
-        rows = np.repeat(np.arange(1000, dtype=np.int32), 10)
-        similarities = pair_similarities(unit, rows, found.indices.ravel()).reshape(1000, 10)
-        assert np.array_equal(found.similarities, similarities)
-        assert (np.diff(found.similarities, axis=1) <= 0).all()
-
-    def test_rows_whose_lists_hold_too_few_are_searched_exactly(self):
-        unit = points(120, dim=4, seed=8)
-        found = find_neighbours(unit, 30, search="approximate")  # 40 lists of 3, of which two are looked at
-        assert np.array_equal(found.indices, find_neighbours(unit, 30).indices)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64], ids=str)

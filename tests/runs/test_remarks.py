@@ -11,6 +11,7 @@ from reference_pipelines.runs.remarks import (
     of_corrupt,
     of_learning,
     of_log,
+    of_neighbours,
     of_people,
     of_scores,
     of_triplet,
@@ -92,6 +93,13 @@ def test_a_relaxed_radius_is_said():
     log = [{"epoch": 0}, {"eps": 0.4}, {"eps": 0.5}, {"eps": 0.6}, {"eps": None}]
     assert of_log(log[:2], 0.4) == []
     assert says(of_log(log, 0.4)[0], "2 of its epochs", "eps", "0.4 (0.5, 0.6)")
+
+
+def test_what_an_engine_found_is_said():
+    assert of_neighbours([{"epoch": 0}, {"eps": 0.4}], "exact") == []
+    log = [{"epoch": 0}, {"recall": 0.9912}, {"recall": 0.98}, {"recall": 0.985}]
+    assert says(of_neighbours(log, "faiss-hnsw")[0], "faiss-hnsw proposed", "0.9800 to 0.9912 (recall)")
+    assert says(of_neighbours(log[:2], "faiss-hnsw")[0], "found 0.9912 (recall)")
 
 
 def triplets(*pairs):

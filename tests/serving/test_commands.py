@@ -12,6 +12,7 @@ import reference_pipelines
 from reference_pipelines.clustering import dbscan, jaccard_graph, purity
 from reference_pipelines.commands.cli import main
 from reference_pipelines.features import FeatureStore
+from reference_pipelines.neighbours import engines
 from reference_pipelines.serving.extraction import extract
 from reference_pipelines.serving.listing import list_images
 from tests.conftest import says
@@ -118,6 +119,26 @@ def test_cluster_writes_the_trainings_clusters(stores, tmp_path, capsys):
     assert says(printed, f"{len(store)} images, {clusters.max() + 1} clusters", "noise", "eps 0.7, k1 6, k2 2")
     assert f"purity by person: {purity(clusters, store.ids):.3f}" in printed
     assert f"purity by camera: {purity(clusters, store.cameras):.3f}" in printed
+
+
+def test_search_and_cluster_say_what_an_engine_found(stores, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    monkeypatch.setattr(engines, "SAMPLED_ROWS", 5)
+    query, gallery = str(stores / "query"), str(stores / "gallery")
+    page = tmp_path / "page.html"
+    assert main(["search", query, "--gallery", gallery, "--engine", "faiss-hnsw", "--html", str(page)]) == 0
+    assert "(faiss-hnsw, recall 1.0000 on 5 sampled rows)" in capsys.readouterr().out
+    assert "(faiss-hnsw, recall 1.0000 on 5 sampled rows)" in page.read_text()
+    words = ["cluster", gallery, "--out", str(tmp_path / "a.csv"), "--k1", "6", "--k2", "2", "--min-samples", "2"]
+    assert main([*words, "--eps", "0.7"]) == 0
+    assert "recall" not in capsys.readouterr().out
+    exact = (tmp_path / "a.csv").read_text()
+    assert main([*words, "--eps", "0.7", "--engine", "faiss-flat"]) == 0
+    assert "neighbours by faiss-flat: recall 1.0000 on 5 sampled rows" in capsys.readouterr().out
+    assert (tmp_path / "a.csv").read_text() == exact
+    for command in (["search", query, "--gallery", gallery], words):
+        assert main([*command, "--recall", "0"]) == 2
+        assert says(capsys.readouterr().err, f"{command[0]}: --recall must be above 0 and at most 1, got 0")
 
 
 def test_cluster_without_ids_says_no_purity_and_no_clusters_what_to_do(stores, tmp_path, capsys):

@@ -11,6 +11,7 @@ from reference_pipelines import FeatureStore
 from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_graph
 from reference_pipelines.data import read
 from reference_pipelines.errors import UserError
+from reference_pipelines.neighbours import engines
 from tests.conftest import says
 
 
@@ -62,10 +63,15 @@ def test_search_by_a_store_takes_its_rows(gallery):
     assert [found["path"] for found in ranked] == [str(gallery.paths[index]) for index in some.indices[0]]
 
 
-def test_search_through_faiss_is_ranked_the_same(gallery):
+def test_search_through_an_engine_is_ranked_the_same_and_says_its_recall(gallery, monkeypatch):
     pytest.importorskip("faiss", reason="faiss is not installed")
-    exact, found = (reference_pipelines.search(gallery, gallery, top=4, engine=engine) for engine in ("exact", "faiss"))
-    assert found.engine == "faiss"
+    exact = reference_pipelines.search(gallery, gallery, top=4)
+    few = reference_pipelines.search(gallery, gallery, top=4, engine="faiss-flat")
+    assert (few.engine, few.approximation) == ("exact", None)
+    monkeypatch.setattr(engines, "SAMPLED_ROWS", 5)
+    found = reference_pipelines.search(gallery, gallery, top=4, engine="faiss-flat")
+    assert (found.engine, found.approximation.recall) == ("faiss-flat", 1.0)
+    assert [each.to_plain()["recall"] for each in (exact, found)] == [None, 1.0]
     np.testing.assert_array_equal(found.indices, exact.indices)
     np.testing.assert_array_equal(found.similarities, exact.similarities)
 
@@ -73,7 +79,7 @@ def test_search_through_faiss_is_ranked_the_same(gallery):
 def test_faiss_that_is_asked_for_and_missing_is_an_error(gallery, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"search: .*faiss.* not installed; pip install 'attnreid\[faiss\]'"):
-        reference_pipelines.search(gallery, gallery, engine="faiss")
+        reference_pipelines.search(gallery, gallery, engine="faiss-flat")
 
 
 def test_cluster_is_the_trainings_and_keeps_what_it_is_of(gallery):
@@ -93,7 +99,7 @@ def test_cluster_is_the_trainings_and_keeps_what_it_is_of(gallery):
         (lambda m, g, r, out: m.search(r, g, []), TypeError, ("search: queries", "FeatureStore", "load")),
         (lambda m, g, r, out: m.search(m.load(r), g), ValueError, ("search: a network needs images", "none")),
         (lambda m, g, r, out: m.search(g, g, top=0), ValueError, ("search: top must be at least 1", "0")),
-        (lambda m, g, r, out: m.search(g, g, engine="annoy"), ValueError, ("search: engine", '"faiss"', "'annoy'")),
+        (lambda m, g, r, out: m.search(g, g, engine="annoy"), ValueError, ("search: engine", "faiss-hnsw", "'annoy'")),
         (lambda m, g, r, out: m.search(g, g, "a.jpg"), UserError, ("search: every query", "a.jpg is none")),
         (lambda m, g, r, out: m.search(g, r), UserError, ("search: ", "`extract`")),
         (lambda m, g, r, out: m.cluster(g, eps=1.0), ValueError, ("cluster: eps", "below 1", "got 1")),

@@ -20,6 +20,7 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.mla import train as mla
 from reference_pipelines.models import Embedding
+from reference_pipelines.neighbours.engines import Approximation
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.reporting.table import format_results
@@ -210,12 +211,13 @@ def test_merging_goes_on_from_the_epoch_before_and_from_the_checkpoint(images, t
     assert resumed["final"] == whole["final"]
 
 
-def test_clusters_are_found_on_the_device_and_their_memory_is_on_the_cpu(images, monkeypatch):
+@pytest.mark.parametrize(("approximation", "logged"), [(None, {}), (Approximation(0.97, 0.99, 66), {"recall": 0.97})])
+def test_clusters_are_found_on_the_device_and_their_memory_is_on_the_cpu(images, monkeypatch, approximation, logged):
     clusters, devices = np.arange(66) % 3, []
 
     def found(features, config, **options):
         devices.append(features.device.type)
-        return clusters, 0.7
+        return clusters, 0.7, approximation
 
     monkeypatch.setattr(mla, "cluster", found)
     config = configured("mla", images)
@@ -224,6 +226,7 @@ def test_clusters_are_found_on_the_device_and_their_memory_is_on_the_cpu(images,
     assert labels is clusters
     assert devices == ["meta"]
     assert measured["eps"] == 0.7
+    assert {name: measured[name] for name in measured if name == "recall"} == logged
     assert memory.centers.device.type == "cpu"
 
 
