@@ -3,13 +3,16 @@
 Each runs in a forked process, in which all modules are there already, so that the moments are the command's own.
 """
 
+import builtins
 import errno
 import io
 import json
 import os
 import shutil
 import signal
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,21 +30,24 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Command:
-    """What is typed, with the path that it writes, and the endings of files that differ from run to run."""
+    """What is typed, with the folder that it writes or writes into, and the endings of files that differ by the run."""
 
     words: Callable[[Path, Path, Path], Sequence[str]]
+    into: bool = True
     passing: tuple[str, ...] = ()
 
 
 COMMANDS = {
     "data render": Command(
-        lambda run, images, out: ["data", "render", str(out), "--image-size", "32", "16", "--workers", "0"]
+        lambda run, images, out: ["data", "render", str(out), "--image-size", "32", "16", "--workers", "0"],
+        into=False,
     ),
     "extract": Command(
         lambda run, images, out: [
             *("extract", str(run), str(images), "--out", str(out), "--batch-size", "2", "--workers", "0"),
             *("--device", "cpu"),
-        ]
+        ],
+        into=False,
     ),
     "cluster": Command(
         lambda run, images, out: [
@@ -90,15 +96,11 @@ def start(words: Sequence[str], printed: Path, before: Callable[[], None] = lamb
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        file = os.open(printed, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(file, stream)
+        sys.stdout = sys.stderr = printed.open("w", encoding="utf-8", buffering=1)
         before()
         status = main(list(words))
     except BaseException:
-        import traceback
-
-        os.write(2, traceback.format_exc().encode())
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -121,14 +123,22 @@ def alone(name, run, images, tmp_path):
     command = COMMANDS[name]
     began = time.monotonic()
     out = tmp_path / "alone"
-    assert finish(start(command.words(run, images, out), tmp_path / "printed")) == 0, (tmp_path / "printed").read_text()
+    assert finish(start(words_of(name, run, images, out), tmp_path / "printed")) == 0, (
+        tmp_path / "printed"
+    ).read_text()
     return {**content(out, command.passing)}, time.monotonic() - began
+
+
+def words_of(name, run, images, out):
+    if COMMANDS[name].into:
+        out.mkdir(exist_ok=True)
+    return COMMANDS[name].words(run, images, out)
 
 
 def again(name, run, images, out, printed):
     """Run the command once more, where it stopped; what it writes must be what it would have written."""
     command = COMMANDS[name]
-    assert finish(start(command.words(run, images, out), printed)) == 0, printed.read_text(errors="replace")
+    assert finish(start(words_of(name, run, images, out), printed)) == 0, printed.read_text(errors="replace")
     return content(out, command.passing)
 
 
@@ -141,7 +151,7 @@ def test_killed_at_any_moment(name, number, run, images, alone, tmp_path, record
     ends = Counter()
     for i, moment in enumerate(moments):
         out, printed = tmp_path / f"out{i}", tmp_path / f"printed{i}"
-        child = start(COMMANDS[name].words(run, images, out), printed)
+        child = start(words_of(name, run, images, out), printed)
         time.sleep(moment)
         os.kill(child, number)
         status = finish(child)
@@ -183,8 +193,6 @@ def full_from(write: int) -> Callable[[], None]:
             check()
             return fail(opened(file, mode, *arguments, **options))
 
-        import builtins
-
         builtins.open = io.open = open_checked
 
     return patch
@@ -197,7 +205,7 @@ def test_a_disk_that_is_full_at_any_write(name, run, images, alone, tmp_path, re
     sentences = Counter()
     for write in range(WRITES):
         out, printed = tmp_path / f"out{write}", tmp_path / f"printed{write}"
-        status = finish(start(COMMANDS[name].words(run, images, out), printed, full_from(write)))
+        status = finish(start(words_of(name, run, images, out), printed, full_from(write)))
         text = printed.read_text(errors="replace")
         if status == 0:
             break

@@ -98,6 +98,7 @@ def test_waiting_for_a_long_clustering_is_no_death(images, tmp_path, monkeypatch
     assert seconds > 90
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_sentence_of_the_first_process(images, tmp_path):
     command = train("apnet", images, tmp_path / "run", **{"sampler.ids": "9"})
     with Together(command) as together:
