@@ -70,6 +70,8 @@ def in_threads(count, function):
     def work(rank):
         try:
             return function(Member(rank, count, barrier, table))
+        except UserError:  # which all raise
+            raise
         except BaseException:
             barrier.abort()
             raise
