@@ -39,7 +39,7 @@ class Member(Processes):
         return outcomes[self.rank][0]
 
     def collect(self, rows):
-        parts = [part for part in self._everyones(rows) if len(part)]
+        parts = self._everyones(rows)
         return torch.cat(parts) if self.first else rows[:0]
 
     def told(self, value):
