@@ -122,6 +122,7 @@ def _extract(
                     committed = time.monotonic()
 
             processes.once(write)
+    next(loaded, None)  # at its end, so that the workers are kept for the next list
     processes.once(lambda: _finish(writer, listing))
 
 
