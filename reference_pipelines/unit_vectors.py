@@ -7,6 +7,12 @@ from torch.nn import functional
 _LEAST = 1 - 1e-5  # squared length; rounding takes less from it
 
 
+def is_unit(vectors: Tensor) -> bool:
+    """Return whether every row of (N, D) has length 1, within what rounding leaves of it."""
+    rounding = 8 * torch.finfo(vectors.dtype).eps
+    return bool(((vectors.square().sum(dim=1) - 1).abs() <= rounding).all())
+
+
 def unit_rows(vectors: Tensor) -> Tensor:
     """Return vectors (N, D) of length 1 in the directions of `vectors`; one of length 0 has none and stays.
 

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.neighbours.compiled import shared_minima
 from reference_pipelines.neighbours.reciprocal import encode
 from reference_pipelines.neighbours.search import PROGRESS_ABOVE, Neighbours, find_neighbours, unit_features
@@ -34,16 +35,26 @@ def jaccard_graph(features: ArrayLike | Tensor, *, k1: int = 30, k2: int = 6, ma
 
 
 def jaccard_of_neighbours(
-    points: Tensor, neighbours: Neighbours, *, k1: int, k2: int, max_distance: float
+    points: Tensor,
+    neighbours: Neighbours,
+    *,
+    k1: int,
+    k2: int,
+    max_distance: float,
+    processes: Processes = ALONE,
 ) -> sparse.csr_array:
     """Return what `jaccard_graph` does, of (N, D) unit vectors whose `k1` nearest are known.
+
+    Of several `processes`, which all pass the same, each gets its own share of the rows.
 
     Raises:
         ValueError: options out of range.
     """
     _check(k1, k2, max_distance)
-    weights = encode(points, neighbours, k1=k1, k2=k2)
-    return shared_minima(weights, weights, max_distance=max_distance, shown=len(points) > PROGRESS_ABOVE)
+    weights = encode(points, neighbours, k1=k1, k2=k2, processes=processes)
+    own = weights if processes.count == 1 else weights[processes.place(len(points))]
+    shown = len(points) > PROGRESS_ABOVE and processes.first
+    return shared_minima(own, weights, max_distance=max_distance, shown=shown)
 
 
 def _check(k1: int, k2: int, max_distance: float) -> None:

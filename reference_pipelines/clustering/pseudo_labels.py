@@ -16,9 +16,10 @@ from reference_pipelines.clustering.kmeans import kmeans
 from reference_pipelines.clustering.purity import normalised_mutual_information, purity
 from reference_pipelines.config.clustering import ClusteringConfig, MergingConfig
 from reference_pipelines.data.records import UNKNOWN
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.neighbours.engines import Approximation
-from reference_pipelines.neighbours.search import Neighbours, find_neighbours, unit_features
+from reference_pipelines.neighbours.search import find_neighbours, unit_features
 
 _SILHOUETTE_IMAGES = 2000
 _SAME = 1e-6  # apart in no number by more than rounding
@@ -36,16 +37,18 @@ def cluster(
     previous: np.ndarray | None = None,
     epoch: int = 1,
     seed: int = 0,
+    processes: Processes = ALONE,
 ) -> tuple[np.ndarray, float | None, Approximation | None]:
     """Return one epoch's pseudo-labels of the features (N, D), and what "dbscan" found them with.
 
     Args:
-        features: of the training images.
+        features: of the training images, the same on every process.
         config: the method and its options.
         previous: the labels of the epoch before, which "agglomerative" goes on from and is all that a resumed run
             needs to keep; None before the first epoch.
         epoch: 1, 2, ...; says when "agglomerative" merges.
         seed: of "kmeans".
+        processes: who share the work of "dbscan"; the first does that of the other methods.
 
     Returns:
         (N,) clusters 0, 1, ..., -1 for noise; `config.eps`, or what it was relaxed to, None for other methods; and what
@@ -56,15 +59,19 @@ def cluster(
             k-means is to find clusters.
         ValueError: `previous` does not belong to these features.
     """
-    config.check_images(len(features))
-    if config.method == "agglomerative":
-        return _merged(features, config.merging, previous, epoch), None, None
+    processes.together(lambda: config.check_images(len(features)))
     if config.method == "dbscan":
-        return _by_density(features, config)
+        return processes.together(lambda: _by_density(features, config, processes))
+    if config.method == "agglomerative":
+        return processes.once(lambda: _merged(features, config.merging, previous, epoch)), None, None
+    return processes.once(lambda: _by_means(features, config, seed)), None, None
+
+
+def _by_means(features: Tensor, config: ClusteringConfig, seed: int) -> np.ndarray:
     clusters = kmeans(features, clusters=config.kmeans, seed=seed)
     if not clusters.any():
         raise _too_few("k-means", clusters, _ALL_EQUAL)
-    return clusters, None, None
+    return clusters
 
 
 def _merged(features: Tensor, config: MergingConfig, previous: np.ndarray | None, epoch: int) -> np.ndarray:
@@ -75,33 +82,66 @@ def _merged(features: Tensor, config: MergingConfig, previous: np.ndarray | None
     return merge(features, clusters, merges=min(merges, max(left, 0)), size_weight=config.size_weight)
 
 
-def _by_density(features: Tensor, config: ClusteringConfig) -> tuple[np.ndarray, float, Approximation | None]:
-    points = unit_features(features, "cluster")
-    neighbours = find_neighbours(points, config.k1, engine=config.engine, recall=config.recall)
-    graph = _graph(points, neighbours, config, config.eps)
-    clusters = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
+class _Density:
+    """DBSCAN of the same points again and again, at other radii.
+
+    Args:
+        features: (N, D).
+        config: the method's options.
+        processes: who share the work.
+    """
+
+    def __init__(self, features: Tensor, config: ClusteringConfig, processes: Processes) -> None:
+        self.points, self.config, self.processes = unit_features(features, "cluster"), config, processes
+        self.neighbours = find_neighbours(
+            self.points, config.k1, engine=config.engine, recall=config.recall, processes=processes
+        )
+
+    def graph(self, max_distance: float) -> sparse.csr_array:
+        """Return this process's rows of the distances."""
+        return jaccard_of_neighbours(
+            self.points,
+            self.neighbours,
+            k1=self.config.k1,
+            k2=self.config.k2,
+            max_distance=max_distance,
+            processes=self.processes,
+        )
+
+    def clusters(self, graph: sparse.csr_array, eps: float) -> np.ndarray:
+        """Return the clusters (N,) at a radius up to which the graph goes."""
+        return dbscan(graph, eps=eps, min_samples=self.config.min_samples, processes=self.processes)
+
+
+def _by_density(
+    features: Tensor, config: ClusteringConfig, processes: Processes
+) -> tuple[np.ndarray, float, Approximation | None]:
+    density = _Density(features, config, processes)
+    missed = density.neighbours.approximation
+    graph = density.graph(config.eps)
+    clusters = density.clusters(graph, config.eps)
     if clusters.max() > 0:
-        return clusters, config.eps, neighbours.approximation
+        return clusters, config.eps, missed
     raised = bool((clusters < 0).any())
     others = _relaxed(config, raised)
     if others and raised:
-        graph = _graph(points, neighbours, config, others[-1])
+        graph = density.graph(others[-1])
     for eps in others:
-        relaxed = dbscan(graph, eps=eps, min_samples=config.min_samples)
+        relaxed = density.clusters(graph, eps)
         if relaxed.max() > 0:
-            print(
-                f"clustering: DBSCAN found {_how_many(clusters)} at eps {config.eps:g}; "
-                f"this epoch has {relaxed.max() + 1} clusters, at eps {eps:g}",
-                flush=True,
-            )
-            return relaxed, eps, neighbours.approximation
-    raise _too_few("DBSCAN", clusters, _advice(points, neighbours, config, raised=raised, tried=others))
+            if processes.first:
+                print(
+                    f"clustering: DBSCAN found {_how_many(clusters)} at eps {config.eps:g}; "
+                    f"this epoch has {relaxed.max() + 1} clusters, at eps {eps:g}",
+                    flush=True,
+                )
+            return relaxed, eps, missed
+    raise _too_few("DBSCAN", clusters, _advice(density, raised=raised, tried=others))
 
 
-def _advice(
-    points: Tensor, neighbours: Neighbours, config: ClusteringConfig, *, raised: bool, tried: Sequence[float]
-) -> str:
+def _advice(density: _Density, *, raised: bool, tried: Sequence[float]) -> str:
     """Return what helps against too few clusters: a radius is named only where it was tried and gives two."""
+    points, config = density.points, density.config
     if (points - points[:1]).abs().max() <= _SAME:
         return _ALL_EQUAL
     if config.k1 >= len(points):
@@ -111,19 +151,15 @@ def _advice(
         )
     now = f"--clustering.eps (now {config.eps:g}{f', relaxed to {tried[-1]:g} in vain' if tried else ''})"
     radii = [radius for radius in _RADII if (radius > config.eps if raised else radius < config.eps)]
-    graph = _graph(points, neighbours, config, max(radii, default=config.eps))
+    graph = density.graph(max(radii, default=config.eps))
     for eps in radii if raised else reversed(radii):
-        count = int(dbscan(graph, eps=eps, min_samples=config.min_samples).max()) + 1
+        count = int(density.clusters(graph, eps).max()) + 1
         if count > 1:
             verb = "raise" if raised else "lower"
             return f"{verb} {now}: at {eps:g} there are {count} clusters; or start from better weights"
     other = "min_samples" if raised else "k1"
     value = config.min_samples if raised else config.k1
     return f"no other {now} gives two: lower --clustering.{other} (now {value}) or start from better weights"
-
-
-def _graph(points: Tensor, neighbours: Neighbours, config: ClusteringConfig, max_distance: float) -> sparse.csr_array:
-    return jaccard_of_neighbours(points, neighbours, k1=config.k1, k2=config.k2, max_distance=max_distance)
 
 
 def _relaxed(config: ClusteringConfig, raised: bool) -> list[float]:

@@ -61,7 +61,8 @@ _EXAMPLES = {
     "completion": ("completion bash", "completion zsh"),
 }
 _QUIET = "--quiet"
-_TRAINING = ("train", "resume")  # these take a config's keys, and run as many processes
+_TRAINING = ("train", "resume")  # these take a config's keys
+_TOGETHER = (*_TRAINING, "extract", "evaluate", "cluster")  # these run as many processes
 
 COMMANDS = {
     "demo": Command("both papers small, on rendered pedestrians, with a report", f"{_HERE}.demo:run", DemoOptions),
@@ -192,8 +193,9 @@ for _name, _lines in _EXAMPLES.items():
 
 
 def _check_processes(command: str) -> None:
-    if command not in _TRAINING and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError(f"{command}: only train and resume run as many processes; start it without torchrun")
+    if command not in _TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
+        able = f"{', '.join(_TOGETHER[:-1])} and {_TOGETHER[-1]}"
+        raise UserError(f"{command}: only {able} run as many processes; start it without torchrun")
 
 
 PROGRAM = Program(

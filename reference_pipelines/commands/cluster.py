@@ -2,6 +2,7 @@
 
 from reference_pipelines.commands.options import ClusterOptions, check_recall
 from reference_pipelines.data.names import printable
+from reference_pipelines.distributed.processes import join_processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore
 from reference_pipelines.serving.clusters import Clusters, cluster
@@ -18,21 +19,29 @@ def run(options: ClusterOptions) -> None:
     if options.k2 > options.k1:
         raise UserError(f"cluster: --k2 must be at most --k1 ({options.k1}), got {options.k2}; lower it or raise --k1")
     check_recall("cluster", options.recall)
+    with join_processes(lambda: "nothing is written yet; start it again", "cluster") as processes:
+        store = processes.together(lambda: _opened(options))
+        found = cluster(
+            store,
+            eps=options.eps,
+            k1=options.k1,
+            k2=options.k2,
+            min_samples=options.min_samples,
+            engine=options.engine,
+            recall=options.recall,
+            processes=processes,
+        )
+        processes.once(lambda: found.write(options.out))
+        if processes.first:
+            print(printable(_said(options, found)))
+
+
+def _opened(options: ClusterOptions) -> FeatureStore:
     store = FeatureStore(options.features, "cluster")
     if options.out.is_dir() or not options.out.absolute().parent.is_dir():
         what = "is a folder" if options.out.is_dir() else "is in no folder that exists"
         raise UserError(f"cluster: --out must be a CSV file to write, {options.out} {what}; name a file")
-    found = cluster(
-        store,
-        eps=options.eps,
-        k1=options.k1,
-        k2=options.k2,
-        min_samples=options.min_samples,
-        engine=options.engine,
-        recall=options.recall,
-    )
-    found.write(options.out)
-    print(printable(_said(options, found)))
+    return store
 
 
 def _said(options: ClusterOptions, found: Clusters) -> str:

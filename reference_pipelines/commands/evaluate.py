@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnreid.files import write_text
@@ -20,7 +21,7 @@ from reference_pipelines.config.sections import DataConfig, EvaluationConfig
 from reference_pipelines.data import ReidData, read
 from reference_pipelines.data.decoding import without_corrupt
 from reference_pipelines.distributed.device import describe_hardware, pick_device
-from reference_pipelines.distributed.processes import Processes
+from reference_pipelines.distributed.processes import ALONE, join_processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.evaluation.open_set import measure_open_set
@@ -57,12 +58,35 @@ def run(options: EvaluateOptions) -> None:
     """
     began = time.perf_counter()
     _check_top(options)
-    device = pick_device(options.device)
+    with join_processes(lambda: "nothing is written yet; start it again", "evaluate") as processes:
+        run, data, left_out, device = processes.together(lambda: _opened(options, processes.local_rank))
+        configs = _data_config(run, options), _evaluation_config(run, options)
+        stored = processes.once(lambda: _calibration_of(run, configs[1].flip) if options.open_set else None)
+        if processes.first:
+            _announce(run, data, options)
+        features = Evaluator(data, *configs, device, processes).features(run.model.to(device))
+
+        def score() -> None:
+            evaluator = Evaluator(data, *configs, device)
+            numbers, ranks = _scored(run, evaluator, *features, stored, options)
+            numbers["seconds"] = round(time.perf_counter() - began, 1)
+            numbers["remarks"] = _remarks(run, data, left_out, numbers)
+            _print(numbers, options)  # before it is written, so that a full disk does not take it along
+            _write(options.out or run.folder / EVALUATIONS / _file_name(numbers), numbers, ranks)
+
+        processes.once(score)
+
+
+def _opened(options: EvaluateOptions, local_rank: int) -> tuple[TrainedRun, ReidData, int, torch.device]:
+    """Return the network, the images, how many do not decode, and where to compute."""
+    device = pick_device(options.device, local_rank)
     run = open_run(options.checkpoint)
     _check_writable(options.out, run.folder / EVALUATIONS)
-    loading = _data_config(run, options)
-    testing = _evaluation_config(run, options)
-    data, left_out = _read(run, options, loading.workers)
+    data, left_out = _read(run, options, _data_config(run, options).workers)
+    return run, data, left_out, device
+
+
+def _announce(run: TrainedRun, data: ReidData, options: EvaluateOptions) -> None:
     tested = data.describe()
     trained, _ = name_data([run.result["data"], tested])
     print(
@@ -70,16 +94,24 @@ def run(options: EvaluateOptions) -> None:
         file=sys.stderr if options.json else sys.stdout,
         flush=True,
     )
-    stored = _calibration_of(run, testing.flip) if options.open_set else None
-    evaluator = Evaluator(data, loading, testing, device)
-    query, gallery = evaluator.features(run.model.to(device))
+
+
+def _scored(
+    run: TrainedRun,
+    evaluator: Evaluator,
+    query: Tensor,
+    gallery: Tensor,
+    stored: StoredCalibration | None,
+    options: EvaluateOptions,
+) -> tuple[dict[str, Any], QueryRanks]:
+    """Return what is written of an evaluation, and where the true matches stand."""
     distances = rerank(query, gallery) if options.rerank else None
     result = evaluator.score(query, gallery, distances=distances, single_shot=options.single_shot, seed=run.config.seed)
     numbers = {
         "pipeline": run.pipeline,
         "title": run.result["title"],
         "trained_on": run.result["data"],
-        "tested_on": tested,
+        "tested_on": evaluator.images.describe(),
         "flip": evaluator.config.flip,
         "reranked": options.rerank,
         "image_size": list(run.config.data.image_size),
@@ -92,14 +124,11 @@ def run(options: EvaluateOptions) -> None:
         "unfinished": run.result.get("unfinished"),
         "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
         "start_weights": run.result.get("weights_digest"),
-        "hardware": describe_hardware(device),
-        "seconds": round(time.perf_counter() - began, 1),
+        "hardware": describe_hardware(evaluator.device),
         **provenance(),
         "config": to_plain(run.config),
     }
-    numbers["remarks"] = _remarks(run, data, left_out, numbers)
-    _print(numbers, options)  # before it is written, so that a full disk does not take it along
-    _write(options.out or run.folder / EVALUATIONS / _file_name(numbers), numbers, result.ranks)
+    return numbers, result.ranks
 
 
 def _print(numbers: dict[str, Any], options: EvaluateOptions) -> None:
@@ -200,7 +229,7 @@ def _read(run: TrainedRun, options: EvaluateOptions, workers: int) -> tuple[Reid
     skip = options.skip_corrupt or (mine and own.skip_corrupt)
     kept = data
     if skip and mine:
-        kept = read_images(replace(own, skip_corrupt=True, workers=workers), Processes())[0]
+        kept = read_images(replace(own, skip_corrupt=True, workers=workers), ALONE)[0]
     elif skip:
         kept = without_corrupt(data, workers=workers)
     before = run.result["data"].get("fingerprint")

@@ -2,9 +2,9 @@
 
 from reference_pipelines.commands.options import ExtractOptions
 from reference_pipelines.data.names import printable
-from reference_pipelines.errors import Stopped
+from reference_pipelines.distributed.processes import Processes, join_processes
 from reference_pipelines.features.reading import FeatureStore
-from reference_pipelines.machine import available_cores
+from reference_pipelines.machine import cores_of_a_process
 from reference_pipelines.serving.embedder import load
 from reference_pipelines.serving.extraction import extract
 from reference_pipelines.serving.listing import list_images
@@ -18,17 +18,32 @@ def run(options: ExtractOptions) -> None:
 
     Raises:
         UserError: no model, no images, or a folder that holds something else.
-        Stopped: by Ctrl-C.
+        Stopped: by a signal; what is done stays.
     """
-    model = load(options.model, device=options.device, flip=options.flip, batch_size=options.batch_size, who="extract")
-    listing = list_images(options.images, part=options.part, layout=options.layout, split=model.split)
-    workers = min(available_cores(), _MOST_WORKERS) if options.workers is None else options.workers
-    print(printable(f"{model.title}: features of {len(listing):,} images of {listing.source}"), flush=True)
-    try:
-        store = extract(model, listing, options.out, workers=workers)
-    except KeyboardInterrupt:
-        raise Stopped(f"extract: interrupted; the same command goes on with {options.out}", 130) from None
-    print(printable(_said(store)))
+    with join_processes(lambda: f"the same command goes on with {options.out}", "extract") as processes:
+        store = _extracted(options, processes)
+        if processes.first:
+            print(printable(_said(store)))
+
+
+def _extracted(options: ExtractOptions, processes: Processes) -> FeatureStore:
+    model = processes.together(
+        lambda: load(
+            options.model,
+            device=options.device,
+            flip=options.flip,
+            batch_size=options.batch_size,
+            local_rank=processes.local_rank,
+            who="extract",
+        )
+    )
+    listing = processes.once(
+        lambda: list_images(options.images, part=options.part, layout=options.layout, split=model.split)
+    )
+    workers = min(cores_of_a_process(), _MOST_WORKERS) if options.workers is None else options.workers
+    if processes.first:
+        print(printable(f"{model.title}: features of {len(listing):,} images of {listing.source}"), flush=True)
+    return extract(model, listing, options.out, workers=workers, processes=processes)
 
 
 def _said(store: FeatureStore) -> str:

@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -58,9 +60,15 @@ class Processes:
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return this process's contiguous share of `items`."""
-        sizes = share_sizes(len(items), self.count)
-        start = sum(sizes[: self.rank])
-        return items[start : start + sizes[self.rank]]
+        return items[self.place(len(items))]
+
+    def place(self, items: int) -> slice:
+        """Return where this process's contiguous share of so many items lies."""
+        return self._places(items)[self.rank]
+
+    def _places(self, items: int) -> list[slice]:
+        ends = np.cumsum([0, *share_sizes(items, self.count)]).tolist()
+        return [slice(start, stop) for start, stop in pairwise(ends)]
 
     def once(self, function: Callable[[], Item]) -> Item:
         """Return on every process what `function` returns on the first, which alone calls it.
@@ -142,6 +150,57 @@ class Processes:
             return rows.new_zeros(0, width)
         return torch.cat([part[: shape[0]] for part, shape in zip(parts, shapes, strict=True)])
 
+    def join(self, rows: np.ndarray) -> np.ndarray:
+        """Return on every process the rows (n, ...) of all, which may differ in n alone, in the processes' order."""
+        if self.count == 1:
+            return rows
+        sizes = [0] * self.count
+        dist.all_gather_object(sizes, len(rows))
+        joined = np.empty((sum(sizes), *rows.shape[1:]), rows.dtype)
+        start = 0
+        for rank, size in enumerate(sizes):
+            part = joined[start : start + size]
+            if rank == self.rank:
+                part[...] = rows
+            _broadcast_bytes(part, rank)
+            start += size
+        return joined
+
+    def spread(self, array: np.ndarray) -> np.ndarray:
+        """Return on every process the array that the first has; what the others pass is not looked at."""
+        if self.count == 1:
+            return array
+        about: list[Any] = [array.shape, array.dtype.str]
+        dist.broadcast_object_list(about, src=0)
+        spread = np.ascontiguousarray(array) if self.first else np.empty(about[0], np.dtype(about[1]))
+        _broadcast_bytes(spread, 0)
+        return spread
+
+    def exchange(self, rows: Tensor) -> list[Tensor]:
+        """Return, for this process's share of N rows, what each process has there.
+
+        Args:
+            rows: (N, ...), of the same shape and dtype on every process.
+        """
+        if self.count == 1:
+            return [rows]
+        parts: list[Tensor] = []
+        for rank, place in enumerate(self._places(len(rows))):
+            own = rows[place].cpu().contiguous()
+            received = [torch.empty_like(own) for _ in range(self.count)] if rank == self.rank else None
+            if len(own):
+                dist.gather(own, received, dst=rank)
+            parts = parts if received is None else received
+        return [part.to(rows.device) for part in parts]
+
+    def told(self, value: Item) -> list[Item]:
+        """Return on the first process what every process passes, in their order, on the others an empty list."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.count if self.first else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
+
     def joined(self, model: nn.Module) -> nn.Module:
         """Return `model` with its gradients summed over the processes and its weights made the first one's."""
         if self.count == 1:
@@ -149,6 +208,12 @@ class Processes:
         together = DistributedDataParallel(model)
         together.register_comm_hook(None, _sum_gradients)
         return together
+
+
+def _broadcast_bytes(array: np.ndarray, source: int) -> None:
+    """Fill a contiguous array with that of the process `source`."""
+    if array.size:
+        dist.broadcast(torch.from_numpy(array.reshape(-1).view(np.uint8)), src=source)
 
 
 class _Gather(Function):
@@ -176,12 +241,17 @@ def _sum_gradients(
     return work.get_future().then(lambda future: future.value()[0])
 
 
+ALONE = Processes()
+"""A process that is alone."""
+
+
 @contextmanager
-def join_processes(how_to_go_on: Callable[[], str]) -> Iterator[Processes]:
+def join_processes(how_to_go_on: Callable[[], str], who: str = "train") -> Iterator[Processes]:
     """Join the processes that torchrun started, as a context; a process that was started alone is alone.
 
     Args:
         how_to_go_on: returns the end of the sentence that says why the run stopped, when it does.
+        who: complains.
 
     Raises:
         UserError: the processes do not meet.
@@ -193,10 +263,10 @@ def join_processes(how_to_go_on: Callable[[], str]) -> Iterator[Processes]:
         return
     lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if lacking:
-        raise UserError(f"train: WORLD_SIZE is {count} and {', '.join(lacking)} is not set; start it with torchrun")
+        raise UserError(f"{who}: WORLD_SIZE is {count} and {', '.join(lacking)} is not set; start it with torchrun")
     processes = Processes(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
-    watch = Watch(processes.rank, count, how_to_go_on)
+    watch = Watch(processes.rank, count, how_to_go_on, who)
     try:
         yield processes
         dist.barrier()

@@ -93,10 +93,12 @@ class Watch:
         rank: of this process.
         count: of all processes.
         how_to_go_on: returns the end of the sentence that says why the run stopped, when it does.
+        who: complains.
     """
 
-    def __init__(self, rank: int, count: int, how_to_go_on: Callable[[], str]) -> None:
+    def __init__(self, rank: int, count: int, how_to_go_on: Callable[[], str], who: str = "train") -> None:
         self.rank = rank
+        self.who = who
         self.how_to_go_on = how_to_go_on
         self._names, self._hosts = _names_of_all(count)
         self._lock = threading.Lock()
@@ -189,7 +191,7 @@ class Watch:
         neighbours = [rank for rank in range(len(self._hosts)) if self._hosts[rank] == self._hosts[self.rank]]
         if self.rank == min(rank for rank in neighbours if rank not in dead):
             names = ", ".join(self._names[rank] for rank in sorted(dead))
-            _say(f"error: train: {names} died; the run stops; {self.how_to_go_on()}")
+            _say(f"error: {self.who}: {names} died; the run stops; {self.how_to_go_on()}")
         self._end(1)
 
     def _stop(self, signals: dict[int, str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from reference_pipelines.config.sections import DataConfig, EvaluationConfig
 from reference_pipelines.data import ImageList, ReidData
 from reference_pipelines.data.tracklets import Tracklets, one_a_tracklet
-from reference_pipelines.distributed.processes import Processes
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.retrieval import RetrievalResult, chance_level, evaluate
 
@@ -36,14 +36,14 @@ class Evaluator:
         data_config: DataConfig,
         config: EvaluationConfig,
         device: torch.device,
-        processes: Processes | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.data = replace(data, query=one_a_tracklet(data.query), gallery=one_a_tracklet(data.gallery))
-        self._images = data
+        self.images = data
         self.data_config = data_config
         self.config = config
         self.device = device
-        self.processes = processes or Processes()
+        self.processes = processes
 
     def features(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Return the features (Q, D) of the queries and (G, D) of the gallery; only the first process has them."""
@@ -62,7 +62,7 @@ class Evaluator:
             )
             return Tracklets(images).pool(features)
 
-        return extract(self._images.query, "query"), extract(self._images.gallery, "gallery")
+        return extract(self.images.query, "query"), extract(self.images.gallery, "gallery")
 
     def __call__(self, model: nn.Module) -> RetrievalResult:
         """Return the retrieval result of `model`."""

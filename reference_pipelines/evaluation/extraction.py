@@ -10,7 +10,7 @@ from reference_pipelines.data.dataset import load_batches
 from reference_pipelines.data.records import ImageList
 from reference_pipelines.data.sampler import in_order
 from reference_pipelines.data.transforms import evaluation_transform
-from reference_pipelines.distributed.processes import Processes
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import Embedding
 from reference_pipelines.progress import progress_bar
@@ -41,7 +41,7 @@ def extract_features(
     flip: bool,
     device: torch.device,
     title: str,
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """Return L2-normalised features (N, D) of the images in order, on the CPU; one of length 0 stays 0.
 
@@ -61,7 +61,6 @@ def extract_features(
     Raises:
         UserError: an image does not decode, or the features are not finite.
     """
-    processes = processes or Processes()
     transform = evaluation_transform(data.image_size, data.interpolation, data.normalisation)
     batches = list(processes.share(in_order(len(images), batch_size)))
 

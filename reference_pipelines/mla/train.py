@@ -15,10 +15,12 @@ from reference_pipelines.clustering.labels_file import write_clusters
 from reference_pipelines.data import ImageList, ReidData
 from reference_pipelines.data.sampler import cluster_batches
 from reference_pipelines.data.tracklets import Tracklets
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.errors import writing
 from reference_pipelines.mla.config import MlaConfig
 from reference_pipelines.mla.objective import ClusterObjective
 from reference_pipelines.models import ReidModel, build_backbone
+from reference_pipelines.neighbours.engines import Approximation
 from reference_pipelines.reporting.examples import save_examples
 from reference_pipelines.runs.folder import CLUSTERS
 from reference_pipelines.runs.remarks import of_clusters, of_log, of_neighbours
@@ -59,9 +61,8 @@ def train(config: MlaConfig, out: Path, **options: Any) -> dict[str, Any]:
         clusters = session.last_labels()
         for epoch in range(session.epoch + 1, config.optimizer.epochs + 1):
             features = session.training_features()
-            clusters, memory, measured = session.processes.once(
-                partial(make_pseudo_labels, features, session.data, config, epoch, clusters, session.device)
-            )
+            where = session.device, session.processes
+            clusters, memory, measured = make_pseudo_labels(features, session.data, config, epoch, clusters, *where)
             memory.to(session.device)
             objective = ClusterObjective(torch.as_tensor(clusters, device=session.device), memory)
             batches = cluster_batches(clusters, images.cameras, config.sampler, config.iterations, (config.seed, epoch))
@@ -85,26 +86,46 @@ def make_pseudo_labels(
     epoch: int,
     previous: np.ndarray | None,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> tuple[np.ndarray, ClusterMemory, dict[str, Any]]:
     """Return an epoch's pseudo-labels (N,), their memory, and what can be said of them.
 
     Args:
-        features: (N, D) of the training images.
+        features: (N, D) of the training images; the first process's are taken.
         data: whose training images they are; ids and cameras are used for the last of the three alone.
         config: the recipe.
         epoch: of the training; with the seed it says which members the memory begins with.
         previous: the pseudo-labels of the epoch before, or None.
         device: where to cluster; the memory is on the CPU.
+        processes: who share the clustering.
     """
     tracklets = Tracklets(data.train)
-    points = tracklets.pool(features)
+    pooled = tracklets.pool(features).numpy() if processes.first else np.empty(0)
+    points = torch.from_numpy(processes.spread(pooled))
     before = None if previous is None else previous[tracklets.first]
     # Apple's GPUs have no double precision, which the neighbours are ordered in.
     place = torch.device("cpu") if device.type == "mps" else device
     found, eps, approximation = cluster(
-        points.to(place), config.clustering, previous=before, epoch=epoch, seed=config.seed
+        points.to(place),
+        config.clustering,
+        previous=before,
+        epoch=epoch,
+        seed=config.seed,
+        processes=processes,
     )
-    clusters = tracklets.spread(found)
+    return processes.once(lambda: _measured(features, tracklets.spread(found), data, config, epoch, eps, approximation))
+
+
+def _measured(
+    features: Tensor,
+    clusters: np.ndarray,
+    data: ReidData,
+    config: MlaConfig,
+    epoch: int,
+    eps: float | None,
+    approximation: Approximation | None,
+) -> tuple[np.ndarray, ClusterMemory, dict[str, Any]]:
+    """Return the clusters, the memory that begins with them, and what can be said of them."""
     seed = np.random.SeedSequence((config.seed, epoch)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(seed[0]))
     memory = ClusterMemory.from_clusters(features, torch.as_tensor(clusters), config.memory, generator)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from reference_pipelines.config.clustering import Engine
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.progress import progress_bar
 
@@ -44,9 +45,13 @@ class _Flat:
 
     efforts: tuple[int, ...] = (1,)
 
-    def __init__(self, faiss: Any, vectors: np.ndarray) -> None:
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(vectors)
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    @staticmethod
+    def empty(faiss: Any, dim: int) -> Any:
+        """Return faiss's index without vectors."""
+        return faiss.IndexFlatIP(dim)
 
     def search(self, query: np.ndarray, width: int, effort: int) -> np.ndarray:
         found: np.ndarray = self._index.search(query, width)[1]
@@ -58,10 +63,15 @@ class _Graph:
 
     efforts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
 
-    def __init__(self, faiss: Any, vectors: np.ndarray) -> None:
-        self._index = faiss.IndexHNSWFlat(vectors.shape[1], _EDGES, faiss.METRIC_INNER_PRODUCT)
-        self._index.hnsw.efConstruction = _BUILDING_EFFORT
-        self._index.add(vectors)
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    @staticmethod
+    def empty(faiss: Any, dim: int) -> Any:
+        """Return faiss's index without vectors."""
+        index = faiss.IndexHNSWFlat(dim, _EDGES, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = _BUILDING_EFFORT
+        return index
 
     def search(self, query: np.ndarray, width: int, effort: int) -> np.ndarray:
         self._index.hnsw.efSearch = max(effort, width)
@@ -69,7 +79,7 @@ class _Graph:
         return found
 
 
-_INDICES: dict[str, Callable[[Any, np.ndarray], Index]] = {"faiss-flat": _Flat, "faiss-hnsw": _Graph}
+_INDICES: dict[str, type[_Flat] | type[_Graph]] = {"faiss-flat": _Flat, "faiss-hnsw": _Graph}
 
 
 @dataclass(frozen=True)
@@ -120,12 +130,22 @@ def require_engine(engine: Engine) -> None:
         ) from None
 
 
-def build_index(engine: Engine, vectors: np.ndarray) -> Index:
-    """Return float32 `vectors` (N, D) in an engine's index, on as many threads as torch has."""
+def build_index(engine: Engine, vectors: np.ndarray, processes: Processes = ALONE) -> Index:
+    """Return float32 `vectors` (N, D) in an engine's index, on as many threads as torch has.
+
+    The first process builds it and hands it to the others: on several threads no two graphs are the same.
+    """
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    return _INDICES[engine](faiss, np.ascontiguousarray(vectors))
+    kind, index = _INDICES[engine], None
+    if processes.first:
+        index = kind.empty(faiss, vectors.shape[1])
+        index.add(np.ascontiguousarray(vectors))
+    if processes.count > 1:
+        written = processes.spread(np.empty(0) if index is None else faiss.serialize_index(index))
+        index = faiss.deserialize_index(written) if index is None else index
+    return kind(index)
 
 
 def sample_rows(count: int) -> np.ndarray:
@@ -152,11 +172,11 @@ def least_effort(
     return effort, Approximation(recall, target, len(nearest))
 
 
-def propose(index: Index, query: np.ndarray, width: int, effort: int) -> np.ndarray:
+def propose(index: Index, query: np.ndarray, width: int, effort: int, *, shown: bool = True) -> np.ndarray:
     """Return (Q, width) rows of the index that may be the nearest to each of the (Q, D) float32 queries."""
     candidates = np.empty((len(query), width), dtype=np.int32)
     starts = range(0, len(query), _QUERIES_AT_ONCE)
-    for start in progress_bar(starts, len(starts), "approximate search", unit="block"):
+    for start in progress_bar(starts, len(starts), "approximate search", unit="block", shown=shown):
         block = slice(start, start + _QUERIES_AT_ONCE)
         candidates[block] = index.search(np.ascontiguousarray(query[block]), width, effort)
     return candidates

@@ -3,7 +3,8 @@
 A product of blocks of at most 2,000 rows serves both of them, as similarity is symmetric; of each row only a few more
 candidates than asked for are kept. The candidates' similarities are then computed again, pair by pair in double
 precision, and these alone decide: neighbours are ordered by distance, then by index, whatever the blocks, the
-threads and the rounding of the products. Memory grows with N k.
+threads, the processes and the rounding of the products. Memory grows with N k. Several processes share the pairs of
+blocks, of which each reads the rows; then each orders the candidates of its own rows.
 """
 
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from reference_pipelines.config.clustering import Engine
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.neighbours import engines
 from reference_pipelines.neighbours.compiled import compete, dot_products
 from reference_pipelines.neighbours.engines import SPARE, Approximation
 from reference_pipelines.progress import progress_bar
-from reference_pipelines.unit_vectors import unit_rows
+from reference_pipelines.unit_vectors import is_unit, unit_rows
 
 SEARCH_BLOCK = 2000
 """Rows of a block of the search."""
@@ -53,19 +55,31 @@ class Neighbours:
 def unit_features(features: ArrayLike | Tensor, who: str, name: str = "features") -> Tensor:
     """Return (N, D) features as L2-normalised float32 or float64, on the device where they are.
 
+    Those that are so already are not copied: a memory-mapped file is not loaded.
+
     Raises:
         ValueError: features that are not finite (N, D) with N > 0.
     """
     points = torch.as_tensor(features).detach()
     if points.ndim != 2 or not len(points):
         raise ValueError(f"{who}: {name} must be (N, D) with N > 0, got {tuple(points.shape)}")
-    if not torch.isfinite(points).all():
+    blocks = list(_blocks(len(points)))
+    if not all(torch.isfinite(points[block]).all() for block in blocks):
         raise ValueError(f"{who}: {name} must be finite, got NaN or Inf; has training diverged?")
-    return unit_rows(points if points.dtype == torch.float64 else points.float())
+    points = points if points.dtype == torch.float64 else points.float()
+    if all(is_unit(points[block]) for block in blocks):
+        return points
+    return unit_rows(points)
 
 
 def find_neighbours(
-    points: Tensor, k: int, *, engine: Engine = "exact", recall: float = 0.99, least: bool = False
+    points: Tensor,
+    k: int,
+    *,
+    engine: Engine = "exact",
+    recall: float = 0.99,
+    least: bool = False,
+    processes: Processes = ALONE,
 ) -> Neighbours:
     """Return the min(k, N) nearest of every row of (N, D) unit `points` by cosine, the row itself among them.
 
@@ -76,6 +90,7 @@ def find_neighbours(
             may be missed, none is ranked wrongly.
         recall: the part of the neighbours that an engine is to find.
         least: whether the farthest point is wanted too; an exact search alone finds it, on the way.
+        processes: who share the work. Each passes the same points and gets all neighbours.
 
     Raises:
         UserError: an engine whose package is not installed.
@@ -83,17 +98,18 @@ def find_neighbours(
     engines.require_engine(engine)
     k = min(k, len(points))
     width = min(k + SPARE, len(points))
-    everyone = np.arange(len(points), dtype=np.int32)
-    doubtful, farthest, approximation = np.zeros(len(points), dtype=bool), None, None
+    own = np.arange(len(points), dtype=np.int32)[processes.place(len(points))]
+    doubtful, farthest, approximation = np.zeros(len(own), dtype=bool), None, None
     if engine == "exact" or len(points) <= engines.SAMPLED_ROWS:
-        candidates, doubtful, farthest = _exact_candidates(points, k, width, least)
+        candidates, doubtful, farthest = _exact_candidates(points, k, width, least, processes)
     else:
-        candidates, approximation = _proposed_candidates(points, k, width, engine, recall)
-    indices, similarities = _ordered(points, everyone, candidates, k)
-    unsettled = (doubtful | (similarities[:, -1] == -np.inf)).nonzero()[0].astype(np.int32)
-    for rows, *nearest in _settle(points, unsettled, k):
-        indices[rows], similarities[rows] = nearest
-    farthest_similarities = None if farthest is None else pair_similarities(points, everyone, farthest)
+        candidates, approximation = _proposed_candidates(points, k, width, engine, recall, processes)
+    indices, similarities = _ordered(points, own, candidates, k)
+    doubtful |= similarities[:, -1] == -np.inf
+    indices, similarities, doubtful = (processes.join(each) for each in (indices, similarities, doubtful))
+    unsettled = doubtful.nonzero()[0].astype(np.int32)
+    indices[unsettled], similarities[unsettled] = _settle(points, unsettled, k, processes)
+    farthest_similarities = None if farthest is None else processes.join(pair_similarities(points, own, farthest))
     return Neighbours(indices, similarities, farthest_similarities, approximation)
 
 
@@ -132,6 +148,14 @@ class _Best:
         else:
             _compete_on_device(values, columns, similarity, first_column)
 
+    def of_all(self, processes: Processes) -> tuple[Tensor, Tensor]:
+        """Return the largest similarities that any process has found for this one's share of rows, and the columns."""
+        if processes.count == 1:
+            return self.values, self.columns
+        values, columns = (torch.cat(processes.exchange(each), dim=1) for each in (self.values, self.columns))
+        best = values.topk(self.values.shape[1], dim=1)
+        return best.values, columns.gather(1, best.indices)
+
 
 def _compete_on_device(values: Tensor, columns: Tensor, similarity: Tensor, first_column: int) -> None:
     """Do what `compete` does, on any device."""
@@ -145,14 +169,17 @@ def _compete_on_device(values: Tensor, columns: Tensor, similarity: Tensor, firs
 
 
 def _exact_candidates(
-    points: Tensor, k: int, width: int, least: bool
+    points: Tensor, k: int, width: int, least: bool, processes: Processes
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return (N, width) candidates, the rows where others could belong to the first k, and, if asked, the farthest."""
+    """Return (n, width) candidates, the rows where others could belong to the first k, and, if asked, the farthest.
+
+    The rows are this process's share.
+    """
     best = _Best(points, width)
     farthest = _Best(points, 1) if least else None
     blocks = list(_blocks(len(points)))
-    pairs = [(a, b) for number, a in enumerate(blocks) for b in blocks[number:]]
-    shown = len(points) > PROGRESS_ABOVE
+    pairs = [(a, b) for number, a in enumerate(blocks) for b in blocks[number:]][processes.rank :: processes.count]
+    shown = len(points) > PROGRESS_ABOVE and processes.first
     for a, b in progress_bar(pairs, len(pairs), "neighbour search", unit="block", shown=shown):
         similarity = points[a] @ points[b].T
         sides = [(a, similarity, b)] if a == b else [(a, similarity, b), (b, similarity.T.contiguous(), a)]
@@ -160,26 +187,29 @@ def _exact_candidates(
             best.add(rows, block, columns.start)
             if farthest is not None:
                 farthest.add(rows, -block, columns.start)
-    doubtful = torch.zeros(len(points), dtype=torch.bool)
+    values, found = best.of_all(processes)
+    doubtful = torch.zeros(len(values), dtype=torch.bool)
     if width < len(points):
-        gaps = best.values[:, k - 1] - best.values[:, -1]
+        gaps = values[:, k - 1] - values[:, -1]
         doubtful = (gaps <= 2 * _product_error(points.shape[1], points.dtype)).cpu()
-    candidates = best.columns.cpu().numpy()
-    return candidates, doubtful.numpy(), None if farthest is None else farthest.columns[:, 0].cpu().numpy()
+    last = None if farthest is None else farthest.of_all(processes)[1][:, 0].cpu().numpy()
+    return found.cpu().numpy(), doubtful.numpy(), last
 
 
-def _settle(points: Tensor, rows: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield, some of the (R,) `rows` at a time, their k nearest among all points and the similarities of those.
+def _settle(points: Tensor, rows: np.ndarray, k: int, processes: Processes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest among all points of the (R,) `rows`, and the similarities of those.
 
     The products are in double precision, so that only what is tied, or nearly, is left to the pair by pair ones.
     """
-    if not len(rows):
-        return
-    columns = _without_later_duplicates(points, k)
-    starts = range(0, len(rows), UNSETTLED_ROWS)
-    for start in progress_bar(starts, len(starts), "near ties", unit="block", shown=len(points) > PROGRESS_ABOVE):
-        some = rows[start : start + UNSETTLED_ROWS]
-        yield some, *nearest_columns(points, some, columns, k)
+    own = rows[processes.place(len(rows))]
+    indices, similarities = np.empty((len(own), k), dtype=np.int32), np.empty((len(own), k))
+    columns = _without_later_duplicates(points, k) if len(own) else own
+    starts = range(0, len(own), UNSETTLED_ROWS)
+    shown = len(points) > PROGRESS_ABOVE and processes.first
+    for start in progress_bar(starts, len(starts), "near ties", unit="block", shown=shown):
+        some = slice(start, start + UNSETTLED_ROWS)
+        indices[some], similarities[some] = nearest_columns(points, own[some], columns, k)
+    return (processes.join(indices), processes.join(similarities)) if len(rows) else (indices, similarities)
 
 
 def nearest_columns(points: Tensor, rows: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,19 +244,21 @@ def _without_later_duplicates(points: Tensor, k: int) -> np.ndarray:
 
 
 def _proposed_candidates(
-    points: Tensor, k: int, width: int, engine: Engine, recall: float
+    points: Tensor, k: int, width: int, engine: Engine, recall: float, processes: Processes
 ) -> tuple[np.ndarray, Approximation]:
-    """Return (N, width) candidates, -1 where the engine finds too few, and how many of the neighbours are missed."""
+    """Return (n, width) candidates of this process's rows, -1 where too few are found, and how many are missed."""
     vectors = points.float().cpu().numpy()
-    index = engines.build_index(engine, vectors)
+    index = engines.build_index(engine, vectors, processes)
     rows = engines.sample_rows(len(points)).astype(np.int32)
-    nearest = np.concatenate([similarities for _, _, similarities in _settle(points, rows, k)])
+    nearest, own = _settle(points, rows, k, processes)[1], rows[processes.place(len(rows))]
 
     def find(effort: int) -> np.ndarray:
-        return _ordered(points, rows, index.search(vectors[rows], width, effort).astype(np.int32), k)[1]
+        proposed = index.search(vectors[own], width, effort).astype(np.int32)
+        return processes.join(_ordered(points, own, proposed, k)[1])
 
     effort, approximation = engines.least_effort(index, find, nearest, recall)
-    return engines.propose(index, vectors, width, effort), approximation
+    own_vectors = vectors[processes.place(len(vectors))]
+    return engines.propose(index, own_vectors, width, effort, shown=processes.first), approximation
 
 
 def _ordered(points: Tensor, rows: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

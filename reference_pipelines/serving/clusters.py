@@ -9,6 +9,7 @@ import numpy as np
 from reference_pipelines.clustering import dbscan, describe_clusters, jaccard_of_neighbours
 from reference_pipelines.clustering.labels_file import write_clusters
 from reference_pipelines.config.clustering import Engine
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.reading import FeatureStore
 from reference_pipelines.neighbours.engines import Approximation, check_engine
@@ -53,6 +54,7 @@ def cluster(
     min_samples: int = 4,
     engine: Engine = "exact",
     recall: float = 0.99,
+    processes: Processes = ALONE,
 ) -> Clusters:
     """Cluster features by DBSCAN on k-reciprocal Jaccard distances; the defaults are MLA's.
 
@@ -65,6 +67,7 @@ def cluster(
         engine: that finds the neighbours: "exact", or an index of faiss that proposes them of more than 1,000 images,
             "faiss-flat" or "faiss-hnsw".
         recall: the part of the neighbours that an index is to find, above 0 and at most 1.
+        processes: who share the work; each gets the clusters.
 
     Raises:
         ValueError: an option is out of range.
@@ -84,7 +87,7 @@ def cluster(
     check_engine("cluster", engine, recall)
     store = features if isinstance(features, FeatureStore) else FeatureStore(features, "cluster")
     points = unit_features(store.features, "cluster")
-    found = find_neighbours(points, k1, engine=engine, recall=recall)
-    graph = jaccard_of_neighbours(points, found, k1=k1, k2=k2, max_distance=eps)
-    labels = dbscan(graph, eps=eps, min_samples=min_samples)
+    found = find_neighbours(points, k1, engine=engine, recall=recall, processes=processes)
+    graph = jaccard_of_neighbours(points, found, k1=k1, k2=k2, max_distance=eps, processes=processes)
+    labels = dbscan(graph, eps=eps, min_samples=min_samples, processes=processes)
     return Clusters(store, labels, describe_clusters(labels, store.ids, store.cameras), found.approximation)

@@ -216,6 +216,7 @@ def load(
     device: Device = "auto",
     flip: bool | None = None,
     batch_size: int | None = None,
+    local_rank: int = 0,
     who: str = "load",
 ) -> Embedder:
     """Return the trained network of a run, ready to map images to features.
@@ -225,6 +226,7 @@ def load(
         device: where to compute.
         flip: add the features of each image's mirror; as trained where it is None.
         batch_size: images at a time; as trained where it is None.
+        local_rank: of several processes, this one's number on its machine.
         who: complains.
 
     Raises:
@@ -238,7 +240,7 @@ def load(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"{who}: batch_size must be at least 1, got {batch_size}")
-    place = pick_device(device)
+    place = pick_device(device, local_rank)
     run = open_run(Path(model), who)
     own = run.config
     size = own.evaluation.batch_size if batch_size is None else batch_size

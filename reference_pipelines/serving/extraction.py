@@ -1,10 +1,16 @@
 """The features of a whole list of images, from files to a store on the disk."""
 
 import time
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
-from reference_pipelines.data.dataset import load_batches
+import torch
+from torch import Tensor
+
+from reference_pipelines.data.dataset import Batch, load_batches
 from reference_pipelines.data.sampler import in_order
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.files import Meta
 from reference_pipelines.features.reading import FeatureStore
@@ -27,10 +33,13 @@ def extract(
     part: Which = "all",
     layout: str | None = None,
     workers: int = 0,
+    processes: Processes = ALONE,
 ) -> FeatureStore:
     """Write the unit features of images into a folder, or go on where that was stopped.
 
-    Images that do not decode are passed over and named in the store's `meta.passed_over`.
+    Images that do not decode are passed over and named in the store's `meta.passed_over`. Several processes take the
+    batches in turns, and the first writes them in order: the store is that of one process, and any number of them may
+    go on with it.
 
     Args:
         model: that computes them, what `load` returns.
@@ -39,6 +48,7 @@ def extract(
         part: of a data set; "images" takes a folder's files without looking for a data set. Of a listing all.
         layout: the data set's; found by content when None.
         workers: processes that decode; 0 decodes in this one.
+        processes: who share the work. All see the images and the folder, and get the store.
 
     Raises:
         TypeError: `model` is no Embedder.
@@ -51,11 +61,28 @@ def extract(
         print(len(store), store.features.shape, store.paths[0])
     """
     require_embedder(model, _WHO)
-    listing = (
-        images
-        if isinstance(images, Listing)
-        else list_images(Path(images), part=part, layout=layout, split=model.split)
+    listing = processes.once(
+        lambda: (
+            images
+            if isinstance(images, Listing)
+            else list_images(Path(images), part=part, layout=layout, split=model.split)
+        )
     )
+    with ExitStack() as stack:
+        writer: FeatureWriter | None = None
+
+        def begin() -> Meta:
+            nonlocal writer
+            writer = stack.enter_context(_writer(model, listing, Path(out)))
+            return writer.meta
+
+        begun = processes.once(begin)
+        if not begun.finished:
+            _extract(model, listing, begun.done, writer, workers, processes)
+    return processes.together(lambda: FeatureStore(out, _WHO))
+
+
+def _writer(model: Embedder, listing: Listing, out: Path) -> FeatureWriter:
     meta = Meta(
         model=model.identity.to_plain(),
         title=model.title,
@@ -64,33 +91,54 @@ def extract(
         images=len(listing),
         listing=listing.digest(),
     )
-    with FeatureWriter(Path(out), meta, listing, _WHO) as writer:
-        if not writer.meta.finished:
-            _extract(model, listing, writer, workers)
-    return FeatureStore(out, _WHO)
+    return FeatureWriter(out, meta, listing, _WHO)
 
 
-def _extract(model: Embedder, listing: Listing, writer: FeatureWriter, workers: int) -> None:
-    start = writer.meta.done
+def _extract(
+    model: Embedder, listing: Listing, done: int, writer: FeatureWriter | None, workers: int, processes: Processes
+) -> None:
+    """Extract what is not done; the first process has the writer."""
     batches = [
-        [draw._replace(image=draw.image + start) for draw in draws]
-        for draws in in_order(len(listing) - start, model.batch_size)
+        [draw._replace(image=draw.image + done) for draw in draws]
+        for draws in in_order(len(listing) - done, model.batch_size)
     ]
-    loaded = load_batches(listing.paths, model.transform, batches, workers=workers, lenient=True)
+    own = batches[processes.rank :: processes.count]
+    loaded = iter(load_batches(listing.paths, model.transform, own, workers=workers, lenient=True))
     committed = time.monotonic()
-    with progress_bar(None, len(listing), writer.who, unit="image") as bar:
-        bar.update(start)
-        for batch in loaded:
-            try:
-                features = model.embed_batch(batch.images)
-            except ValueError as error:
-                raise UserError(f"{writer.who}: {str(error).removeprefix('embed: ')}") from None
-            read = [index not in batch.unread for index in batch.indices.tolist()]
-            writer.add(features[read].numpy(), sorted(batch.unread.items()))
-            if time.monotonic() - committed >= SECONDS_BETWEEN_COMMITS:
-                writer.commit()
-                committed = time.monotonic()
-            bar.update(len(batch.indices))
+    with progress_bar(None, len(listing), _WHO, unit="image", shown=processes.first) as bar:
+        bar.update(done)
+        for _ in range(0, len(batches), processes.count):
+            features, unread = processes.together(lambda: _features_of(model, next(loaded, None)))
+            collected = processes.collect(features)
+            passed_over = sorted(chain.from_iterable(processes.told(unread)))
+            bar.update(len(collected) + len(passed_over))
+
+            def write() -> None:
+                nonlocal committed
+                assert writer is not None
+                writer.add(collected.numpy(), passed_over)  # noqa: B023  (called at once)
+                if time.monotonic() - committed >= SECONDS_BETWEEN_COMMITS:
+                    writer.commit()
+                    committed = time.monotonic()
+
+            processes.once(write)
+    next(loaded, None)  # at its end, so that the workers are kept for the next list
+    processes.once(lambda: _finish(writer, listing))
+
+
+def _features_of(model: Embedder, batch: Batch | None) -> tuple[Tensor, list[tuple[int, str]]]:
+    """Return the features of what decodes in a batch, and place and reason of what does not; nothing of no batch."""
+    if batch is None:
+        return torch.zeros(0, model.dim), []
+    try:
+        features = model.embed_batch(batch.images)
+    except ValueError as error:
+        raise UserError(f"{_WHO}: {str(error).removeprefix('embed: ')}") from None
+    return features[[index not in batch.unread for index in batch.indices.tolist()]], [*batch.unread.items()]
+
+
+def _finish(writer: FeatureWriter | None, listing: Listing) -> None:
+    assert writer is not None
     if not writer.rows:
         _, path, reason = writer.passed_over[0]
         raise UserError(

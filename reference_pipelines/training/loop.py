@@ -11,7 +11,7 @@ from reference_pipelines.config.sections import Amp, OptimizerConfig
 from reference_pipelines.data.dataset import Batch, Draw
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.distributed.batch_statistics import set_batch_statistics, share_running_statistics
-from reference_pipelines.distributed.processes import Processes, share_sizes
+from reference_pipelines.distributed.processes import ALONE, Processes, share_sizes
 from reference_pipelines.errors import UserError
 from reference_pipelines.models import Embedding
 from reference_pipelines.progress import progress_bar
@@ -53,12 +53,12 @@ class Trainer:
         config: OptimizerConfig,
         *,
         amp: Amp = "none",
-        processes: Processes | None = None,
+        processes: Processes = ALONE,
         bn_chunks: int = 1,
     ) -> None:
         self.model = set_batch_statistics(model, bn_chunks)
         self.bn_chunks = bn_chunks
-        self.processes = processes or Processes()
+        self.processes = processes
         self.device = next(model.parameters()).device
         self.optimizer, self.schedule = build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "float16")

@@ -15,7 +15,7 @@ from reference_pipelines.data.dataset import Batch, load_batches
 from reference_pipelines.data.sampler import Batches
 from reference_pipelines.data.transforms import train_transform
 from reference_pipelines.distributed.device import pick_device
-from reference_pipelines.distributed.processes import Processes
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.evaluation.evaluator import Evaluator, as_numbers
 from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.models import ReidModel
@@ -60,14 +60,14 @@ class Session:
         config: PipelineConfig,
         out: Path,
         *,
-        processes: Processes | None = None,
+        processes: Processes = ALONE,
         checkpoint: Checkpoint | None = None,
         changed: Mapping[str, list[Any]] | None = None,
         tensorboard: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.config: Any = with_absolute_paths(config, resumed=checkpoint is not None)
-        self.processes = processes or Processes()
+        self.processes = processes
         self.checkpoint = checkpoint
         self.changed = dict(changed or {})
         self.out = out

@@ -132,7 +132,7 @@ def test_blocks_and_threads_change_nothing(threads, monkeypatch):
 def test_the_buffers_of_the_kept_pairs_grow():
     # 1,100 points in one clump are near each other: more pairs than a block's buffers hold at first.
     features = np.random.default_rng(1).normal(size=(1, 8)).repeat(1100, axis=0)
-    weights = reciprocal._adjacency(np.tile(np.arange(4), (1100, 1)), np.float64) / 4
+    weights = reciprocal._adjacency(np.tile(np.arange(4), (1100, 1)), 1100, np.float64) / 4
     graph = compiled.shared_minima(weights, weights, max_distance=0.5)
     assert graph.nnz == len(features) ** 2
     assert (graph.data == 0).all()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from reference_pipelines.distributed.processes import Processes, join_processes, share_sizes
+from reference_pipelines.distributed.processes import ALONE, Processes, join_processes, share_sizes
 from reference_pipelines.errors import UserError
 from reference_pipelines.runs.checkpoints import read_newest
 from tests.conftest import made_once
@@ -87,7 +87,7 @@ def trained_alone(images, out, cases):
 
 @pytest.fixture(scope="module")
 def ranks(two):
-    return [torch.load(two / f"{rank}.pt") for rank in range(2)]
+    return [torch.load(two / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
 def test_gathered_rows_are_in_order_and_each_process_has_the_gradient_of_its_own(ranks):
@@ -105,8 +105,20 @@ def test_the_first_process_alone_gets_what_is_collected(ranks):
         assert ranks[1][name].shape == (0, 3)
 
 
+def test_what_is_joined_spread_exchanged_and_told(ranks):
+    table = np.arange(together.ROWS * 3, dtype=np.float64).reshape(-1, 3)
+    for rank, (result, own) in enumerate(zip(ranks, (slice(0, 4), slice(4, 7)), strict=True)):
+        assert np.array_equal(result["joined"], table[[0, 0, 1]])
+        assert np.array_equal(result["joined, where one has nothing"], np.ones((1, 2), dtype=bool))
+        assert result["joined, where one has nothing"].dtype == bool
+        assert result["spread"].tolist() == [0, 1, 2, 3, 4]
+        assert result["spread"].dtype == np.int32
+        assert [part.tolist() for part in result["exchanged"]] == [table[own].tolist(), (table[own] + 1).tolist()]
+        assert result["told"] == ([] if rank else [{"rank": 0}, {"rank": 1}])
+
+
 def test_shared_extraction_gives_the_features_of_one_process_bit_for_bit(ranks, images):
-    assert torch.equal(ranks[0]["features"], together.features_of(images, None))
+    assert torch.equal(ranks[0]["features"], together.features_of(images, ALONE))
     assert len(ranks[1]["features"]) == 0
 
 

@@ -47,7 +47,7 @@ def index(monkeypatch):
 
     def use(index):
         monkeypatch.setattr(engines, "require_engine", lambda engine: None)
-        monkeypatch.setattr(engines, "build_index", lambda engine, vectors: index)
+        monkeypatch.setattr(engines, "build_index", lambda engine, vectors, processes=None: index)
         return index
 
     return use

@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from reference_pipelines.apnet import train as apnet
 from reference_pipelines.data import read
-from reference_pipelines.distributed.processes import join_processes, share_sizes
+from reference_pipelines.distributed.processes import ALONE, join_processes, share_sizes
 from reference_pipelines.errors import UserError
 from reference_pipelines.evaluation.extraction import extract_features
 from reference_pipelines.mla import train as mla
@@ -49,7 +50,7 @@ def with_wide_memory(make):
     return wide
 
 
-def train_cases(root, out, cases, processes=None):
+def train_cases(root, out, cases, processes=ALONE):
     for module in (apnet, mla):
         module.build_model = in_double_precision(module.build_model)
     mla.make_pseudo_labels = with_wide_memory(mla.make_pseudo_labels)
@@ -98,6 +99,11 @@ def primitives(processes, root):
         "together": processes.together(lambda: processes.rank * 10),
         "together, one refuses": said(lambda: processes.together(fail if processes.rank else lambda: 1)),
         "together, both refuse": said(lambda: processes.together(fail)),
+        "joined": processes.join(table.numpy()[: processes.rank + 1]),
+        "joined, where one has nothing": processes.join(np.ones((processes.rank, 2), dtype=bool)),
+        "spread": processes.spread(np.arange(5, dtype=np.int32) * (processes.rank + 1)),
+        "exchanged": processes.exchange(table + processes.rank),
+        "told": processes.told({"rank": processes.rank}),
         "agree": (processes.agree("same"), processes.agree(processes.rank)),
     }
 
