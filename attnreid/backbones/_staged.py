@@ -4,7 +4,7 @@ import dataclasses
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from torch import nn
@@ -131,6 +131,8 @@ def _warn_of_unseen(who: str, survey: Survey, parts: Sequence[Part]) -> None:
 
 def _chosen(who: str, found: Sequence[Stage], stages: Sequence[int] | None) -> list[Stage]:
     numbers = range(1, len(found) + 1)
+    if not isinstance(stages, Iterable | None):
+        raise TypeError(f"{who}: stages must be numbers in a sequence, such as [3, 4], or None, got {stages!r}")
     wanted = list(numbers if stages is None else stages)
     if not wanted or not all(type(stage) is int and stage in numbers for stage in wanted):
         raise ValueError(

@@ -1,8 +1,9 @@
 """The plan of a pyramid: what each level splits, as plain data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from attnreid.layers._checks import check_count, check_multiple, check_size
 from attnreid.layers.gate import SplitDim
@@ -56,7 +57,7 @@ def plan_pyramid(
     check_count(_WHO, "channels", channels)
     size = None if size is None else check_size(_WHO, size)
     parts = parts_per_level(levels, radix)
-    dims = [dim] * len(parts) if dim is None or isinstance(dim, str) else list(dim)
+    dims = _dims_per_level(dim, len(parts))
     if len(dims) != len(parts):
         raise ValueError(
             f"{_WHO}: dim must be one, or one a level, got {len(dims)} for {len(parts)} levels: add or drop some"
@@ -86,6 +87,12 @@ def plan_pyramid(
             part_size = (size[0] // count, size[1])
         plan.append(LevelPlan(level, count, axis, part_channels, part_size))
     return tuple(plan)
+
+
+def _dims_per_level(dim: object, levels: int) -> list[Any]:
+    if isinstance(dim, Iterable) and not isinstance(dim, str):
+        return list(dim)
+    return [dim] * levels
 
 
 def check_dim(dim: object) -> None:

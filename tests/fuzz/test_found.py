@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 
 from attnreid import (
     SqueezeExcitation,
@@ -20,6 +21,7 @@ from attnreid import (
     find_sites,
     list_attention,
     load_checkpoint,
+    plan_pyramid,
     save_checkpoint,
     set_last_stride,
 )
@@ -318,3 +320,10 @@ def test_a_demo_whose_result_is_none(tmp_path):
     (Run.folder / "result.json").write_text("[]")
     _forget_other_code([Run])
     assert not Run.folder.exists()
+
+
+def test_a_number_where_several_are_wanted():
+    with pytest.raises(ValueError, match="dim must be 'channels', 'height' or None, got 3"):
+        plan_pyramid(4, levels=2, dim=3)
+    with pytest.raises(TypeError, match=r"stages must be numbers in a sequence, such as \[3, 4\], or None, got 3"):
+        attach_pyramid(resnet18(), "se", stages=3, input_size=(64, 32))
