@@ -178,9 +178,11 @@ class Reading:
     def is_open(self) -> bool:
         """Whether changed patches could show more."""
         given = self.seen.given
-        if given is None or self.seen.calls != 1 or not self.seen.floating or given[0] != self.batch:
+        if given is None or len(given) not in (3, 4) or self.seen.calls != 1 or not self.seen.floating:
             return False
-        return len(given) == 3 or (len(given) == 4 and not self.reached and self._by_growth() is None)
+        if given[0] != self.batch:
+            return False
+        return len(given) == 3 or (not self.reached and self._by_growth() is None)
 
     def candidates(self, rough: Answers, stated: Stated) -> list[Arrangement]:
         """Return the arrangements that the answers to patches that lie anyhow leave."""

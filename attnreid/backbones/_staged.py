@@ -153,8 +153,8 @@ def _chosen(who: str, found: Sequence[Stage], stages: Sequence[int] | None) -> l
 def _heights_that_work(survey: Survey, sites: Sequence[Site], pyramid: partial[AttentionPyramid]) -> str | None:
     """Say which input heights suit a pyramid that splits the height; None where that was not the trouble."""
     levels, radix = pyramid.keywords["levels"], pyramid.keywords["radix"]
-    every = radix ** max(0, levels - 1) if isinstance(levels, int) else math.lcm(*levels)
     try:
+        every = radix ** max(0, levels - 1) if isinstance(levels, int) else math.lcm(*levels)
         # A height that divides: what is refused now was refused for another reason.
         probe = pyramid(sites[0].channels or 0, size=(every, 1), device="meta")
     except (TypeError, ValueError):

@@ -37,7 +37,7 @@ from reference_pipelines.ledger.verifying import verify
 from reference_pipelines.reproduction.demo import _forget_other_code
 from reference_pipelines.serving.calibration_file import read_calibration
 from tests.checkpoints.forging import forge_file
-from tests.fuzz import readers
+from tests.fuzz import attaching, readers
 from tests.fuzz.harness import fault_of, time_limit
 from tests.fuzz.layers import takes_size
 from tests.ledger.support import cell, finished_run
@@ -327,3 +327,16 @@ def test_a_number_where_several_are_wanted():
         plan_pyramid(4, levels=2, dim=3)
     with pytest.raises(TypeError, match=r"stages must be numbers in a sequence, such as \[3, 4\], or None, got 3"):
         attach_pyramid(resnet18(), "se", stages=3, input_size=(64, 32))
+
+
+def test_one_of_several_outputs_that_is_a_single_number():
+    model = attaching.MODELS["tuple"]()
+    model.block.forward = lambda x: (x, x.mean())
+    assert all(site.refusal for site in find_sites(model, input_size=(8, 4), output=1) if site.name == "block")
+    with pytest.raises(ValueError, match="'block'"):
+        attach(model, "se", at="block", input_size=(8, 4), output=1)
+
+
+def test_a_radix_that_is_no_number_is_what_is_complained_of():
+    with pytest.raises(TypeError, match="radix must be an int"):
+        attach_apnet(resnet18(), input_size=(64, 32), radix="8")
