@@ -21,6 +21,7 @@ def find_template(package: str, name: str) -> Template:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["policy"] = _policy
+    environment.filters["embedded"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return environment.get_template(name)
 
 

@@ -7,6 +7,7 @@ network alike: the papers do not say what they took, and networks trained withou
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from reference_pipelines.ranks.scoring import bootstrap_interval
 from reference_pipelines.reproduction.cells import Cell, Plan
 from reference_pipelines.runs.provenance import file_digest, provenance
 from reference_pipelines.runs.result import last_weights
-from reference_pipelines.templates import find_template
+from reference_pipelines.templates import find_template, write_page
 from reference_pipelines.text_table import format_table
 
 MOST_PEOPLE = 200
@@ -134,11 +135,10 @@ class Maps:
         }
         return json.dumps(document, indent=1) + "\n"
 
-    def as_html(self) -> str:
-        """Return a page with the figure and every number."""
+    def as_html(self, pictures: Mapping[str, bytes]) -> str:
+        """Return a page with the figure, a PNG after each stage, and every number."""
         rows = [(each, _place(each), _percent(each), _covers(each)) for each in self.numbers]
         template = find_template("reference_pipelines.reproduction", "maps.html.j2")
-        pictures = [(stage, self._name(stage)) for stage in reversed(self.stages)]
         return template.render(title=self.plan.experiment.title, caption=self.caption(), pictures=pictures, rows=rows)
 
     def as_png(self, stage: str) -> bytes:
@@ -162,14 +162,15 @@ class Maps:
         """Write numbers, page and pictures, and return the files."""
         folder = self.plan.out / "tables"
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = {self._name(stage): self.as_png(stage) for stage in reversed(self.stages)}
-        texts = {"csv": self.as_csv(), "json": self.as_json(), "html": self.as_html()}
+        pictures = {stage: self.as_png(stage) for stage in reversed(self.stages)}
         name = self.plan.experiment.name
-        for picture, content in pictures.items():
-            write_bytes(folder / picture, content)
-        for ending, text in texts.items():
+        for stage, content in pictures.items():
+            write_bytes(folder / self._name(stage), content)
+        for ending, text in (("csv", self.as_csv()), ("json", self.as_json())):
             write_text(folder / f"{name}.{ending}", text)
-        return [folder / each for each in (*pictures, *(f"{name}.{ending}" for ending in texts))]
+        write_page(folder / f"{name}.html", self.as_html(pictures))
+        endings = ("csv", "json", "html")
+        return [folder / each for each in (*map(self._name, pictures), *(f"{name}.{ending}" for ending in endings))]
 
     def _name(self, stage: str) -> str:
         """Return the picture's file name: the last stage, which the papers show, has the experiment's."""

@@ -16,7 +16,7 @@ from reference_pipelines.claims.paper_values import Cell as PaperCell
 from reference_pipelines.claims.paper_values import paper_values
 from reference_pipelines.reproduction.cells import Cell, Plan
 from reference_pipelines.spreadsheet import as_cell
-from reference_pipelines.templates import find_template
+from reference_pipelines.templates import find_template, write_page
 from reference_pipelines.text_table import format_table
 
 NOT_RUN = "not run"
@@ -218,7 +218,7 @@ def write_tables(plan: Plan, values: Sequence[Value]) -> list[Path]:
     name = plan.experiment.name
     written = [folder / f"{name}.csv", folder / f"{name}.html"]
     write_text(written[0], as_csv(values))
-    write_text(written[1], as_html(plan, values))
+    write_page(written[1], as_html(plan, values))
     if plan.experiment.kind == "curve":
         written.append(folder / f"{name}.png")
         write_bytes(written[-1], as_png(plan, values))

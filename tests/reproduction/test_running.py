@@ -14,6 +14,7 @@ from reference_pipelines.reproduction.cells import Plan
 from reference_pipelines.reproduction.running import run_plan
 from reference_pipelines.reproduction.table import as_csv, as_html, as_png, as_text, values_of, write_tables
 from tests.conftest import says
+from tests.reporting.support import check_policy
 from tests.reproduction.miniature import BASELINE, PLAIN, PYRAMID, SCALE, run_here
 
 BROKEN = Row("broken", "apnet", "apnet_c", {"optimizer.learning_rate": 1e30})
@@ -124,6 +125,7 @@ def test_the_tables(tmp_path, here):
     assert says(page, "APNet_0", "87.8", values[0].shown)
     assert "stand-in" in page
     assert "<script" not in page
-    assert "http" not in page
+    assert "://" not in page
+    check_policy(page, scripts=0)
     assert as_png(plan, values).startswith(b"\x89PNG")
     assert [path.suffix for path in write_tables(plan, values)] == [".csv", ".html", ".png"]
