@@ -6,7 +6,6 @@ Each runs in a forked process, in which all modules are there already, so that t
 import builtins
 import errno
 import io
-import json
 import os
 import shutil
 import signal
@@ -144,7 +143,7 @@ def again(name, run, images, out, printed):
 
 @every_command
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_killed_at_any_moment(name, number, run, images, alone, tmp_path, record_property):
+def test_killed_at_any_moment(name, number, run, images, alone, tmp_path, tell):
     wanted, seconds = alone
     before = content(run, ())
     moments = np.random.default_rng([list(COMMANDS).index(name), number]).uniform(0, seconds, KILLS)
@@ -161,8 +160,7 @@ def test_killed_at_any_moment(name, number, run, images, alone, tmp_path, record
         shutil.rmtree(out)
     assert content(run, ()) == before
     seen = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
-    told = {"command": name, "fault": number.name, "times": KILLS, "seen": seen, "then": "the same files"}
-    record_property("fault", json.dumps(told))
+    tell(name, number.name, KILLS, seen)
 
 
 def full_from(write: int) -> Callable[[], None]:
@@ -199,7 +197,7 @@ def full_from(write: int) -> Callable[[], None]:
 
 
 @every_command
-def test_a_disk_that_is_full_at_any_write(name, run, images, alone, tmp_path, record_property):
+def test_a_disk_that_is_full_at_any_write(name, run, images, alone, tmp_path, tell):
     wanted, _ = alone
     before = content(run, ())
     sentences = Counter()
@@ -218,5 +216,4 @@ def test_a_disk_that_is_full_at_any_write(name, run, images, alone, tmp_path, re
         shutil.rmtree(out)
     assert sentences, "the disk was never full"
     assert content(run, ()) == before
-    told = {"command": name, "fault": "full disk", "times": sum(sentences.values()), "then": "the same files"}
-    record_property("fault", json.dumps({**told, "seen": "one sentence, exit status 2"}))
+    tell(name, "disk full at a write", sum(sentences.values()), "one sentence, exit status 2")
