@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 _DEEPEST = 100  # lists and dicts in one another, in JSON
-_MAKER = re.compile(rf"\..+\.([0-9a-f]{{6}})-([0-9]+)-[0-9a-f]{{4}}{re.escape(PARTIAL)}", re.DOTALL)
+_MAKER = re.compile(rf"\..+\.([0-9a-f]{{6}})-([0-9]+)-[0-9a-f]{{8}}{re.escape(PARTIAL)}", re.DOTALL)
+_NAMED = 40  # characters of a name in its draft's, which may be as long as the name alone
 
 
 @contextmanager
@@ -199,7 +200,7 @@ def draft_beside(path: Path) -> Path:
     The name tells the process that makes it, so that nobody takes the draft of one that lives for abandoned.
     """
     _remove_abandoned(path.parent)
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(2)}{PARTIAL}")
+    return path.with_name(f".{path.name[:_NAMED]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
 
 
 @functools.cache  # once a process: a folder may hold many files, and be written into as often

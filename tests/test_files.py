@@ -85,6 +85,13 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".file", "file", "file.partial"]
 
 
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path):
+    for name in ("x" * 255, "\N{GRINNING FACE}" * 63):
+        write_text(tmp_path / name, "content")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
 def killed_while_writing(path):
     """Have a process die in the middle of a file, and return its draft."""
     if (child := os.fork()) == 0:
