@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,10 @@ def start(words: Sequence[str], printed: Path, before: Callable[[], None] = lamb
     status = 99  # of what no command ends with: a traceback
     try:
         os.setsid()
+        # A tracker of its own for semaphores: the parent's would be told of names that it never heard of.
+        resource_tracker._resource_tracker = resource_tracker.ResourceTracker()
+        for name in ("ensure_running", "register", "unregister"):
+            setattr(resource_tracker, name, getattr(resource_tracker._resource_tracker, name))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         sys.stdout = sys.stderr = printed.open("w", encoding="utf-8", buffering=1)
