@@ -116,9 +116,9 @@ def meeting_within(seconds: float, rank: int, count: int) -> Iterator[None]:
 
     def give_up() -> None:
         _say(
-            f"error: train: {count} processes must meet within {seconds:g} s, and rank {rank} (process {os.getpid()} on "
-            f"{socket.gethostname()}) waits in vain for another; start them again ({SILENCE}=SECONDS waits longer, and "
-            "0 for ever)"
+            f"error: train: {count} processes must meet within {seconds:g} s, and rank {rank} (process {os.getpid()} "
+            f"on {socket.gethostname()}) waits in vain for another; start them again ({SILENCE}=SECONDS waits longer, "
+            "and 0 for ever)"
         )
         os._exit(1)
 
@@ -218,7 +218,7 @@ class Watch:
             heard |= {rank: said for rank, said in self._hear(selector).items() if rank not in heard}
         by_word = {word: {rank: text for rank, (said, text) in heard.items() if said == word} for word in _WORDS}
         if by_word[_END]:
-            self._end(int(by_word[_END][0]))
+            self._end(int(min(by_word[_END].items())[1]))
         if by_word[_ERROR]:
             _say(f"error: {json.loads(min(by_word[_ERROR].items())[1])}")
             self._end(2)

@@ -60,7 +60,7 @@ def test_one_of_two_processes_in_each_phase(images, whole, phase, victim, number
         if number == signal.SIGSTOP:
             together.wait_until(lambda: 1 - victim not in together.ranks(), limit=20)
             os.kill(process, signal.SIGCONT)  # it finds that all is over; torchrun would kill it in half a minute
-        status, printed, seconds = together.finish(20)
+        status, printed, _ = together.finish(20)
     assert status != 0
     (sentence,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     how = "died" if number == signal.SIGKILL else f"did not answer for {LIMIT:g} s, as if stopped"
@@ -72,14 +72,8 @@ def test_one_of_two_processes_in_each_phase(images, whole, phase, victim, number
     assert saved == 1 or (phase == "checkpoint" and victim == 1 and saved == 2)  # the first process may have written it
     monkeypatch.delenv(SILENCE)
     resumed(out, whole)
-    named = f"rank {victim} named"
-    tell(
-        f"train mla on two, {phase}",
-        f"{number.name} of rank {victim}",
-        1,
-        named,
-        lost="the epoch under way" if saved == 1 else NOTHING,
-    )
+    lost = "the epoch under way" if saved == 1 else NOTHING
+    tell(f"train mla on two, {phase}", f"{number.name} of rank {victim}", 1, f"rank {victim} named", lost=lost)
 
 
 def test_a_stopped_process_is_ended_by_torchrun_itself(images, whole, tmp_path, monkeypatch, tell):

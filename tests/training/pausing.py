@@ -1,4 +1,4 @@
-"""The command line, where a phase of the second epoch takes its time: `tests/faults` kills or stops a process meanwhile.
+"""The command line, where a phase of the second epoch takes its time: a process is killed or stopped meanwhile.
 
 The variable PHASE names it. Whoever comes to it leaves a mark, MARK and its rank, and goes on after a second and a
 half.
