@@ -1,15 +1,19 @@
 """Files that are whole or not there: written beside their place, synchronised with the disk, then renamed.
 
-A process that is killed leaves at most a draft, a hidden file whose name ends in `.partial`; a failure leaves none.
+A process that is killed leaves at most a draft, a hidden file whose name ends in `.partial`, which the next one that
+writes into the folder removes; a failure leaves none.
 What is read is a file: a pipe, which would be waited for, or a device, which may never end, is refused.
 """
 
 import errno
+import functools
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +22,8 @@ from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 _DEEPEST = 100  # lists and dicts in one another, in JSON
+_MAKER = re.compile(rf"\..+\.([0-9a-f]{{6}})-([0-9]+)-[0-9a-f]{{8}}{re.escape(PARTIAL)}", re.DOTALL)
+_NAMED = 40  # characters of a name in its draft's, which may be as long as the name alone
 
 
 @contextmanager
@@ -188,6 +194,52 @@ def remove_drafts(folder: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
+def draft_beside(path: Path) -> Path:
+    """Return a new name beside `path` for a draft of a file or folder, after removing what dead processes left there.
+
+    The name tells the process that makes it, so that nobody takes the draft of one that lives for abandoned.
+    """
+    _remove_abandoned(path.parent)
+    return path.with_name(f".{path.name[:_NAMED]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+
+
+@functools.cache  # once a process: a folder may hold many files, and be written into as often
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the drafts in a folder that processes of this machine left which are dead."""
+    if os.name == "nt":  # where asking whether a process lives would end it
+        return
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            made = _MAKER.fullmatch(name)
+            if made and made[1] == _machine() and not _lives(int(made[2])):
+                _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@functools.cache
+def _machine() -> str:
+    """Return what tells where a process's number holds: the machine and, in containers, the name space."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:6]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        return True
+    return True
+
+
 def system_error(error: Exception, path: Path) -> OSError:
     """Return what the system refused, from the error of a compiled library that tells it in its text alone."""
     number = re.search(r"os error (\d+)", str(error))
@@ -199,7 +251,7 @@ def system_error(error: Exception, path: Path) -> OSError:
 @contextmanager
 def _draft_of(path: Path) -> Iterator[Path]:
     """Yield a name beside `path` for a draft, and leave none behind."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    draft = draft_beside(path)
     try:
         yield draft
     finally:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from attnreid.command_line import UserError, closest
 
-__all__ = ["Stopped", "UserError", "closest", "require", "writing"]
+__all__ = ["STOPPED", "Stopped", "UserError", "closest", "out_of_memory", "require", "writing"]
+
+STOPPED = "The run has stopped"  # begins the note of an error that ended a run, which says what is kept
+# torch tells it in the text alone: on the CPU, where threads cannot start, of other libraries.
+_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "new thread")
 
 
 class Stopped(BaseException):
@@ -20,6 +24,16 @@ class Stopped(BaseException):
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(sentence)
         self.status = status
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return in words that an error is one of too little memory, None where it is another."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return text or "none was left"
+    if isinstance(error, RuntimeError | OSError) and any(words in text.lower() for words in _MEMORY):
+        return text.partition("] . ")[2] or text.partition(". ")[0]
+    return None
 
 
 def require(holds: bool, rule: str, got: object) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fault_table import pytest_terminal_summary, tell  # noqa: F401 (pytest finds them here)
+
 # The tests' tensors are small: a second thread only waits, and waits badly where the machine is busy.
 torch.set_num_threads(1)
 

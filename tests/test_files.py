@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,38 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     remove_drafts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".file", "file", "file.partial"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path):
+    for name in ("x" * 255, "\N{GRINNING FACE}" * 63):
+        write_text(tmp_path / name, "content")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+def killed_while_writing(path):
+    """Have a process die in the middle of a file, and return its draft."""
+    if (child := os.fork()) == 0:
+        with replacing(path) as draft:
+            draft.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (draft,) = path.parent.glob(f".{path.name}.*")
+    return draft
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked")
+def test_the_next_process_that_writes_into_a_folder_removes_what_a_killed_one_left(tmp_path):
+    draft = killed_while_writing(tmp_path / "file")
+    living = tmp_path / draft.name.replace(f"-{draft.name.split('-')[-2]}-", f"-{os.getppid()}-")
+    elsewhere = tmp_path / draft.name.replace(".file.", ".file.f")
+    others = [living, elsewhere, tmp_path / ".file.0123.partial", tmp_path / ".note"]
+    for other in others:
+        other.touch()
+    folder = tmp_path / draft.name.replace(".file.", ".folder.")
+    (folder / "inner").mkdir(parents=True)
+    write_text(tmp_path / "another", "content")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "another"])
 
 
 def test_a_compiled_librarys_error_is_the_systems():

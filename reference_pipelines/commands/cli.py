@@ -25,7 +25,7 @@ from reference_pipelines.commands.options import (
     SearchOptions,
     VerifyOptions,
 )
-from reference_pipelines.errors import Stopped
+from reference_pipelines.errors import STOPPED, Stopped, out_of_memory
 
 _HERE = "reference_pipelines.commands"
 _EXAMPLES = {
@@ -234,3 +234,16 @@ def main(arguments: Sequence[str]) -> int:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.status
+    except (MemoryError, RuntimeError, OSError) as error:
+        reason = out_of_memory(error)
+        if reason is None:
+            raise
+        # What a run says of itself when it stops.
+        kept = "".join(note for note in getattr(error, "__notes__", ()) if note.startswith(STOPPED))
+        print(
+            f"error: {' '.join(words[:1])}: the memory must suffice, and it did not ({reason}); free some, or take "
+            f"smaller batches, smaller images or fewer workers{kept.removeprefix(STOPPED).removesuffix('.')}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 2

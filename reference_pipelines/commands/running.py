@@ -33,7 +33,7 @@ def resume(run: str, arguments: Sequence[str], *, tensorboard: bool = False) -> 
             lambda: load_config(pipeline.config, _with_own_config(run, arguments, pipeline.config), prog="resume")
         )
         changed = processes.once(lambda: changed_keys(folder, found.checkpoint, config))
-        done = processes.once(lambda: finished(folder, config.optimizer.epochs))
+        done = processes.once(lambda: finished(folder, found.checkpoint, config.optimizer.epochs))
         if processes.first:
             _say(folder, found, changed, config.optimizer.epochs, done)
         if not done:

@@ -161,7 +161,7 @@ def _missing(keys: Sequence[str], recipe: str | None, recipes: Path | None) -> s
         shipped = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
         return f"--config is missing; name a recipe, {shipped}, or a YAML file (or give {', '.join(names)} here)"
     are = "is missing; give it" if len(names) == 1 else "are missing; give them"
-    return f"{', '.join(names)} {are} on the command line or in the recipe"
+    return f"{', '.join(names)} {are} on the command line or in {recipe or 'the recipe'}"
 
 
 def _wrong_value(option: Option, path: str, value: Any) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
-from reference_pipelines.distributed.watch import Watch, stop_by_signal
+from reference_pipelines.distributed.watch import Watch, meeting_within, silent_seconds, stop_by_signal
 from reference_pipelines.errors import UserError
 
 Item = TypeVar("Item")
@@ -264,9 +264,11 @@ def join_processes(how_to_go_on: Callable[[], str], who: str = "train") -> Itera
     lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if lacking:
         raise UserError(f"{who}: WORLD_SIZE is {count} and {', '.join(lacking)} is not set; start it with torchrun")
+    silent = silent_seconds(who)
     processes = Processes(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
-    watch = Watch(processes.rank, count, how_to_go_on, who)
+    with meeting_within(silent, processes.rank, count, who):
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+        watch = Watch(processes.rank, count, how_to_go_on, who, silent)
     try:
         yield processes
         dist.barrier()

@@ -4,12 +4,17 @@ A process that is busy for an hour must not pass for dead, nor one that is dead 
 life: each process keeps a connection to the first, and the kernel closes those of a dead process, whatever it was
 doing. A machine that is lost is noticed by TCP's own probes, in half a minute.
 
+A process that is stopped (SIGSTOP, a debugger, a file system that never answers) keeps its connection. So the watches
+greet each other, too, and end the run where one has been silent for half an hour, longer than any call of compiled
+code here keeps a watch from running; the environment variable ATTNREID_SILENCE sets the seconds, 0 waits for ever.
+
 torchrun's agent does not do instead. With `record` and a finite timeout it ends the others as soon, 2 to 3 s after a
 death, but says in 67 lines and two tracebacks what is one sentence here, and not how to go on; and the timeout, after
 which it takes a stopped process for dead (25 s: all over after 61), would end a longer clustering too.
 """
 
 import json
+import math
 import os
 import secrets
 import selectors
@@ -25,7 +30,7 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from reference_pipelines.errors import Stopped
+from reference_pipelines.errors import Stopped, UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MEETING_SECONDS = 120.0
@@ -34,7 +39,29 @@ _GRACE_SECONDS = 0.25
 _POLL_SECONDS = 0.5
 _NOTICING_SECONDS = 3.0
 _LEAVING_SECONDS = 20.0
+SILENCE = "ATTNREID_SILENCE"
+_SILENT_SECONDS = 1800.0
 _WORDS = _BYE, _END, _ERROR, _SIGNAL, _DIED = "bye", "end", "error", "signal", "died"
+_HELLO, _GREETING_SECONDS = "hello", 10.0
+
+
+def silent_seconds(who: str = "train") -> float:
+    """Return for how long a process may be silent before the others take it for stopped; infinity for no limit.
+
+    Raises:
+        UserError: the environment variable is no number of seconds.
+    """
+    text = os.environ.get(SILENCE, str(_SILENT_SECONDS))
+    try:
+        seconds = float(text)
+        if not 0 <= seconds < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{who}: {SILENCE} must be a number of seconds, after which a silent process is taken for stopped, or 0 to "
+            f"wait for ever, got {text!r}; set another or none"
+        ) from None
+    return seconds or math.inf
 
 
 @contextmanager
@@ -83,6 +110,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_signals)
 
 
+@contextmanager
+def meeting_within(seconds: float, rank: int, count: int, who: str = "train") -> Iterator[None]:
+    """End this process where the processes have not met after some seconds; who is missing is not known yet."""
+
+    def give_up() -> None:
+        _say(
+            f"error: {who}: {count} processes must meet within {seconds:g} s, and rank {rank} (process {os.getpid()} "
+            f"on {socket.gethostname()}) waits in vain for another; start them again ({SILENCE}=SECONDS waits longer, "
+            "and 0 for ever)"
+        )
+        os._exit(1)
+
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class Watch:
     """Ends this process, whatever it is doing, when another of the run dies or a signal asks to stop.
 
@@ -94,16 +142,27 @@ class Watch:
         count: of all processes.
         how_to_go_on: returns the end of the sentence that says why the run stopped, when it does.
         who: complains.
+        silent: seconds after which a silent process is taken for stopped.
     """
 
-    def __init__(self, rank: int, count: int, how_to_go_on: Callable[[], str], who: str = "train") -> None:
+    def __init__(
+        self,
+        rank: int,
+        count: int,
+        how_to_go_on: Callable[[], str],
+        who: str = "train",
+        silent: float = math.inf,
+    ) -> None:
         self.rank = rank
         self.who = who
         self.how_to_go_on = how_to_go_on
+        self.silent = silent
         self._names, self._hosts = _names_of_all(count)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._peers = self._meet(count)  # the first process's: all others; another's: the first
+        self._silence = dict.fromkeys(self._peers, 0.0)
+        self._unheard = dict.fromkeys(self._peers, b"")  # the beginning of a line
         self._wake, self._signals = socket.socketpair()
         os.register_at_fork(after_in_child=self._forget)
         for end in (self._wake, self._signals):
@@ -128,7 +187,7 @@ class Watch:
                 return _welcome(server, count, invitation[1])
         invitation = [0, ""]
         dist.broadcast_object_list(invitation, src=0)
-        peer = socket.create_connection((os.environ["MASTER_ADDR"], invitation[0]), timeout=_MEETING_SECONDS)
+        peer = socket.create_connection((os.environ["MASTER_ADDR"], invitation[0]))
         peer.sendall(f"{invitation[1]} {self.rank}\n".encode())
         peer.settimeout(None)
         _probe(peer)
@@ -145,11 +204,20 @@ class Watch:
             selector.register(self._wake, selectors.EVENT_READ, self.rank)
             for rank, peer in self._peers.items():
                 selector.register(peer, selectors.EVENT_READ, rank)
+            looked = greeted = time.monotonic()
             while not self._ended.is_set():
-                if selector.select(timeout=_POLL_SECONDS):
-                    with self._lock:
-                        if not self._ended.is_set():
-                            self._look(selector)
+                ready = selector.select(timeout=_POLL_SECONDS)
+                with self._lock:
+                    if self._ended.is_set():
+                        return
+                    if ready:
+                        self._look(selector)
+                    now = time.monotonic()
+                    self._end_if_silent(now - looked)
+                    looked = now
+                    if now - greeted > min(self.silent / 4, _GREETING_SECONDS):
+                        self._tell(_HELLO)
+                        greeted = now
 
     def _look(self, selector: selectors.BaseSelector) -> None:
         """Hear who has something to say, and end the process where that ends the run."""
@@ -159,12 +227,12 @@ class Watch:
             heard |= {rank: said for rank, said in self._hear(selector).items() if rank not in heard}
         by_word = {word: {rank: text for rank, (said, text) in heard.items() if said == word} for word in _WORDS}
         if by_word[_END]:
-            self._end(int(by_word[_END][0]))
+            self._end(int(min(by_word[_END].items())[1]))
         if by_word[_ERROR]:
             _say(f"error: {json.loads(min(by_word[_ERROR].items())[1])}")
             self._end(2)
         if by_word[_DIED]:
-            self._say_who_died(list(by_word[_DIED]))
+            self._say_who_is_missing(list(by_word[_DIED]), "died")
         if by_word[_SIGNAL]:
             self._stop(by_word[_SIGNAL])
 
@@ -176,22 +244,49 @@ class Watch:
                 asked = [number for number in self._wake.recv(1024) if number in _SIGNALS]  # SIGCHLD comes here too
                 heard |= {self.rank: (_SIGNAL, str(asked[-1]))} if asked else {}
                 continue
-            try:
-                line = self._peers[key.data].recv(65536).decode().partition("\n")[0]
-            except OSError:
-                line = ""
-            word, _, text = line.partition(" ")
-            heard[key.data] = (word or _DIED, text)
-            if word in ("", _BYE):
+            said = self._said_by(key.data)
+            if said is None:
+                continue
+            word, _, text = said.partition(" ")
+            heard[key.data] = (word, text)
+            if word in (_DIED, _BYE):
                 selector.unregister(key.fileobj)
+                del self._silence[key.data]
         return heard
 
-    def _say_who_died(self, dead: list[int]) -> None:
-        """Name them, once: the first process tells the others; where it is dead, one on each machine speaks."""
+    def _said_by(self, rank: int) -> str | None:
+        """Return the line that a process has sent, unless it only greets."""
+        self._silence[rank] = 0.0
+        try:
+            received = self._peers[rank].recv(65536)
+        except OSError:
+            received = b""
+        if not received:
+            return _DIED
+        *lines, self._unheard[rank] = (self._unheard[rank] + received).split(b"\n")
+        return next((line.decode() for line in lines if line != _HELLO.encode()), None)
+
+    def _end_if_silent(self, seconds: float) -> None:
+        """Count the silence of each process, and end the run where it was too long."""
+        for rank in self._silence:
+            # Time in which this process was stopped itself, or its watch held up, is nobody's silence.
+            self._silence[rank] += min(seconds, 2 * _POLL_SECONDS)
+        silent = [rank for rank, silence in self._silence.items() if silence > self.silent]
+        if silent:
+            if self.rank != 0:
+                self._tell(f"{_END} 1")  # should the first go on later, it knows that all is over
+            self._say_who_is_missing(
+                silent,
+                f"did not answer for {self.silent:g} s, as if stopped",
+                f"{SILENCE}=SECONDS waits longer, and 0 for ever; ",
+            )
+
+    def _say_who_is_missing(self, missing: list[int], what: str, advice: str = "") -> None:
+        """Name them, once: the first process tells the others; where it is missing, one on each machine speaks."""
         neighbours = [rank for rank in range(len(self._hosts)) if self._hosts[rank] == self._hosts[self.rank]]
-        if self.rank == min(rank for rank in neighbours if rank not in dead):
-            names = ", ".join(self._names[rank] for rank in sorted(dead))
-            _say(f"error: {self.who}: {names} died; the run stops; {self.how_to_go_on()}")
+        if self.rank == min(rank for rank in neighbours if rank not in missing):
+            names = ", ".join(self._names[rank] for rank in sorted(missing))
+            _say(f"error: {self.who}: {names} {what}; the run stops; {advice}{self.how_to_go_on()}")
         self._end(1)
 
     def _stop(self, signals: dict[int, str]) -> None:
@@ -256,7 +351,6 @@ def _names_of_all(count: int) -> tuple[list[str], list[str]]:
 def _welcome(server: socket.socket, count: int, word: str) -> dict[int, socket.socket]:
     """Return a connection for every other rank."""
     peers: dict[int, socket.socket] = {}
-    server.settimeout(_MEETING_SECONDS)
     while len(peers) < count - 1:
         peer, _ = server.accept()
         peer.settimeout(_MEETING_SECONDS)

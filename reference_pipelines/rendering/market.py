@@ -7,7 +7,6 @@ import io
 import json
 import multiprocessing
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from attnreid.files import read_json
+from attnreid.files import draft_beside, read_json
 from reference_pipelines.data.layouts import three_folders
 from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.machine import available_cores
@@ -316,7 +315,7 @@ def render_market(
     counts = _count(specs, chosen)
     processes = _worker_count(workers, len(specs))
     settings = _Settings(image_size, domain, seed)
-    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}.partial")
+    unfinished = draft_beside(root)
     try:
         unfinished.mkdir(parents=True)
         content = _render_into(unfinished, specs, settings, workers=processes, progress=progress)

@@ -11,7 +11,8 @@ from reference_pipelines.config.attention import modern
 from reference_pipelines.config.loading import defaults_of, flat, to_plain
 from reference_pipelines.errors import UserError
 from reference_pipelines.runs.checkpoints import Checkpoint, read_newest
-from reference_pipelines.runs.folder import RESULT
+from reference_pipelines.runs.description import Damaged, RunDescription, describe_file
+from reference_pipelines.runs.folder import BEST, HELD_OUT, RESULT
 from reference_pipelines.runs.provenance import code_digest, provenance
 
 # What may differ from the run's config: none of it changes what an epoch computes. (The images themselves must be the
@@ -49,6 +50,7 @@ def find_checkpoint(folder: Path, processes: int = 1) -> Resumption:
     checkpoint, wrong = read_newest(folder)
     notes = [f"warning: {sentence}; going on from epoch {checkpoint.epoch}" for sentence in wrong]
     run, versions = checkpoint.state.description, provenance()["versions"]
+    notes += _about_best_weights(folder, run)
     if run.versions != versions:
         was, now = (", ".join(map(" ".join, each.items())) for each in (run.versions, versions))
         notes.append(f"warning: the run was made with {was}, this is {now}; the results may differ")
@@ -62,11 +64,37 @@ def find_checkpoint(folder: Path, processes: int = 1) -> Resumption:
     return Resumption(checkpoint, notes)
 
 
-def finished(folder: Path, epochs: int) -> bool:
-    """Return whether the run in a folder has a result of so many epochs."""
+def _about_best_weights(folder: Path, run: RunDescription) -> list[str]:
+    """Say which files of best weights are not those of an epoch before the checkpoint, whose own they may not be."""
+    best = {BEST: run.best.get("epoch"), HELD_OUT: run.best.get("held_out", {}).get("epoch")}
+    notes = []
+    for name, epoch in best.items():
+        if epoch is None or epoch == run.epoch:  # none are, or the checkpoint's are linked there
+            continue
+        try:
+            found = describe_file(folder / name)[0].epoch
+            wrong = None if found == epoch else f"it is of epoch {found}"
+        except Damaged as damage:
+            wrong = str(damage)
+        if wrong is not None:
+            notes.append(
+                f"warning: {folder / name} has not the weights of epoch {epoch}, the best so far ({wrong}); they "
+                "cannot be made again, and the file stays so until an epoch is better"
+            )
+    return notes
+
+
+def finished(folder: Path, checkpoint: Checkpoint, epochs: int) -> bool:
+    """Return whether the run in a folder has a result of so many epochs, and the weights that it is of.
+
+    Args:
+        folder: the run folder.
+        checkpoint: its newest whole one.
+        epochs: that are asked for.
+    """
     try:
         result = read_json(folder / RESULT)
-        return bool(result["config"]["optimizer"]["epochs"] == epochs)
+        return bool(result["config"]["optimizer"]["epochs"] == epochs <= checkpoint.epoch)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reference_pipelines.distributed.processes import Processes
-from reference_pipelines.errors import UserError, writing
+from reference_pipelines.errors import STOPPED, UserError, writing
 from reference_pipelines.evaluation.evaluator import as_numbers
 from reference_pipelines.retrieval import RetrievalResult
 from reference_pipelines.runs import remarks
@@ -83,7 +83,7 @@ class Record:
         if isinstance(error, UserError):
             error.args = (f"{error}{self._what_is_kept()}",)
         elif isinstance(error, Exception):  # a bug: the traceback says it, and what is kept
-            error.add_note(f"The run has stopped{self._what_is_kept()}.")
+            error.add_note(f"{STOPPED}{self._what_is_kept()}.")
         elif error is not None:  # a signal
             self.run.discard(untrained=False)
         self.run.unlock()

@@ -461,6 +461,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(half, damage, 
     assert "from epoch 1" in error
 
 
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_trained_to_its_end_again(half, halves, capsys):
+    cut(place_of(half, 2) / "model.safetensors")
+    cut(half / "model.safetensors")
+    assert resume(half) == 0
+    assert "is finished" not in capsys.readouterr().out
+    assert_same_run(half, halves / "apnet")
+
+
+def test_best_weights_that_are_damaged_or_another_epochs_are_named(half, capsys):
+    change_state(half, best={"epoch": 0, "mAP": 1.0})
+    path = half / "best.safetensors"
+    for content, reason in (
+        (path.read_bytes()[:-100], "safetensors cannot read"),
+        ((place_of(half, 1) / "model.safetensors").read_bytes(), "it is of epoch 1"),
+        (None, "No such file"),
+    ):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        (note,) = find_checkpoint(half).notes
+        assert says(note, f"warning: {path} has not the weights of epoch 0", reason)
+        assert resume(half) == 0
+        assert note in capsys.readouterr().err
+        path.touch()
+
+
 @pytest.mark.parametrize("half", ["mla"], indirect=True)
 def test_from_the_checkpoint_before_it_ends_the_same(half, halves):
     cut(place_of(half, 2) / "model.safetensors")

@@ -1,0 +1,41 @@
+"""The table of what `make test-faults` has done, and to what; `tests/conftest.py` has pytest print it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+NOTHING, WHOLE = "nothing", "nothing corrupt"
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Add a row to the table: what was hit, by which fault, how often, and what came of it.
+
+    Where `lost` and `read` are left out the test has seen that nothing was lost and nothing damaged was read.
+    """
+
+    def told(what: str, fault: str, times: int, seen: str, *, lost: str = NOTHING, read: str = WHOLE) -> None:
+        row = {"what": what, "fault": fault, "times": times, "seen": seen, "lost": lost, "read": read}
+        record_property("fault", json.dumps(row))
+
+    return told
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table, where there is one."""
+    rows: list[dict[str, Any]] = [
+        json.loads(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "fault" and getattr(report, "when", "") == "call"
+    ]
+    if rows:
+        from reference_pipelines.text_table import format_table  # the library's own tests run without it
+
+        headings = ("what", "fault", "times", "what the user saw", "lost", "read")
+        cells = [[str(value) for value in row.values()] for row in rows]
+        terminalreporter.write_line("\n" + format_table(cells, headings, words=6))
+        terminalreporter.write_line(f"{sum(row['times'] for row in rows)} faults")
