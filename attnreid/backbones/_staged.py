@@ -19,6 +19,7 @@ from attnreid.backbones.attach import Attachment, EscapesError, Place, put_in
 from attnreid.backbones.families import family_of
 from attnreid.backbones.sites import InputSize, Site, Survey, look, measure_heights, select
 from attnreid.pyramid import AttentionPyramid
+from attnreid.pyramid.plan import parts_per_level
 
 _UNSEEN = 0.25  # of all weights; heads and what folds windows or heads into its batch have less
 _FARTHEST = 192  # how far from the given one an input height is looked for
@@ -154,7 +155,7 @@ def _heights_that_work(survey: Survey, sites: Sequence[Site], pyramid: partial[A
     """Say which input heights suit a pyramid that splits the height; None where that was not the trouble."""
     levels, radix = pyramid.keywords["levels"], pyramid.keywords["radix"]
     try:
-        every = radix ** max(0, levels - 1) if isinstance(levels, int) else math.lcm(*levels)
+        every = math.lcm(*parts_per_level(levels, radix))
         # A height that divides: what is refused now was refused for another reason.
         probe = pyramid(sites[0].channels or 0, size=(every, 1), device="meta")
     except (TypeError, ValueError):

@@ -65,7 +65,7 @@ class Option:
         try:
             value = convert(self.kind, words if get_origin(self.kind) is tuple else words[0])
         except ValueError:
-            said = " ".join(words)
+            said = " ".join(words) if all(" ".join(word.split()) == word for word in words) else repr(list(words))
             raise UserError(f"{who}: {self.name} must be {describe(self.kind)}, got {said}") from None
         if self.least is not None and min(value if isinstance(value, tuple) else [value]) < self.least:
             raise UserError(f"{who}: {self.name} must be at least {self.least}, got {' '.join(words)}")

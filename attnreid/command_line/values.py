@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -42,7 +43,7 @@ def convert(kind: Any, value: Any) -> Any:
         return value
     if kind is int and isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value):
         return int(value)
-    if kind is float and isinstance(value, int | str) and not isinstance(value, bool) and "_" not in str(value):
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool) and "_" not in str(value):
         return _number(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
@@ -51,11 +52,14 @@ def convert(kind: Any, value: Any) -> Any:
     return value
 
 
-def _number(value: int | str) -> float:
+def _number(value: float | str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:
         raise ValueError(f"{value!r:.30} is too large a number") from None
+    if isnan(number):
+        raise ValueError(f"{value!r} is not a number")
+    return number
 
 
 def _items(value: Any, as_they_are: bool) -> list[Any]:

@@ -9,6 +9,7 @@ from attnreid.layers._checks import check_count, check_multiple, check_size
 from attnreid.layers.gate import SplitDim
 
 RADIX = 2
+_MOST_LEVELS = 64  # more than any map has parts for
 _WHO = "AttentionPyramid"
 
 
@@ -106,6 +107,8 @@ def parts_per_level(levels: int | Sequence[int], radix: int) -> tuple[int, ...]:
     check_count(_WHO, "radix", radix)
     if isinstance(levels, int):
         check_count(_WHO, "levels", levels, least=0)
+        if levels > _MOST_LEVELS:
+            raise ValueError(f"{_WHO}: levels must be at most {_MOST_LEVELS}, got {levels}: pass fewer")
         return tuple(radix**level for level in range(levels))
     if isinstance(levels, str) or not isinstance(levels, Sequence):
         raise TypeError(

@@ -6,7 +6,8 @@ says which it was.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -228,16 +229,30 @@ def calibrate(
 
 
 def _scale_of(plain: Mapping[str, Any]) -> Scale:
-    points = []
-    for point in plain["points"]:
-        pairs = {name: _interval(point[name]) for name in ("interval", "fnmr_interval")}
-        points.append(OperatingPoint(**{**point, **pairs}))
-        if not 0 < points[-1].rate < 1:
-            raise ValueError(f"a false-match rate must lie between 0 and 1, got {points[-1].rate}")
+    points = tuple(map(_point_of, plain["points"]))
+    if not points:
+        raise ValueError("there must be a false-match rate, got none")
     curve = plain["probability"]
     if curve is not None:
         curve = Probability(_numbers(curve["similarities"]), _numbers(curve["values"]))
-    return Scale(tuple(points), curve, int(plain["people"]), int(plain["genuine"]), int(plain["impostors"]))
+        rising = all(a <= b for a, b in pairwise(curve.values)) and all(a <= b for a, b in pairwise(curve.similarities))
+        if not 0 < len(curve.values) == len(curve.similarities) or not rising:
+            raise ValueError("a probability must have values that rise with as many similarities")
+        if not 0 < curve.values[0] <= curve.values[-1] < 1:
+            raise ValueError(f"a probability must lie between 0 and 1, got {curve.values[0]} to {curve.values[-1]}")
+    return Scale(points, curve, int(plain["people"]), int(plain["genuine"]), int(plain["impostors"]))
+
+
+def _point_of(plain: Mapping[str, Any]) -> OperatingPoint:
+    numbers = {name: None if plain[name] is None else float(plain[name]) for name in ("threshold", "fnmr")}
+    pairs = {name: _interval(plain[name]) for name in ("interval", "fnmr_interval")}
+    rates = {name: float(plain[name]) for name in ("rate", "effective")}
+    point = OperatingPoint(**{**plain, **numbers, **pairs, **rates})
+    if not 0 < point.rate < 1:
+        raise ValueError(f"a false-match rate must lie between 0 and 1, got {point.rate}")
+    if point.threshold is not None and not isfinite(point.threshold):
+        raise ValueError(f"a threshold must be finite, got {point.threshold}")
+    return point
 
 
 def _numbers(values: Sequence[float]) -> tuple[float, ...]:

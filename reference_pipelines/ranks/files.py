@@ -2,13 +2,12 @@
 
 import hashlib
 import io
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from attnreid.files import write_bytes
+from reference_pipelines.arrays import load_arrays
 from reference_pipelines.ranks.scoring import QueryRanks
 
 _ARRAYS = ("ranks", "matches", "images", "queries", "people")
@@ -44,10 +43,10 @@ def from_bytes(content: bytes) -> tuple[QueryRanks, np.ndarray]:
         ValueError: it is no such file, or no ranking can have given its numbers.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            ranks = QueryRanks(skipped=int(arrays["skipped"]), **{name: arrays[name] for name in _ARRAYS})
-            precision = arrays["average_precision"]
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = load_arrays(io.BytesIO(content))
+        ranks = QueryRanks(skipped=int(arrays["skipped"]), **{name: arrays[name] for name in _ARRAYS})
+        precision = arrays["average_precision"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"it is no file of ranks ({error})") from None
     if (fault := ranks.fault()) is not None:
         raise ValueError(fault)

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from attnreid.files import parse_json, read_json, read_text
+from reference_pipelines.arrays import load_arrays
 from reference_pipelines.data.layouts.published import PUBLISHED
 from reference_pipelines.data.layouts.three_folders import MANIFEST
 from reference_pipelines.errors import UserError
@@ -48,6 +48,56 @@ _MEASURES = (
     *("id_purity", "camera_purity", "id_nmi", "silhouette"),
 )
 _LOGGED: dict[str, Any] = {"epoch": int, **dict.fromkeys(_MEASURES, Maybe(float))}
+_VERSIONS: dict[Any, Any] = {str: str}
+_CHANGED: dict[Any, Any] = {str: [object, object]}
+_SHOTS: dict[Any, Any] = {str: float}
+_SCORES: dict[str, Any] = {
+    **dict.fromkeys(("rank1", "rank5", "rank10", "rank20", "mINP", "mAP_market"), Maybe(float)),
+    "mAP": float,
+    "interval": Maybe([float, float]),
+    "interval_market": Maybe([float, float]),
+    "average_precision": Maybe([float]),
+    "camera_pairs": Maybe([{"query_camera": int, "gallery_camera": int, "queries": int, "rank1": float, "mAP": float}]),
+    "remarks": Maybe([str]),
+    "single_shot": Maybe(_SHOTS),
+}
+_DATA = {"name": str, "fingerprint": Maybe(str), "summary": Maybe(str)}
+_STANDING = Maybe({"file": str})
+_RESULT: dict[str, Any] = {
+    **dict.fromkeys(("pipeline", "title", "weights", "hardware", "command"), str),
+    **dict.fromkeys(("commit", "code", "weights_digest"), Maybe(str)),
+    **dict.fromkeys(("train_seconds", "seconds"), float),
+    "data": _DATA,
+    "chance": Maybe(float),
+    "start": Maybe({**_SCORES, "mAP": Maybe(float)}),
+    "final": Maybe(_SCORES),
+    "versions": _VERSIONS,
+    "config": {
+        "data": {"image_size": [int, int]},
+        "optimizer": {"epochs": int},
+        "model": {"backbone": str},
+        "seed": Maybe(int),
+    },
+    "recipe": Maybe({"name": str, "title": str, "changed": _CHANGED}),
+    "remarks": Maybe([str]),
+    "clustering": Maybe({**dict.fromkeys(("clusters", "noise", "id_purity", "camera_purity"), Maybe(float))}),
+    "unfinished": Maybe({"epoch": int, "epochs": int, "scored": Maybe(int)}),
+    "resumed": Maybe([{"epoch": int, "code": Maybe(str), "changed": Maybe(_CHANGED)}]),
+    "processes": Maybe(int),
+    "ranks": _STANDING,
+}
+_EVALUATED: dict[str, Any] = {
+    "title": str,
+    "trained_on": _DATA,
+    "tested_on": _DATA,
+    "flip": bool,
+    "reranked": bool,
+    "chance": Maybe(float),
+    "scores": _SCORES,
+    "weights": {"name": str, "digest": Maybe(str)},
+    "remarks": Maybe([str]),
+    "ranks": _STANDING,
+}
 _PUBLISHED = frozenset(counts.title for counts in PUBLISHED.values())
 
 
@@ -147,8 +197,7 @@ def read_run(folder: Path, key: str) -> ReadRun:
         if not result["unfinished"]:  # they are made at the end; what lies there is of an end before
             examples = read_json(folder / "examples.json")
             check_shape(examples, _EXAMPLES, "examples.json")
-            with np.load(folder / "attention.npz", allow_pickle=False) as arrays:
-                gates = dict(arrays)
+            gates = load_arrays(folder / "attention.npz")
         log = [parse_json(line) for line in lines if line.strip()]
         check_shape(log, [_LOGGED], "log.jsonl")
         later = sorted((folder / EVALUATIONS).glob("*.json"))
@@ -156,7 +205,9 @@ def read_run(folder: Path, key: str) -> ReadRun:
         evaluation_rows([each.numbers for each in evaluations])  # to find a foreign file here
         ranks = _read_ranks(folder, result)
         lacking = [name for name in _NEEDED if name not in result]
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        if not lacking:
+            check_shape(result, _RESULT, RESULT)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"report: {folder} must hold a whole run, and it does not ({_reason(error)}); train it again"
         ) from None
@@ -182,6 +233,7 @@ def read_run(folder: Path, key: str) -> ReadRun:
 
 def _read_evaluation(path: Path) -> Evaluation:
     numbers = read_json(path)
+    check_shape(numbers, _EVALUATED, path.name)
     return Evaluation(numbers, _read_ranks(path.parent, numbers))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from reference_pipelines.arrays import load_arrays
 from reference_pipelines.errors import UserError
 
 FOLDER = "tensorboard"
@@ -64,9 +65,8 @@ class Board:
         document = json.loads((run / "examples.json").read_text(encoding="utf-8"))
         for number, shown in enumerate(document["lists"], 1):
             self._writer.add_image(f"ranked/query {number}", _strip(shown), epoch, dataformats="HWC")
-        with np.load(run / "attention.npz") as gates:
-            for name in gates.files:
-                self._add_gate(f"attention/{name}", gates[name], epoch)
+        for name, gate in load_arrays(run / "attention.npz").items():
+            self._add_gate(f"attention/{name}", gate, epoch)
         self._writer.flush()
 
     def _add_gate(self, tag: str, gate: np.ndarray, epoch: int) -> None:

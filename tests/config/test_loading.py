@@ -309,7 +309,7 @@ WHOLE = "data: {root: d}\noptimizer: {learning_rate: 1, weight_decay: 0, epochs:
         ("attention: {levels: null}", r"attention\.levels .*no value"),
         (f"{WHOLE}title: {{a: 1}}", r"title in .*recipe\.yaml .*text, got \{'a': 1\}"),
         (f"{WHOLE}title: 2024", "title in .* .*text, got 2024"),
-        (f"{WHOLE}title: t\nloss: {{margin: .nan}}", "loss.margin .*finite, got nan"),
+        (f"{WHOLE}title: t\nloss: {{margin: .nan}}", "loss.margin .*must be a number, got nan"),
         (f"{WHOLE}title: [t]", r"title in .*recipe\.yaml .*text, got \['t'\]"),
         (f"{WHOLE}title: t\naugment: {{erase_area: 3}}", "augment.erase_area in .* .*2 numbers, .*got 3$"),
         (f"{WHOLE}title: t\nseed: yes", "seed in .* .*whole number, got True; YAML .*quotes"),

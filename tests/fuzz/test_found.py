@@ -28,12 +28,14 @@ from attnreid import (
 from attnreid.command_line.values import convert
 from attnreid.files import open_file, parse_json, read_json, read_text
 from reference_pipelines.apnet.config import ApnetConfig
+from reference_pipelines.arrays import load_arrays
 from reference_pipelines.config.loading import load_config
 from reference_pipelines.errors import UserError
 from reference_pipelines.features import FeatureStore
 from reference_pipelines.ledger.chain import read_heads
 from reference_pipelines.ledger.recording import record
 from reference_pipelines.ledger.verifying import verify
+from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reproduction.demo import _forget_other_code
 from reference_pipelines.serving.calibration_file import read_calibration
 from tests.checkpoints.forging import forge_file
@@ -340,3 +342,54 @@ def test_one_of_several_outputs_that_is_a_single_number():
 def test_a_radix_that_is_no_number_is_what_is_complained_of():
     with pytest.raises(TypeError, match="radix must be an int"):
         attach_apnet(resnet18(), input_size=(64, 32), radix="8")
+
+
+def test_more_levels_than_any_map_has_parts_for():
+    with time_limit(5), pytest.raises(ValueError, match="levels must be at most 64, got 1073741824"):
+        plan_pyramid(4, levels=2**30, dim="channels")
+    with time_limit(5), pytest.raises(ValueError, match="order must be"):
+        attach_pyramid(resnet18(), "se", levels=2**63, order=3, input_size=(64, 32))
+
+
+def test_a_number_that_is_none():
+    with pytest.raises(ValueError, match="not a number"):
+        convert(float, "nan")
+    with pytest.raises(ValueError, match="not a number"):
+        convert(float, math.nan)
+
+
+def test_words_with_line_breaks_are_quoted():
+    with pytest.raises(UserError) as caught:
+        load_config(ApnetConfig, ["--config", "demo", "--data.std", "", "\n"], recipes=PIPELINES["apnet"].recipes)
+    assert fault_of(caught.value, (UserError,)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plain: plain["pooled"]["points"].clear(), "a false-match rate, got none"),
+        (lambda plain: plain["pooled"]["points"][0].update(threshold=[0.5]), "must be a calibration"),
+        (lambda plain: plain["pooled"]["points"][0].update(threshold=math.inf), "finite"),
+        (lambda plain: plain["pooled"]["probability"]["values"].pop(), "as many similarities"),
+        (lambda plain: plain["pooled"]["probability"]["values"].reverse(), "rise"),
+        (lambda plain: plain["pooled"]["probability"].update(similarities=[0.1], values=[1.0]), "between 0 and 1"),
+    ],
+)
+def test_a_calibration_that_none_can_be(change, message, tmp_path):
+    path = readers.calibration(tmp_path)
+    plain = json.loads(path.read_text())
+    change(plain["calibration"])
+    path.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match=message):
+        read_calibration(path, readers.MODEL, "same")
+
+
+@pytest.mark.parametrize("place", ["version", "data"])
+def test_a_damaged_file_of_arrays(place, tmp_path):
+    path = tmp_path / "arrays.npz"
+    np.savez_compressed(path, a=np.arange(1000) % 7)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6 if place == "version" else 80] = 200
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="no file of arrays"):
+        load_arrays(path)

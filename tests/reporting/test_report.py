@@ -136,7 +136,7 @@ def test_a_foreign_file_among_the_evaluations_is_refused(tmp_path, images):
     run = make_run(tmp_path / "run", images)
     (run / "evaluations").mkdir()
     (run / "evaluations" / "x.json").write_text("{}")
-    with pytest.raises(UserError, match="/run .*whole run, .*KeyError"):
+    with pytest.raises(UserError, match="/run .*whole run, .*x.json.title must be there"):
         write_report([run], tmp_path / "report.html")
 
 
