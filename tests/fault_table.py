@@ -36,6 +36,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         from reference_pipelines.text_table import format_table  # the library's own tests run without it
 
         headings = ("what", "fault", "times", "what the user saw", "lost", "read")
-        cells = [[str(value) for value in row.values()] for row in rows]
+        merged: dict[tuple[str, ...], int] = {}
+        for row in rows:
+            key = tuple(row[name] for name in ("what", "fault", "seen", "lost", "read"))
+            merged[key] = merged.get(key, 0) + row["times"]
+        cells = [[*key[:2], str(times), *key[2:]] for key, times in merged.items()]
         terminalreporter.write_line("\n" + format_table(cells, headings, words=6))
         terminalreporter.write_line(f"{sum(row['times'] for row in rows)} faults")

@@ -40,7 +40,7 @@ from reference_pipelines.reporting.table import (
 )
 from reference_pipelines.retrieval import TopResult, evaluate_top, rerank
 from reference_pipelines.runs.folder import EVALUATIONS, RANKS
-from reference_pipelines.runs.provenance import file_digest, provenance
+from reference_pipelines.runs.provenance import provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
 from reference_pipelines.serving.calibration_file import StoredCalibration, calibration_file, read_calibration
 from reference_pipelines.serving.embedder import identity_of
@@ -122,7 +122,7 @@ def _scored(
         ),
         **({} if options.top_k is None else {"top_k": _top(query, gallery, evaluator.data, options.top_k, options)}),
         "unfinished": run.result.get("unfinished"),
-        "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": file_digest(run.weights)},
+        "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": run.digest},
         "start_weights": run.result.get("weights_digest"),
         "hardware": describe_hardware(evaluator.device),
         **provenance(),

@@ -23,7 +23,7 @@ _SELECTION: dict[str, Selection] = {
 _KEPT = ("title", "pipeline", "command", "config", "hardware", "versions", "commit", "code", "seconds", "remarks")
 
 
-def record(ledger: Path, slice_name: str, source: Path, *, cell: Mapping[str, str]) -> Entry:
+def record(ledger: Path, slice_name: str, source: Path, *, cell: Mapping[str, str], once: bool = False) -> Entry:
     """Append a finished run or an evaluation to a ledger, once its ranks have given its scores again.
 
     Args:
@@ -31,6 +31,7 @@ def record(ledger: Path, slice_name: str, source: Path, *, cell: Mapping[str, st
         slice_name: the chain, such as "apnet.table2-demo-seed1".
         source: a run folder, whose last epoch is meant, or the JSON file of an `evaluate`.
         cell: where it belongs: `paper`, `row` and `dataset` as claims.csv names them, and `scale`.
+        once: append nothing where it is the last line already.
 
     Returns:
         The line.
@@ -52,7 +53,9 @@ def record(ledger: Path, slice_name: str, source: Path, *, cell: Mapping[str, st
         fields = _of_evaluation(result) if evaluated else _of_run(path.parent, result)
     except (KeyError, TypeError, AttributeError) as error:
         raise _not_a_result(path, error) from None
-    return append(ledger, slice_name, {**fields, "scores": again, "failure": None, "cell": dict(cell)}, ranks)
+    return append(
+        ledger, slice_name, {**fields, "scores": again, "failure": None, "cell": dict(cell)}, ranks, once=once
+    )
 
 
 def record_failure(

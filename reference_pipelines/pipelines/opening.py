@@ -17,11 +17,13 @@ from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.runs.description import Damaged, RunDescription, describe_file
 from reference_pipelines.runs.folder import CONFIG, RESULT
 from reference_pipelines.runs.former import has_former_weights, load_former_weights
+from reference_pipelines.runs.provenance import file_digest
 from reference_pipelines.runs.result import last_weights, read_result, told_by_itself
 from reference_pipelines.runs.resume import FREE_KEYS, differing_keys, list_differences
 
 # What may be otherwise in a run's folder than in its checkpoints: nothing of the network, nor of its images.
 _FREE = (*FREE_KEYS, "model.weights")
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class TrainedRun:
     Args:
         folder: where it lies.
         weights: the file that its weights were read from.
+        digest: of that file as it was read; training may have replaced it since.
         pipeline: "apnet" or "mla".
         config: the config that it was trained with.
         result: what stands in its result.json; of an unfinished run what its checkpoint knows, with `unfinished`.
@@ -39,6 +42,7 @@ class TrainedRun:
 
     folder: Path
     weights: Path
+    digest: str
     pipeline: str
     config: Any
     result: dict[str, Any]
@@ -58,9 +62,20 @@ def open_run(checkpoint: Path, who: str = "evaluate", *, classifier: bool = Fals
     """
     if not checkpoint.exists():
         raise UserError(f"{who}: there is no {checkpoint}; name a run folder or a checkpoint")
+    for _ in range(_TRIES):
+        run = _read(checkpoint, who, classifier=classifier)
+        # A run that is training may save an epoch while it is read: what is said of it and its weights would be of two.
+        if file_digest(run.weights) == run.digest:
+            return run
+    raise UserError(f"{who}: the weights {run.weights} must stay while they are read, and change again and again; wait")
+
+
+def _read(checkpoint: Path, who: str, *, classifier: bool) -> TrainedRun:
+    """Return the network as its files are at the moment."""
     folder, weights = (checkpoint, last_weights(checkpoint)) if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
     if not weights.is_file():
         raise _lacking(who, folder, weights.name)
+    digest = file_digest(weights) or ""
     description = _description_of(weights)
     if (folder / CONFIG).is_file():
         result = _result_of(who, folder, weights)
@@ -77,7 +92,7 @@ def open_run(checkpoint: Path, who: str = "evaluate", *, classifier: bool = Fals
     if not classifier:
         model.set_classifier(None)
     model = model.to(memory_format=torch.channels_last).eval()  # as in training: the same features, bit for bit
-    return TrainedRun(folder, weights, result["pipeline"], config, result, model)
+    return TrainedRun(folder, weights, digest, result["pipeline"], config, result, model)
 
 
 def _lacking(who: str, folder: Path, name: str) -> UserError:

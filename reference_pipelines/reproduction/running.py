@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attnreid.files import write_text
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.distributed.device import describe_hardware, pick_device
-from reference_pipelines.errors import UserError
+from reference_pipelines.errors import UserError, writing
 from reference_pipelines.ledger.recording import record, record_failure
 from reference_pipelines.rendering import render_market
 from reference_pipelines.reproduction.cells import Cell, Plan, Run, pending
@@ -92,7 +93,8 @@ def _record(plan: Plan, failures: Sequence[Failure]) -> None:
         if cell.result.is_file():
             if slice_name in _recorded(cell.result):
                 continue
-            record(ledger, slice_name, cell.run.folder if cell.test is None else cell.result, cell=name)
+            source = cell.run.folder if cell.test is None else cell.result
+            record(ledger, slice_name, source, cell=name, once=True)  # a killed process may not have noted it
             _note(cell.result, slice_name)
         elif cell.run.folder in reasons:
             failure = reasons[cell.run.folder]
@@ -119,7 +121,8 @@ def _recorded(result: Path) -> list[str]:
 
 def _note(result: Path, slice_name: str) -> None:
     text = json.dumps([*_recorded(result), slice_name])
-    (result.parent / f"{result.stem}-{_RECORDED}").write_text(text, encoding="utf-8")
+    with writing(result.parent):
+        write_text(result.parent / f"{result.stem}-{_RECORDED}", text)
 
 
 def seconds_of(runs: Sequence[Run]) -> list[float]:

@@ -21,7 +21,6 @@ from reference_pipelines.matching.probability import BALANCED
 from reference_pipelines.matching.rates import RATES
 from reference_pipelines.models import ReidModel
 from reference_pipelines.pipelines.opening import TrainedRun, open_run
-from reference_pipelines.runs.provenance import file_digest
 from reference_pipelines.serving.calibration_file import StoredCalibration, calibration_file, read_calibration
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -258,7 +257,7 @@ def load(
 def identity_of(run: TrainedRun, *, flip: bool) -> Identity:
     """Return what makes the features of a run comparable."""
     data = run.config.data
-    return Identity(file_digest(run.weights) or "", data.image_size, data.interpolation, flip, data.normalisation)
+    return Identity(run.digest, data.image_size, data.interpolation, flip, data.normalisation)
 
 
 def require_embedder(model: object, who: str) -> None:

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, what they refuse, and with which exit status."""
 
+import errno
 import io
 import json
 import os
@@ -9,11 +10,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 from attnreid.command_line import options_of, read_options
 from reference_pipelines import progress
 from reference_pipelines.__main__ import run
+from reference_pipelines.commands import extract
 from reference_pipelines.commands.cli import COMMANDS, main
 from reference_pipelines.pipelines import PIPELINES
 from tests.conftest import write_image
@@ -401,3 +404,31 @@ def test_a_missing_extra_is_named_with_how_to_install_it():
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert run.returncode == 2
     assert re.fullmatch(r"error: .*PIL .*missing; pip install 'attnreid\[pipelines\]'\n", run.stderr)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "none was left"),
+        (MemoryError("Unable to allocate 3 GiB"), "Unable to allocate 3 GiB"),
+        (RuntimeError("[enforce fail at a.cpp:1] . DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"), "CUDA out of memory"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "Cannot allocate memory"),
+        (RuntimeError("can't start new thread"), "new thread"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(error, reason, monkeypatch, capsys):
+    error.add_note("in a worker process: Traceback")
+    error.add_note("The run has stopped; what was saved after epoch 1 is kept, and `resume` goes on.")
+    monkeypatch.setattr(extract, "run", lambda options: (_ for _ in ()).throw(error))
+    assert main(["extract", "run", "images", "--out", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: extract: the memory must suffice, and it did not (")
+    assert reason in line
+    assert line.endswith("fewer workers; what was saved after epoch 1 is kept, and `resume` goes on")
+
+
+def test_another_error_is_no_lack_of_memory(monkeypatch):
+    monkeypatch.setattr(extract, "run", lambda options: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["extract", "run", "images", "--out", "out"])

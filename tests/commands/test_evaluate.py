@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attnreid import Difference, attachments, load_checkpoint, read_description, save_checkpoint
+from attnreid.files import write_bytes
 from reference_pipelines.commands.cli import main
 from reference_pipelines.config.loading import load_config
 from reference_pipelines.data import read
@@ -20,12 +21,13 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.ledger.recording import record
 from reference_pipelines.models import build_backbone
 from reference_pipelines.neighbours import engines
-from reference_pipelines.pipelines import PIPELINES
+from reference_pipelines.pipelines import PIPELINES, opening
 from reference_pipelines.pipelines.opening import open_run
 from reference_pipelines.rendering import render_market
 from reference_pipelines.reporting.report import write_report
 from reference_pipelines.reporting.table import table_rows
-from reference_pipelines.runs.checkpoints import newest_model, read_checkpoint
+from reference_pipelines.runs.checkpoints import newest_model, place_of, read_checkpoint
+from reference_pipelines.runs.provenance import file_digest
 from reference_pipelines.runs.result import last_weights, read_result
 from tests.checkpoints.forging import forge_file
 from tests.conftest import says
@@ -513,3 +515,29 @@ def test_refusals(runs, tmp_path, capsys):
     assert says(refused(runs / "apnet", "--single-shot", "-1"), "--single-shot", "0, got -1")
     shutil.copy(runs / "mla" / "model.safetensors", runs / "apnet" / "model.safetensors")
     assert says(refused(runs / "apnet"), "model.safetensors", "network", "config.yaml")
+
+
+def test_an_epoch_that_is_saved_while_a_run_is_opened_is_not_taken_for_another(trained, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(trained / "apnet", folder)
+    before, after = ((place_of(folder, epoch) / "model.safetensors").read_bytes() for epoch in (0, 1))
+    write_bytes(folder / "model.safetensors", before)
+    monkeypatch.setattr(opening, "_config_of", saving_once(opening._config_of, folder / "model.safetensors", after))
+    opened = opening.open_run(folder)
+    assert opened.digest == file_digest(folder / "model.safetensors")
+    monkeypatch.setattr(opening, "_TRIES", 1)
+    write_bytes(folder / "model.safetensors", before)
+    monkeypatch.setattr(opening, "_config_of", saving_once(opening._config_of, folder / "model.safetensors", after))
+    with pytest.raises(UserError, match="must stay while they are read"):
+        opening.open_run(folder)
+
+
+def saving_once(function, path, content):
+    """Return a function before which, at its first call, a file gets other content."""
+
+    def call(*arguments):
+        if path.read_bytes() != content:
+            write_bytes(path, content)
+        return function(*arguments)
+
+    return call

@@ -1,5 +1,6 @@
 """Two processes are one: the same rows, gradients, losses, weights, running statistics, memory, labels and log."""
 
+import math
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from reference_pipelines.distributed.processes import ALONE, Processes, join_processes, share_sizes
+from reference_pipelines.distributed.watch import SILENCE, silent_seconds
 from reference_pipelines.errors import UserError
 from reference_pipelines.runs.checkpoints import read_newest
 from tests.conftest import made_once
@@ -180,3 +182,15 @@ def test_half_an_environment_is_refused(monkeypatch):
     message = "WORLD_SIZE .*2 .*RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT .*not set; .*torchrun"
     with pytest.raises(UserError, match=message), join_processes(lambda: "go on"):
         pass
+
+
+def test_for_how_long_a_process_may_be_silent_is_the_users_to_say(monkeypatch):
+    monkeypatch.delenv(SILENCE, raising=False)
+    assert silent_seconds() == 1800
+    for text, seconds in (("0", math.inf), ("2.5", 2.5)):
+        monkeypatch.setenv(SILENCE, text)
+        assert silent_seconds() == seconds
+    for text in ("", "soon", "-1", "nan", "inf"):
+        monkeypatch.setenv(SILENCE, text)
+        with pytest.raises(UserError, match=f"{SILENCE} must be a number of seconds.* got '{text}'; "):
+            silent_seconds()

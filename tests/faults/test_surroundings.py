@@ -135,7 +135,7 @@ def test_too_little_memory(name, run, images, tmp_path, tell):
         elif name not in ("extract",):  # which goes on from where it was
             assert not files
     assert content(run, ()) == before
-    assert ends["one sentence"], ends
+    assert ends["enough"] < sum(ends.values()), ends
     seen = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
     tell(name, "0 to 256 MB of memory left", sum(ends.values()), seen)
 

@@ -129,7 +129,7 @@ def test_what_is_drawn_from_the_global_generators_goes_on(images, tmp_path, monk
 @pytest.mark.faults
 @pytest.mark.parametrize("pipeline", ALL)
 @pytest.mark.parametrize("seed", range(int(os.environ.get("FAULTS", "25"))))
-def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(images, tmp_path, whole, pipeline, seed):
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(images, tmp_path, whole, pipeline, seed, tell):
     rng = np.random.default_rng(seed)
     out = tmp_path / "run"
     begin = ["train", pipeline, "--out", str(out), *arguments(pipeline, images, **FOUR)]
@@ -144,6 +144,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(images,
         limit = rng.uniform(0.05, 2.5) if kills < 6 else None
         status = in_child(lambda command=command: main(command), killed_after=limit)
     assert_same_run(out, whole / pipeline)
+    tell(f"train, resume {pipeline}", "SIGKILL", kills, "killed", lost="the epochs under way")
 
 
 def test_a_finished_run_says_so(half, capsys):

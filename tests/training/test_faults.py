@@ -19,6 +19,7 @@ HOST = re.escape(socket.gethostname())
 THREE = {"optimizer.epochs": "3"}
 # The agent and the data's workers are given up to five seconds to end by themselves.
 LIMIT = 20.0
+EPOCH = "the epoch under way"
 
 
 def train(pipeline, images, out, **changes):
@@ -42,7 +43,7 @@ def killed(together, victim):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_death_in_the_middle_of_an_epoch(images, tmp_path, victim):
+def test_a_death_in_the_middle_of_an_epoch(images, tmp_path, victim, tell):
     out = tmp_path / "run"
     many = train("apnet", images, out, **{"optimizer.epochs": "500", "evaluation.every": "500", "data.workers": "1"})
     with Together(many) as together:
@@ -55,12 +56,13 @@ def test_a_death_in_the_middle_of_an_epoch(images, tmp_path, victim):
     assert status == 0, printed
     assert f"going on after epoch {done} of {done + 1}" in printed
     assert epochs_logged(out) == done + 1
+    tell("train apnet on two", f"SIGKILL of rank {victim}", 1, "the rank named, how to go on", lost=EPOCH)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("pipeline", ["apnet", "mla"])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_two_processes_that_went_on_after_a_death_end_as_if_there_had_been_none(images, tmp_path, pipeline, victim):
+def test_two_that_went_on_after_a_death_end_as_if_there_had_been_none(images, tmp_path, pipeline, victim, tell):
     with Together(train(pipeline, images, tmp_path / "whole", **THREE)) as together:
         status, printed, _ = together.finish()
     assert status == 0, printed
@@ -74,11 +76,12 @@ def test_two_processes_that_went_on_after_a_death_end_as_if_there_had_been_none(
         status, printed, _ = together.finish()
     assert status == 0, printed
     assert_same_run(out, tmp_path / "whole")
+    tell(f"train {pipeline} on two", f"SIGKILL of rank {victim}", 1, "the rank named, how to go on", lost=EPOCH)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_death_while_one_clusters_and_the_others_wait(images, tmp_path, monkeypatch, victim):
+def test_a_death_while_one_clusters_and_the_others_wait(images, tmp_path, monkeypatch, victim, tell):
     monkeypatch.setenv("SLOWLY", "300")
     monkeypatch.setenv("MARK", str(tmp_path / "clustering"))
     command = train("mla", images, tmp_path / "run")
@@ -86,6 +89,7 @@ def test_a_death_while_one_clusters_and_the_others_wait(images, tmp_path, monkey
         together.wait_until((tmp_path / "clustering").exists)
         time.sleep(3)
         killed(together, victim)
+    tell("train mla on two, clustering", f"SIGKILL of rank {victim}", 1, "the rank named, how to go on", lost=EPOCH)
 
 
 @pytest.mark.faults
@@ -110,7 +114,7 @@ def test_a_mistake_is_one_sentence_of_the_first_process(images, tmp_path):
 
 
 @pytest.mark.faults
-def test_torchruns_own_end_by_a_signal_says_how_to_go_on(images, tmp_path):
+def test_torchruns_own_end_by_a_signal_says_how_to_go_on(images, tmp_path, tell):
     out = tmp_path / "run"
     with Together(train("apnet", images, out, **{"optimizer.epochs": "500"})) as together:
         together.wait_until(lambda: epochs_logged(out) >= 1)
@@ -125,11 +129,12 @@ def test_torchruns_own_end_by_a_signal_says_how_to_go_on(images, tmp_path):
     )
     assert "died" not in printed
     assert seconds < LIMIT
+    tell("train apnet on two", "SIGTERM of torchrun", 1, "how to go on", lost=EPOCH)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_single_process_with_a_hint(images, tmp_path, number, expected):
+def test_a_signal_ends_a_single_process_with_a_hint(images, tmp_path, number, expected, tell):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "reference_pipelines", *train("apnet", images, out, **{"optimizer.epochs": "500"})]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -146,3 +151,4 @@ def test_a_signal_ends_a_single_process_with_a_hint(images, tmp_path, number, ex
     name = signal.Signals(number).name
     assert error.strip() == f"stopped by {name}; go on with: python -m reference_pipelines resume {out}"
     assert saved_epochs(out)
+    tell("train apnet", name, 1, "how to go on", lost=EPOCH)
