@@ -6,7 +6,8 @@ from attnreid import AttentionPyramid, create_attention, list_attention
 from attnreid.registry import find_attention, takes_option
 from tests.golden.formulas import fill, sketch, wave
 
-IMAGES, CHANNELS, SIZE = 4, 8, (4, 2)
+# Large enough that nothing which the defaults divide is left at 1.
+IMAGES, CHANNELS, SIZE = 3, 32, (8, 4)
 
 
 def _registered(name):
