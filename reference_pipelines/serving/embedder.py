@@ -119,7 +119,8 @@ class Embedder:
 
         Raises:
             TypeError: something else, or float pixels in an array.
-            ValueError: a shape that is no image's, or preprocessed images of another size.
+            ValueError: a shape that is no image's, or preprocessed images of another size, with NaN or Inf, or beyond
+                what single precision holds.
             UserError: a file does not decode.
         """
         made = [self._prepared(image) for image in _each(images)]
@@ -148,8 +149,12 @@ class Embedder:
         """Return the unit features (B, D), float32 on the CPU, of one batch of preprocessed images (B, 3, H, W)."""
         pixels = pixels.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         features = unit_features_of(self.model, pixels, flip=self.identity.flip).cpu()
-        if not torch.isfinite(features).all():
-            raise ValueError("embed: features must be finite, got NaN or Inf; the weights are damaged or have diverged")
+        damaged = int((~torch.isfinite(features)).any(dim=1).sum())
+        if damaged:
+            raise ValueError(
+                f"embed: features must be finite, got NaN or Inf for {damaged} of {len(features)} images; the weights are "
+                "damaged or have diverged, or a float tensor holds other numbers than preprocess makes"
+            )
         return features
 
     def calibration(self, who: str = "same") -> StoredCalibration:
@@ -206,7 +211,12 @@ class Embedder:
                     f"embed: a float tensor must be preprocessed, {wanted}, got {tuple(image.shape)}; give uint8 "
                     "pixels, which are resized and normalised"
                 )
-            return image.detach().float().cpu()
+            prepared = image.detach().float().cpu()
+            if not torch.isfinite(prepared).all():
+                raise ValueError(
+                    "embed: the numbers of a float tensor must be finite, got NaN or Inf; look at what has made it"
+                )
+            return prepared
         return self.transform(_pixels(image))
 
 
