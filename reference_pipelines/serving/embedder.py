@@ -123,8 +123,7 @@ class Embedder:
                 what single precision holds.
             UserError: a file does not decode.
         """
-        made = [self._prepared(image) for image in _each(images)]
-        return torch.stack(made) if made else torch.zeros(0, 3, *self.identity.image_size)
+        return self._all_prepared(_each(images), 1)
 
     def embed(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
         """Return the unit features (N, D) of one image or several, float32 on the CPU, a batch at a time.
@@ -141,7 +140,10 @@ class Embedder:
         """
         several = _each(images)
         starts = range(0, len(several), self.batch_size)
-        features = [self.embed_batch(self.preprocess(several[start : start + self.batch_size])) for start in starts]
+        features = [
+            self.embed_batch(self._all_prepared(several[start : start + self.batch_size], start + 1))
+            for start in starts
+        ]
         return torch.cat(features) if features else torch.zeros(0, self.dim)
 
     @torch.no_grad()
@@ -152,8 +154,8 @@ class Embedder:
         damaged = int((~torch.isfinite(features)).any(dim=1).sum())
         if damaged:
             raise ValueError(
-                f"embed: features must be finite, got NaN or Inf for {damaged} of {len(features)} images; the weights are "
-                "damaged or have diverged, or a float tensor holds other numbers than preprocess makes"
+                f"embed: features must be finite, got NaN or Inf for {damaged} of {len(features)} images; the weights "
+                "are damaged or have diverged, or a float tensor holds other numbers than preprocess makes"
             )
         return features
 
@@ -203,7 +205,12 @@ class Embedder:
         first, second = self.embed(pair)
         return calibration.judge(float(first @ second), rate=rate, cameras=cameras, prior=prior)
 
-    def _prepared(self, image: ImageLike) -> Tensor:
+    def _all_prepared(self, images: Sequence[ImageLike], first: int) -> Tensor:
+        """Return what the network reads of images, of which messages call the first by its number."""
+        made = [self._prepared(image, number) for number, image in enumerate(images, first)]
+        return torch.stack(made) if made else torch.zeros(0, 3, *self.identity.image_size)
+
+    def _prepared(self, image: ImageLike, number: int) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
             wanted = (3, *self.identity.image_size)
             if image.shape != wanted:
@@ -214,7 +221,8 @@ class Embedder:
             prepared = image.detach().float().cpu()
             if not torch.isfinite(prepared).all():
                 raise ValueError(
-                    "embed: the numbers of a float tensor must be finite, got NaN or Inf; look at what has made it"
+                    f"embed: image {number}, a float tensor, must be of finite numbers, got NaN or Inf; look at what "
+                    "has made it"
                 )
             return prepared
         return self.transform(_pixels(image))

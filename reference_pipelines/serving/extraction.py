@@ -134,8 +134,8 @@ def _features_of(model: Embedder, paths: Sequence[Path], batch: Batch | None) ->
     try:
         features = model.embed_batch(batch.images)
     except ValueError as error:
-        named = f"of the batch that begins with {paths[int(batch.indices[0])]}, "
-        raise UserError(f"{_WHO}: {named}{str(error).removeprefix('embed: ')}") from None
+        first = paths[int(batch.indices[0])]
+        raise UserError(f"{_WHO}: {str(error).removeprefix('embed: ')} (the batch from {first} on)") from None
     return features[[index not in batch.unread for index in batch.indices.tolist()]], [*batch.unread.items()]
 
 

@@ -146,8 +146,8 @@ class Trainer:
         """Refuse an epoch of half precision that learnt nothing, once the loss is not even scaled up any more."""
         if batches and not taken and self.scaler.is_enabled() and self.scaler.get_scale() < 1:
             raise UserError(
-                f"train: the gradients must be finite in a step of {title}, they are NaN or Inf in all {batches}, which "
-                "are left out; train with --amp bfloat16 or none, or lower --optimizer.learning_rate"
+                f"train: the gradients must be finite in a step of {title}, they are NaN or Inf in all {batches}, "
+                "which are left out; train with --amp bfloat16 or none, or lower --optimizer.learning_rate"
             )
 
     def _of_all(self, own: Embedding, sizes: Sequence[int]) -> Embedding:
