@@ -13,6 +13,7 @@ from reference_pipelines.features import FeatureStore, reading
 from reference_pipelines.serving.calibrating import calibrate_model
 from reference_pipelines.serving.extraction import extract
 from reference_pipelines.serving.listing import list_images
+from tests.checkpoints.forging import forge_file
 from tests.conftest import says
 
 K = ("--k1", "6", "--k2", "2", "--min-samples", "2")
@@ -162,3 +163,18 @@ def test_a_network_that_has_diverged_writes_no_feature_and_no_calibration(traine
     assert sorted(run.iterdir()) == before
     with pytest.raises(ValueError, match="embed: features must be finite"):
         reference_pipelines.search(diverged, stores / "gallery", listed.paths[:1])
+
+
+def test_evaluate_names_the_first_image_whose_features_are_bad(trained_run, images, tmp_path, capsys):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+
+    def spoilt(tensors):
+        tensors["neck.weight"][3] = torch.inf
+        return tensors
+
+    forge_file(run / "model.safetensors", tensors=spoilt)
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert main(["evaluate", str(run), "--data", str(images), "--workers", "0"]) == 2
+    first = sorted((images / "query").iterdir())[0].name
+    assert says(capsys.readouterr().err, "features are NaN or Inf for 9 of 9 images", first, "damaged or have diverged")
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
