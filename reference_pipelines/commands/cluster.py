@@ -59,4 +59,9 @@ def _said(options: ClusterOptions, found: Clusters) -> str:
     for name, key in (("person", "id_purity"), ("camera", "camera_purity")):
         if about[key] is not None:
             lines.append(f"purity by {name}: {about[key]:.3f}")
+    if found.without_direction:
+        lines.append(
+            f"note: {found.without_direction:,} of the {images:,} features are all zeros, which have no direction: "
+            "their clusters say nothing of the images"
+        )
     return "\n".join([*lines, f"written to {options.out}"])

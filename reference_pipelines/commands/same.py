@@ -51,6 +51,7 @@ def _drift(model: Embedder, options: SameOptions) -> Drift:
             f"same: {options.model} and {options.gallery} must be of one network and preprocessing, they differ in "
             f"{listed}; extract the gallery with this network"
         )
+    store.check("same")
     reference = model.calibration().calibration.drift
     if reference is None:
         raise UserError(

@@ -72,8 +72,13 @@ def extract_features(
                 pixels = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
                 features.append(unit_features_of(model, pixels, flip=flip).cpu())
         joined = torch.cat(features) if features else torch.zeros(0, 0)
-        if not torch.isfinite(joined).all():
-            raise UserError(f"{title}: the network's features are NaN or Inf; its weights are damaged or have diverged")
+        damaged = (~torch.isfinite(joined)).any(dim=1).nonzero()[:, 0]
+        if len(damaged):
+            first = [draw.image for batch in batches for draw in batch][int(damaged[0])]
+            raise UserError(
+                f"{title}: the network's features are NaN or Inf for {len(damaged):,} of {len(joined):,} images, the "
+                f"first is {images.paths[first]}; its weights are damaged or have diverged"
+            )
         return joined
 
     return processes.collect(processes.together(extract))

@@ -2,14 +2,19 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from attnreid.files import open_file, read_bytes
 from reference_pipelines.errors import UserError
 from reference_pipelines.features.files import FEATURES, META, TABLE, Meta, read_meta
 from reference_pipelines.spreadsheet import from_cell
+from reference_pipelines.unit_vectors import unlike_unit
+
+_ROWS = 20_000  # that are looked at together
 
 
 def is_store(path: Path) -> bool:
@@ -62,6 +67,29 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def check(self, who: str) -> int:
+        """Refuse features that no `extract` writes, and return how many are all zeros, which have no direction.
+
+        Opening a store does not look at them, as that reads them all.
+
+        Raises:
+            UserError: one is NaN, Inf, or neither of length 1 nor all zeros; the first is named.
+        """
+        without_direction = 0
+        for start in range(0, len(self), _ROWS):
+            rows = torch.from_numpy(self.features[start : start + _ROWS])
+            unlike = unlike_unit(rows)
+            without_direction += int((rows == 0).all(dim=1).sum())
+            if unlike.any():
+                row = int(unlike.nonzero()[0])
+                length = float(rows[row].double().norm())
+                got = f"one of length {length:.4g}" if math.isfinite(length) else "NaN or Inf"
+                raise UserError(
+                    f"{who}: every feature of {self.folder} must be of length 1, or all zeros, got {got} for "
+                    f"{self.paths[start + row]}; the file is damaged: extract again"
+                )
+        return without_direction
 
     def _damaged(self, who: str, reason: str) -> UserError:
         return UserError(f"{who}: the files of {self.folder} must be those of one `extract` ({reason}); extract again")

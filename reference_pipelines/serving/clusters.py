@@ -26,12 +26,14 @@ class Clusters:
         about: how many there are, their sizes, the share of noise, and how pure they are by person and by camera where
             these are known (`describe_clusters`).
         approximation: how many of the neighbours were found, `str()` of it a sentence; None where all were.
+        without_direction: how many features are all zeros, which are equally far from every image.
     """
 
     store: FeatureStore
     labels: np.ndarray
     about: dict[str, Any]
     approximation: Approximation | None = None
+    without_direction: int = 0
 
     def write(self, path: str | Path) -> None:
         """Write a CSV file with a line an image, path and cluster, whole or not at all.
@@ -71,7 +73,7 @@ def cluster(
 
     Raises:
         ValueError: an option is out of range.
-        UserError: no store, or an engine without faiss.
+        UserError: no store, one whose features are damaged, or an engine without faiss.
 
     Example:
         found = reference_pipelines.cluster("features/gallery", eps=0.5)
@@ -86,8 +88,10 @@ def cluster(
         raise ValueError(f"cluster: min_samples must be at least 1, got {min_samples}")
     check_engine("cluster", engine, recall)
     store = features if isinstance(features, FeatureStore) else FeatureStore(features, "cluster")
+    without_direction = processes.together(lambda: store.check("cluster"))
     points = unit_features(store.features, "cluster")
     found = find_neighbours(points, k1, engine=engine, recall=recall, processes=processes)
     graph = jaccard_of_neighbours(points, found, k1=k1, k2=k2, max_distance=eps, processes=processes)
     labels = dbscan(graph, eps=eps, min_samples=min_samples, processes=processes)
-    return Clusters(store, labels, describe_clusters(labels, store.ids, store.cameras), found.approximation)
+    about = describe_clusters(labels, store.ids, store.cameras)
+    return Clusters(store, labels, about, found.approximation, without_direction)

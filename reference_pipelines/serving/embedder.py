@@ -118,11 +118,11 @@ class Embedder:
 
         Raises:
             TypeError: something else, or float pixels in an array.
-            ValueError: a shape that is no image's, or preprocessed images of another size.
+            ValueError: a shape that is no image's, or preprocessed images of another size, with NaN or Inf, or beyond
+                what single precision holds.
             UserError: a file does not decode.
         """
-        made = [self._prepared(image) for image in _each(images)]
-        return torch.stack(made) if made else torch.zeros(0, 3, *self.identity.image_size)
+        return self._all_prepared(_each(images), 1)
 
     def embed(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
         """Return the unit features (N, D) of one image or several, float32 on the CPU, a batch at a time.
@@ -139,7 +139,10 @@ class Embedder:
         """
         several = _each(images)
         starts = range(0, len(several), self.batch_size)
-        features = [self.embed_batch(self.preprocess(several[start : start + self.batch_size])) for start in starts]
+        features = [
+            self.embed_batch(self._all_prepared(several[start : start + self.batch_size], start + 1))
+            for start in starts
+        ]
         return torch.cat(features) if features else torch.zeros(0, self.dim)
 
     @torch.no_grad()
@@ -147,8 +150,12 @@ class Embedder:
         """Return the unit features (B, D), float32 on the CPU, of one batch of preprocessed images (B, 3, H, W)."""
         pixels = pixels.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         features = unit_features_of(self.model, pixels, flip=self.identity.flip).cpu()
-        if not torch.isfinite(features).all():
-            raise ValueError("embed: features must be finite, got NaN or Inf; the weights are damaged or have diverged")
+        damaged = int((~torch.isfinite(features)).any(dim=1).sum())
+        if damaged:
+            raise ValueError(
+                f"embed: features must be finite, got NaN or Inf for {damaged} of {len(features)} images; the weights "
+                "are damaged or have diverged, or a float tensor holds other numbers than preprocess makes"
+            )
         return features
 
     def calibration(self, who: str = "same") -> StoredCalibration:
@@ -197,7 +204,12 @@ class Embedder:
         first, second = self.embed(pair)
         return calibration.judge(float(first @ second), rate=rate, cameras=cameras, prior=prior)
 
-    def _prepared(self, image: ImageLike) -> Tensor:
+    def _all_prepared(self, images: Sequence[ImageLike], first: int) -> Tensor:
+        """Return what the network reads of images, of which messages call the first by its number."""
+        made = [self._prepared(image, number) for number, image in enumerate(images, first)]
+        return torch.stack(made) if made else torch.zeros(0, 3, *self.identity.image_size)
+
+    def _prepared(self, image: ImageLike, number: int) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
             wanted = (3, *self.identity.image_size)
             if image.shape != wanted:
@@ -205,7 +217,13 @@ class Embedder:
                     f"embed: a float tensor must be preprocessed, {wanted}, got {tuple(image.shape)}; give uint8 "
                     "pixels, which are resized and normalised"
                 )
-            return image.detach().float().cpu()
+            prepared = image.detach().float().cpu()
+            if not torch.isfinite(prepared).all():
+                raise ValueError(
+                    f"embed: image {number}, a float tensor, must be of finite numbers, got NaN or Inf; look at what "
+                    "has made it"
+                )
+            return prepared
         return self.transform(_pixels(image))
 
 

@@ -1,6 +1,7 @@
 """The features of a whole list of images, from files to a store on the disk."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -108,7 +109,7 @@ def _extract(
     with progress_bar(None, len(listing), _WHO, unit="image", shown=processes.first) as bar:
         bar.update(done)
         for _ in range(0, len(batches), processes.count):
-            features, unread = processes.together(lambda: _features_of(model, next(loaded, None)))
+            features, unread = processes.together(lambda: _features_of(model, listing.paths, next(loaded, None)))
             collected = processes.collect(features)
             passed_over = sorted(chain.from_iterable(processes.told(unread)))
             bar.update(len(collected) + len(passed_over))
@@ -126,14 +127,15 @@ def _extract(
     processes.once(lambda: _finish(writer, listing))
 
 
-def _features_of(model: Embedder, batch: Batch | None) -> tuple[Tensor, list[tuple[int, str]]]:
+def _features_of(model: Embedder, paths: Sequence[Path], batch: Batch | None) -> tuple[Tensor, list[tuple[int, str]]]:
     """Return the features of what decodes in a batch, and place and reason of what does not; nothing of no batch."""
     if batch is None:
         return torch.zeros(0, model.dim), []
     try:
         features = model.embed_batch(batch.images)
     except ValueError as error:
-        raise UserError(f"{_WHO}: {str(error).removeprefix('embed: ')}") from None
+        first = paths[int(batch.indices[0])]
+        raise UserError(f"{_WHO}: {str(error).removeprefix('embed: ')} (the batch from {first} on)") from None
     return features[[index not in batch.unread for index in batch.indices.tolist()]], [*batch.unread.items()]
 
 

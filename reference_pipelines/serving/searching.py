@@ -88,8 +88,8 @@ def search(
     Raises:
         TypeError: `queries` is neither, or what no image is.
         ValueError: an option is out of range, or a network is given no images.
-        UserError: features of different networks, an image that does not decode or is not in the store, or an engine
-            without faiss.
+        UserError: features of different networks, or damaged ones, an image that does not decode or is not in the
+            store, or an engine without faiss.
 
     Example:
         model = reference_pipelines.load("runs/apnet")
@@ -109,6 +109,7 @@ def search(
             f"search: queries must be an Embedder or a FeatureStore, got {type(queries).__name__}; pass "
             "reference_pipelines.load(...) or FeatureStore(folder)"
         )
+    store.check("search")
     found = find_in_gallery(features, store.features, top, engine=engine, recall=recall)
     used: Engine = "exact" if found.approximation is None else engine
     return Ranking(tuple(names), store, used, found.indices, found.similarities, found.approximation)
@@ -134,6 +135,7 @@ def _of_store(
     store: FeatureStore, gallery: FeatureStore, images: ImageLike | Sequence[ImageLike] | None
 ) -> tuple[list[str], np.ndarray]:
     _check_same(store.meta.model, gallery, store.folder)
+    store.check("search")
     if images is None:
         return [str(path) for path in store.paths], np.asarray(store.features)
     rows = {path: row for row, path in enumerate(store.paths)}

@@ -65,6 +65,7 @@ class Trainer:
         self._half = _HALF[amp]
         self._network = self.processes.joined(model)
         self._stepped = False
+        self._steps = 0
         self.optimizer.register_step_post_hook(self._note_step)
 
     def train_epoch(
@@ -80,12 +81,13 @@ class Trainer:
 
         Raises:
             UserError: a batch is too small for the processes or cannot be cut into equal chunks, an image does not
-                decode, or the loss, or the features after the last step, are NaN or Inf.
+                decode, or the loss, the gradients of all steps or the features after the last are NaN or Inf.
         """
         processes = self.processes
         self._check_shares(batches)
         self.model.train()
         losses = _Losses(title, look_every=1 if self.device.type == "cpu" else LOOK_EVERY)
+        before = self._steps
         own = [list(processes.share(batch)) for batch in batches]
         with progress_bar(load(own), len(batches), title, shown=processes.first) as bar:
             loaded = iter(bar)
@@ -95,6 +97,7 @@ class Trainer:
                 self._step(images, self._indices(draws), objective, losses)
             next(loaded, None)  # lets the loader and the bar end
         losses.check()
+        self._check_that_steps_were_taken(self._steps - before, len(batches), title)
         share_running_statistics(self.model)
         processes.together(lambda: self._check_finite(images, title))
         return losses.mean()
@@ -137,6 +140,15 @@ class Trainer:
 
     def _note_step(self, *_: object) -> None:
         self._stepped = True
+        self._steps += 1
+
+    def _check_that_steps_were_taken(self, taken: int, batches: int, title: str) -> None:
+        """Refuse an epoch of half precision that learnt nothing, once the loss is not even scaled up any more."""
+        if batches and not taken and self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise UserError(
+                f"train: the gradients must be finite in a step of {title}, they are NaN or Inf in all {batches}, "
+                "which are left out; train with --amp bfloat16 or none, or lower --optimizer.learning_rate"
+            )
 
     def _of_all(self, own: Embedding, sizes: Sequence[int]) -> Embedding:
         """Return the embedding of the global batch, in single precision at least."""

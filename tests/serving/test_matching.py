@@ -131,8 +131,8 @@ def test_a_gallery_of_other_images_is_said_to_be_unlike(calibrated, people, pair
     assert main([*words, str(own)]) == 0
     assert says(capsys.readouterr().out, f"{own} looks like the calibration's images")
     odd = shutil.copytree(own, tmp_path / "odd")
-    features = np.load(odd / "features.npy")
-    np.save(odd / "features.npy", np.random.default_rng(0).normal(size=features.shape).astype(np.float32))
+    others = np.random.default_rng(0).normal(size=np.load(odd / "features.npy").shape).astype(np.float32)
+    np.save(odd / "features.npy", others / np.linalg.norm(others, axis=1, keepdims=True))
     assert main([*words, str(odd)]) == 0
     assert says(capsys.readouterr().out, f"note: {odd} looks unlike the calibration's images", "less alike")
     assert main([*words, str(odd), "--json"]) == 0

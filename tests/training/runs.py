@@ -55,11 +55,11 @@ def trained(pipeline, root, out, **changes):
     return PIPELINES[pipeline].train(configured(pipeline, root, **changes), out)
 
 
-def lasting(document):
-    """Drop from a log, a result or a checkpoint's state what passes."""
+def lasting(document, but=()):
+    """Drop from a log, a result or a checkpoint's state what passes, and the keys `but`."""
     if isinstance(document, dict):
-        return {key: lasting(value) for key, value in document.items() if key not in PASSING}
-    return [lasting(item) for item in document] if isinstance(document, list) else document
+        return {key: lasting(value, but) for key, value in document.items() if key not in (*PASSING, *but)}
+    return [lasting(item, but) for item in document] if isinstance(document, list) else document
 
 
 def logged(folder):
@@ -72,22 +72,25 @@ def assert_equal_tensors(one, other):
     assert not differing
 
 
-def assert_same_run(one, other):
-    """Weights (last and best), optimiser, schedule, scaler, generators, memory, labels, log and result are equal."""
+def assert_same_run(one, other, but=()):
+    """Weights (last and best), optimiser, schedule, scaler, generators, memory, labels, log and result are equal.
+
+    `but` are keys of the descriptions in which they may differ.
+    """
     for name in ("model.safetensors", "best.safetensors"):
         assert_equal_tensors(load_file(one / name), load_file(other / name))
     (first, _), (second, _) = read_newest(one), read_newest(other)
     assert first.epoch == second.epoch
     assert_equal_tensors(load_file(first.place / "model.safetensors"), load_file(second.place / "model.safetensors"))
     assert_equal_tensors(first.state.tensors(), second.state.tensors())
-    assert lasting(first.state.to_json()) == lasting(second.state.to_json())
-    assert lasting(first.state.description.to_json()) == lasting(second.state.description.to_json())
+    assert lasting(first.state.to_json(), but) == lasting(second.state.to_json(), but)
+    assert lasting(first.state.description.to_json(), but) == lasting(second.state.description.to_json(), but)
     assert lasting(logged(one)) == lasting(logged(other))
     labels = [sorted((folder / "pseudo_labels").glob("*")) for folder in (one, other)]
     assert [path.name for path in labels[0]] == [path.name for path in labels[1]]
     for mine, theirs in zip(*labels, strict=True):
         assert np.array_equal(np.load(mine), np.load(theirs))
-    results = [lasting(json.loads((folder / "result.json").read_text())) for folder in (one, other)]
+    results = [lasting(json.loads((folder / "result.json").read_text()), but) for folder in (one, other)]
     assert results[0] == results[1]
     for folder in (one, other):
         assert not list(folder.rglob("*partial*"))
