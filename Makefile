@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 PLAYGROUND := build/docs/playground
 
-.PHONY: demo test test-slow test-zoo test-faults test-fuzz test-soak test-oldest test-core test-docs lint dist env python clean protocol-kit docs playground notebooks
+.PHONY: demo test test-slow test-zoo test-faults test-fuzz test-soak test-mutants test-oldest test-core test-docs lint dist env python clean protocol-kit docs playground notebooks
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
@@ -35,6 +35,10 @@ test-faults: env
 # FUZZ=20000 generated arguments and as many damaged files; prints what came of them.
 test-fuzz: env
 	$(PY) $(PYTEST) -m fuzz tests/fuzz
+
+# Whether tests notice 300 changes of the sources, one at a time: an hour or two on one core; the same command goes on.
+test-mutants: env
+	$(PY) -m tests.mutation --mutants 300 --seed 0 --out docs/results/mutants.md
 
 # SOAK=200 epochs without labels, 1,000 times attached and removed, 10,000 calls of embed; prints what grew.
 test-soak: env

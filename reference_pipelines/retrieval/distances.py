@@ -14,6 +14,7 @@ Metric = Literal["cosine", "euclidean"]
 _CANCELLED = 1e-6
 _COLUMNS = 4096
 _FEW = 16
+_SQUARED = 1e150  # the squares of so large numbers, and sums of some thousand, are finite in double precision
 
 
 class Distances(Protocol):
@@ -53,6 +54,13 @@ def feature_distances(
     first, second = _check_features(query, gallery, device)
     if metric == "cosine":
         return _Cosine(first, second)
+    for name, features in (("query", first), ("gallery", second)):
+        largest = float(torch.stack(torch.aminmax(features)).abs().max())
+        if largest > _SQUARED:
+            raise ValueError(
+                f"evaluate: {name}_features must be within {_SQUARED:g} for Euclidean distances, whose squares "
+                f"overflow beyond, got {largest:g}; scale them"
+            )
     return _Euclidean(first, second)
 
 

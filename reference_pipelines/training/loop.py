@@ -165,10 +165,26 @@ class Trainer:
         """Refuse weights that the last step has ruined, before they replace the ones saved."""
         self.model.eval()
         if not torch.isfinite(self.model(images).features).all():
-            raise UserError(
-                f"train: the features are NaN or Inf after the last step of {title}; "
-                "lower --optimizer.learning_rate or lengthen the warm-up"
-            )
+            raise _ruined("the features", title)
+        for name, value in self._kept():
+            if not torch.isfinite(value).all():
+                raise _ruined(name, title)
+
+    def _kept(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what a checkpoint holds, with its name in a sentence; the features need not show what of it is bad."""
+        for name, value in self.model.state_dict().items():
+            yield f"the values of {name}", value
+        for name, parameter in self.model.named_parameters():
+            for of, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield f"the optimiser's {of} of {name}", value
+
+
+def _ruined(what: str, title: str) -> UserError:
+    return UserError(
+        f"train: {what} are NaN or Inf after the last step of {title}; "
+        "lower --optimizer.learning_rate or lengthen the warm-up"
+    )
 
 
 class _Losses:

@@ -76,3 +76,11 @@ def test_a_calibration_is_that_of_the_directions(dtype, factor):
     assert [point["threshold"] for point in scaled["pooled"]["points"]] == pytest.approx(
         [point["threshold"] for point in own["pooled"]["points"]], abs=1e-6
     )
+
+
+def test_squares_that_overflow_double_precision_are_refused():
+    wide = features(torch.float64)
+    wide[3] *= 1e160
+    with pytest.raises(ValueError, match=r"gallery_features must be within 1e\+150 for Euclidean distances"):
+        feature_distances(features(torch.float64), wide, "euclidean")
+    assert feature_distances(wide, wide).rows(slice(0, 36)).isfinite().all()

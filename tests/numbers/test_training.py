@@ -95,6 +95,31 @@ SPOILS = {
 }
 
 
+def nan_statistic(trainer):
+    """Spoil a number of the state that the features in eval mode do not show."""
+    norm = next(module for module in trainer.model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.register_buffer("unseen", torch.full((1,), torch.nan))
+
+
+def nan_moment(trainer):
+    next(iter(trainer.optimizer.state.values()))["exp_avg"].fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(nan_statistic, r"the values of .*\.unseen"), (nan_moment, "the optimiser's exp_avg of ")]
+)
+def test_a_bad_number_that_the_features_do_not_show_is_named(images, tmp_path, monkeypatch, spoil, said):
+    check = Trainer._check_finite
+
+    def spoilt(trainer, *arguments):
+        spoil(trainer)
+        check(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "_check_finite", spoilt)
+    with pytest.raises(UserError, match=f"train: {said}.* are NaN or Inf after the last step of epoch 1/2"):
+        trained("apnet", images, tmp_path / "run")
+
+
 @pytest.mark.parametrize("pipeline", PIPELINES)
 @pytest.mark.parametrize(
     ("spoil", "said"),
