@@ -16,6 +16,7 @@ from benchmarks.catalogue import CASES
 from benchmarks.clustering import EPS, K1, K2, MIN_SAMPLES, dense_jaccard, make_features
 from benchmarks.measuring import measure
 from reference_pipelines.clustering import dbscan, jaccard_graph
+from reference_pipelines.neighbours import search
 from tests.benchmarks.support import problem
 from tests.oracles import clustering as oracle
 
@@ -83,6 +84,27 @@ def test_a_size_is_measured():
     assert all(seconds > 0 for seconds in row.seconds)
     assert row.resident > row.features
     assert row.clusters > 5
+
+
+def test_a_search_that_was_kept_is_not_done_again(tmp_path, monkeypatch):
+    first = scaling.measure_size(300, 16, "exact", tmp_path)
+    monkeypatch.setattr(search, "find_neighbours", lambda points, *given, **options: pytest.fail("searched again"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scaling, "cluster", warmed(scaling.cluster))
+        again = scaling.measure_size(300, 16, "exact", tmp_path)
+    assert (again.clusters, again.noise) == (first.clusters, first.noise)
+    assert (again.seconds[1], again.peaks[1]) == (first.seconds[1], first.peaks[1])
+
+
+def warmed(cluster):
+    """Leave out the first call, which only warms up."""
+    calls = []
+
+    def later(*given):
+        calls.append(given)
+        return None if len(calls) == 1 else cluster(*given)
+
+    return later
 
 
 def scaled(count, seconds):
