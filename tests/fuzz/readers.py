@@ -301,7 +301,8 @@ def store(folder: Path) -> Path:
     listing = Listing(str(folder), tuple(images), np.arange(6) // 2 + 1, np.arange(6) % 2 + 1)
     meta = Meta({"digest": "ab"}, "APNet", 4, str(folder), 6, listing.digest())
     with FeatureWriter(folder / "store", meta, listing) as writer:
-        writer.add(np.eye(6, 4, dtype=np.float32) + 0.1)
+        features = np.eye(6, 4, dtype=np.float32) + 0.1
+        writer.add(features / np.linalg.norm(features, axis=1, keepdims=True))
         writer.finish()
     return folder / "store"
 
