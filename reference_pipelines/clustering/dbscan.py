@@ -49,5 +49,6 @@ def _clusters(rows: np.ndarray, columns: np.ndarray, core: np.ndarray, processes
         components = connected_components(links, directed=False)[1][:count]
     clusters = np.full(count, -1)
     _, begins, which = np.unique(components[core], return_index=True, return_inverse=True)
+    # SciPy does not promise in which order it numbers components.
     clusters[core] = np.argsort(np.argsort(begins))[which]
     return clusters
