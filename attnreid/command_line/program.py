@@ -1,5 +1,6 @@
 """A program of several commands: which one is meant, and how it ends."""
 
+import errno
 import io
 import os
 import select
@@ -16,6 +17,8 @@ from attnreid.command_line.options import options_of, read_options, typed
 from attnreid.command_line.words import is_option
 
 _HELP = ("-h", "--help")
+# What the system says of a path that it cannot follow, wherever the program first looks at it.
+_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,13 @@ class Program:
         except UserError as mistake:
             if speaks:
                 print(f"error: {mistake}", file=sys.stderr, flush=True)
+            return 2
+        except OSError as error:
+            if error.errno not in _PATHS or error.filename is None:
+                raise
+            if speaks:
+                said = f"cannot use {os.fsdecode(error.filename)} ({error.strerror}); name another file or folder"
+                print(f"error: {' '.join(arguments[:1])}: {said}", file=sys.stderr, flush=True)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -139,8 +139,8 @@ def _check_paths(paths: list[Path]) -> None:
     if len({os.path.realpath(path) for path in paths}) < len(paths):
         raise UserError(f"export: the two files must be different ones, got {paths[0]} twice; name another")
     for path in paths:
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            what = "is a folder" if path.is_dir() else "is in no folder that exists"
+        if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
+            what = "is a folder" if os.path.isdir(path) else "is in no folder that exists"
             raise UserError(f"export: a file to write must be named, {path} {what}; name a file")
 
 

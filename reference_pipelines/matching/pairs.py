@@ -133,7 +133,8 @@ def unit_vectors(features: ArrayLike, who: str) -> np.ndarray:
         raise ValueError(f"{who}: features must be (N, D) real numbers, got {given.shape} {given.dtype}")
     wide = given.astype(np.float64)
     if not np.isfinite(wide).all():
-        raise ValueError(f"{who}: features must be finite, got NaN or Inf; has training diverged?")
+        row = int((~np.isfinite(wide)).any(axis=1).argmax())
+        raise ValueError(f"{who}: features must be finite, got NaN or Inf in row {row}; has training diverged?")
     largest = np.abs(wide).max(axis=1, keepdims=True, initial=0)
     wide /= np.where(largest > 0, largest, 1)
     lengths = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))

@@ -64,8 +64,11 @@ def unit_features(features: ArrayLike | Tensor, who: str, name: str = "features"
     if points.ndim != 2 or not len(points):
         raise ValueError(f"{who}: {name} must be (N, D) with N > 0, got {tuple(points.shape)}")
     blocks = list(_blocks(len(points)))
-    if not all(torch.isfinite(points[block]).all() for block in blocks):
-        raise ValueError(f"{who}: {name} must be finite, got NaN or Inf; has training diverged?")
+    for block in blocks:
+        bad = (~torch.isfinite(points[block])).any(dim=1).nonzero()[:, 0]
+        if len(bad):
+            row = block.start + int(bad[0])
+            raise ValueError(f"{who}: {name} must be finite, got NaN or Inf in row {row}; has training diverged?")
     points = points if points.dtype == torch.float64 else points.float()
     if all(is_unit(points[block]) for block in blocks):
         return points

@@ -64,8 +64,8 @@ _SCORES: dict[str, Any] = {
 _DATA = {"name": str, "fingerprint": Maybe(str), "summary": Maybe(str)}
 _STANDING = Maybe({"file": str})
 _RESULT: dict[str, Any] = {
-    **dict.fromkeys(("pipeline", "title", "weights", "hardware", "command"), str),
-    **dict.fromkeys(("commit", "code", "weights_digest"), Maybe(str)),
+    **dict.fromkeys(("pipeline", "title", "weights", "hardware"), str),
+    **dict.fromkeys(("command", "commit", "code", "weights_digest"), Maybe(str)),
     **dict.fromkeys(("train_seconds", "seconds"), float),
     "data": _DATA,
     "chance": Maybe(float),

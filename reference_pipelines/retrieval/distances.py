@@ -198,7 +198,10 @@ def _check_features(
             got = tuple(features.shape)
             raise ValueError(f"evaluate: {name}_features must be (n, D) with n > 0 and D > 0, got {got}")
         if not _finite(features):
-            raise ValueError(f"evaluate: {name}_features must be finite, got NaN or Inf; has training diverged?")
+            row = int((~torch.isfinite(features)).any(dim=1).nonzero()[0, 0])
+            raise ValueError(
+                f"evaluate: {name}_features must be finite, got NaN or Inf in row {row}; has training diverged?"
+            )
     if first.shape[1] != second.shape[1]:
         widths = f"{first.shape[1]} and {second.shape[1]}"
         raise ValueError(f"evaluate: query and gallery features must have the same width, got {widths}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attnreid.backbones import attach_se, attachments
+from attnreid.backbones._branches import _awake
 from attnreid.checkpoints import load_checkpoint, save_checkpoint
 
 C = 8
@@ -181,3 +182,14 @@ def test_a_network_without_residual_blocks_is_refused(observe) -> None:
     with pytest.raises(ValueError, match=r"attach_se: .*residual blocks.*got Sequential .*attach_pyramid"):
         attach_se(model, input_size=SIZE)
     assert observe(model) == before
+
+
+def test_a_scale_is_woken_where_all_of_it_is_zero() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[1].weight[1] = 0
+    _awake(model)
+    assert model[0].weight.tolist() == [1, 1, 1]
+    assert model[1].weight.tolist() == [1, 0, 1]
+    assert model[0].bias.tolist() == [0, 0, 0]

@@ -247,6 +247,13 @@ def test_no_other_order_passes_for_row_by_row(image: tuple[int, int], grid: tupl
         assert not proven(order), name
 
 
+def test_the_patches_are_corners_edges_and_two_in_the_middle() -> None:
+    patches = own_patches((8, 6))
+    assert patches[0] == (0.0, 0.0625, 0.0, 0.5 / 6)
+    cells = [(round(8 * top), round(6 * left)) for top, _, left, _ in patches]
+    assert cells == [(0, 0), (0, 5), (1, 0), (3, 2), (4, 3), (7, 1), (7, 5)]
+
+
 def test_tokens_that_are_folded_into_the_batch_are_refused() -> None:
     site = site_of(built(partial(Transformer, 0, None, True)), "last")
     assert says(site.refusal, "(4, 12, 8)", "2 images", "first axis")

@@ -32,6 +32,7 @@ from attnreid.backbones import (
     find_sites,
     set_last_stride,
 )
+from attnreid.backbones.families import is_resnet
 from attnreid.layers import MultiLevelAttention, SplitAttention, SqueezeExcitation
 from attnreid.pyramid import AttentionPyramid
 
@@ -661,3 +662,11 @@ def test_other_backbones_are_refused(preset: Callable[[nn.Module], Any]) -> None
     broken.layer2 = nn.Sequential()
     with pytest.raises(ValueError, match="model .*ResNet, .*; got ResNet"):
         preset(broken)
+
+
+@pytest.mark.parametrize("part", ["conv1", "bn1", "conv2", "bn2"])
+def test_a_resnet_whose_block_lacks_a_part_is_none(part: str) -> None:
+    model = resnet18()
+    assert is_resnet(model)
+    delattr(model.layer4[1], part)
+    assert not is_resnet(model)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +163,30 @@ def test_other_signatures_and_channels() -> None:
         find_sites(TwoInputs(), (6, 5), example_inputs=example)
     with pytest.raises(ValueError, match="input_size=.* or example_inputs="):
         find_sites(TwoInputs())
+
+
+def test_tokens_of_a_model_with_two_inputs_cannot_be_asked_for() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.block = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+            return self.block(self.patches(x).flatten(2).transpose(1, 2)) + bias
+
+    def block_of(*inputs: Tensor, **stated: Any) -> Site:
+        return next(site for site in find_sites(Tokens(), example_inputs=inputs, **stated) if site.name == "block")
+
+    image, bias = torch.rand(1, 3, 32, 16), torch.rand(1)
+    assert block_of(image).size == (8, 4)
+    assert "grid=(rows, columns)" in str(block_of(image, bias).refusal)
+    assert block_of(image, bias, layout="tokens", grid=(8, 4)).refusal is None
+
+
+def test_a_parameter_of_whole_numbers_does_not_stop_the_copy() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    model.register_parameter("steps", nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False))
+    assert find_sites(model, (6, 5))[0].size == (6, 5)
 
 
 def test_plain_tensor_attributes_do_not_stop_the_meta_copy() -> None:

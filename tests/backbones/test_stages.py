@@ -88,6 +88,19 @@ def test_an_isotropic_network_has_four_depths() -> None:
     assert [stage.ways[0] for stage in ends] == ["blocks.2", "blocks.4", "blocks.7", "blocks.9"]
 
 
+def test_of_two_long_rows_the_one_with_more_weights_has_the_depths() -> None:
+    light = [(f"light.{block}", "Block", 14, 3) for block in range(12)]
+    heavy = [(f"heavy.{block}", "Block", 14, 30) for block in range(4)]
+    ends = stage_ends(parts(*light, *heavy))
+    assert [stage.ways[0] for stage in ends] == ["heavy.0", "heavy.1", "heavy.2", "heavy.3"]
+
+
+def test_blocks_at_another_scale_that_weigh_next_to_nothing_make_no_stage() -> None:
+    stem, late = ("stem", "Block", 56, 2), ("late", "Block", 7, 2)
+    ends = stage_ends(parts(stem, *VIT, late))
+    assert [stage.ways[0] for stage in ends] == ["blocks.2", "blocks.4", "blocks.7", "blocks.9"]
+
+
 def test_branches_that_run_side_by_side_end_where_they_are_given_last() -> None:
     assert [stage.ways[0] for stage in stage_ends(parts(*BRANCHES))] == ["ends.0", "ends.1"]
 

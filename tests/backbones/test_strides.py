@@ -217,6 +217,24 @@ def test_a_stem_that_halves_the_map_is_no_stage_of_a_network_of_one_size() -> No
         set_last_stride(model)
 
 
+def test_an_even_kernel_is_padded_as_its_first_places_saw_it() -> None:
+    last = nn.Sequential(nn.Conv2d(8, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    model = nn.Sequential(block(3, 8, 4), block(8, 8, 2), last).eval()
+    set_last_stride(model)
+    assert (last[0].stride, last[0].padding) == ((1, 1), "same")
+    dilated = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 2, dilation=2), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    model = nn.Sequential(block(3, 8, 4), block(8, 8, 2), dilated).eval()
+    set_last_stride(model)
+    assert (dilated[0].stride, dilated[0].padding) == ((1, 1), (2, 2))
+
+
+def test_a_stride_that_was_one_number_stays_one() -> None:
+    model = tv.DenseNet(4, (1, 1, 1, 1), 8).eval()
+    set_last_stride(model)
+    pool = model.features.transition3.pool
+    assert (pool.kernel_size, pool.stride) == (1, 1)
+
+
 class Sharing(nn.Module):
     """One pooling halves the map of the last stage, and a copy of the map on the side of an earlier one."""
 

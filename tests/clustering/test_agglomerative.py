@@ -49,6 +49,23 @@ def test_two_merges_by_hand():
     assert merge(features, np.array([4, 3, 2, 1, 0]), merges=1).tolist() == [0, 1, 2, 3, 1]
 
 
+def test_of_equally_near_pairs_the_first_are_merged():
+    count = 100
+    angles = np.random.default_rng(0).uniform(0.2, 0.7, count)
+    features = np.zeros((count, 4, 3, count))  # of each group two are equal and two at an angle
+    for group, angle in enumerate(angles):
+        features[group, :2, 0, group] = features[group, 2, 1, group] = 1
+        features[group, 3, 1:, group] = np.cos(angle), np.sin(angle)
+    merged = merge(features.reshape(4 * count, -1), np.arange(4 * count), merges=count // 2).reshape(count, 4)
+    assert (merged[:, 0] == merged[:, 1]).tolist() == [group < count // 2 for group in range(count)]
+
+
+def test_a_cluster_too_large_to_be_near_anyone_is_merged_all_the_same():
+    angles = np.radians([0, 1, 2, 3, 4, 20])
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert merge(features, np.array([0, 0, 0, 0, 0, 1]), merges=1, size_weight=1.0).tolist() == [0] * 6
+
+
 def test_size_keeps_large_clusters_from_growing():
     angles = np.radians([0, 1, 2, 3, 10, 100, 110])
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from sklearn.metrics import mutual_info_score
 
 from reference_pipelines.clustering import (
@@ -64,6 +65,14 @@ def test_kmeans_finds_the_groups_and_its_seed_fixes_it():
     assert len(set(kmeans(features, clusters=4, seed=3))) == 4
 
 
+def test_kmeans_is_begun_once_from_its_seed():
+    features = np.random.default_rng(0).normal(size=(60, 3))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    once, twice = (KMeans(8, n_init=times, random_state=0).fit(unit).labels_ for times in (1, 2))
+    assert normalised_mutual_information(once, twice) < 1
+    assert normalised_mutual_information(kmeans(features, clusters=8, seed=0), once) == pytest.approx(1)
+
+
 def test_kmeans_over_fewer_distinct_points_than_clusters_numbers_what_it_finds():
     with pytest.warns(UserWarning, match="distinct clusters"):
         found = kmeans(np.repeat(np.eye(3), 4, axis=0), clusters=5, seed=0)
@@ -107,6 +116,15 @@ def advice(features, **options):
     with pytest.raises(UserError) as refused:
         cluster(features, dataclasses.replace(SMALL, **options))
     return str(refused.value).partition("noise; ")[2]
+
+
+def test_beside_one_cluster_noise_asks_for_a_larger_radius():
+    rng = np.random.default_rng(0)
+    together = np.repeat(rng.normal(size=(1, 16)), 10, axis=0) + 0.1 * rng.normal(size=(10, 16))
+    features = torch.tensor(np.concatenate([together, rng.normal(size=(6, 16))]), dtype=torch.float32)
+    assert advice(features, eps=0.4).startswith("raise --clustering.eps (now 0.4)")
+    found, eps, _ = cluster(features, dataclasses.replace(SMALL, eps=0.4, relax_eps=0.1))
+    assert (found.max() + 1, eps) == (2, 0.5)
 
 
 def test_an_advised_radius_gives_what_it_promises():
@@ -173,6 +191,8 @@ def test_eps_is_raised_until_there_are_two_clusters_and_it_is_said(capsys):
         return dbscan(graph, eps=radius, min_samples=config.min_samples)
 
     assert found.tolist() == at(eps).tolist()
+    last = cluster(features, dataclasses.replace(config, relax_limit=eps))
+    assert (last[0].tolist(), last[1]) == (found.tolist(), eps)
     assert at(round(eps - 0.1, 9)).max() < 1
 
 

@@ -101,6 +101,31 @@ def test_demo_refuses_a_folder_of_the_users(capsys, tmp_path):
     assert re.search(f"{re.escape(str(tmp_path))} .*not a demo", refused(capsys, "demo", "--out", str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate {0}",
+        "resume {0}",
+        "report {0} --out report.html",
+        "demo --out {0}",
+        "export {0} --onnx {0}",
+        "extract {0} {0} --out a.npy",
+        "cluster {0} --out a.csv",
+        "search {0} --gallery {0}",
+        "explain {0} {0} --out a",
+        "train apnet --data.root {0} --out run --config demo",
+        "train mla --config {0} --out run",
+        "reproduce apnet.table2 --out {0}",
+        "data verify {0}",
+    ],
+)
+def test_a_name_too_long_for_the_system_is_one_sentence(capsys, tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    name = "a" * 300
+    assert "File name too long" in refused(capsys, *line.format(name).split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_data_render_refuses_an_unknown_size(capsys, tmp_path):
     assert "tiny" in refused(capsys, "data", "render", str(tmp_path / "d"), "--size", "tinny")
 

@@ -183,7 +183,7 @@ def test_no_file_is_written_if_one_has_other_features(model, made, tmp_path, kin
 
 
 def test_all_files_are_written_or_none(model, made, tmp_path):
-    too_long = tmp_path / ("a" * 250)  # for a draft's name, not for its own
+    too_long = tmp_path / ("a" * 256)
     with pytest.raises(UserError) as caught:
         reference_pipelines.export(model, onnx=tmp_path / "a.onnx", torch_export=too_long)
     assert says(str(caught.value), "export: cannot write", "File name too long")

@@ -33,7 +33,13 @@ def main() -> None:
     drawn = [(area, mutant) for area in AREAS for mutant in _draw(area, arguments.mutants, arguments.seed)]
     drawn = [(area, mutant) for area, mutant in drawn if arguments.only in mutant.key]
     known = _known()
-    wanted = [each for each in drawn if _is_wanted(known.get(each[1].key), again=arguments.again)]
+    reasons = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
+    again = arguments.again
+    wanted = [
+        (area, mutant)
+        for area, mutant in drawn
+        if _is_wanted(known.get(mutant.key), again=again and mutant.key not in reasons)
+    ]
     if wanted:
         running.load_heavy()
     for number, (area, mutant) in enumerate(wanted, 1):
@@ -42,7 +48,6 @@ def main() -> None:
         with OUTCOMES.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"mutant": mutant.key, **outcome}) + "\n")
         print(f"{number}/{len(wanted)} {outcome['outcome']} in {outcome['seconds']} s: {mutant.key}", flush=True)
-    reasons = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
     told = page.write([(area, mutant, known[mutant.key]) for area, mutant in drawn], reasons, arguments.seed)
     if arguments.only:
         print(told)

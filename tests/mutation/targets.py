@@ -35,17 +35,21 @@ AREAS = (
         ("attnreid/layers", "attnreid/pyramid"),
         ("tests/layers", "tests/test_pyramid.py", "tests/test_attention_maps.py", "tests/golden"),
     ),
-    Area("attaching", ("attnreid/backbones",), ("tests/backbones",)),
+    Area("attaching", ("attnreid/backbones",), ("tests/backbones", "tests/test_inference.py")),
     Area("metrics", ("reference_pipelines/retrieval",), ("tests/retrieval", "tests/ranks")),
     Area(
         "clustering",
         ("reference_pipelines/clustering", "reference_pipelines/neighbours"),
-        ("tests/clustering", "tests/neighbours"),
+        ("tests/clustering", "tests/neighbours", "tests/training/test_unlabelled.py"),
     ),
     Area(
         "resume",
         ("reference_pipelines/runs",),
-        ("tests/runs", "tests/training/test_held_out.py", "tests/config/test_loading.py"),
+        (
+            "tests/runs",
+            "tests/training/test_held_out.py",
+            "tests/commands/test_evaluate.py",
+        ),
     ),
 )
 

@@ -1,5 +1,6 @@
 """The scores against the oracle that sorts every list, and by hand."""
 
+import inspect
 import math
 
 import numpy as np
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_pipelines.ranks.scoring import bootstrap_interval
-from reference_pipelines.retrieval import CameraPair, chance_level, evaluate, ranked_matches, ranking
+from reference_pipelines.retrieval import (
+    CameraPair,
+    chance_level,
+    evaluate,
+    evaluate_top,
+    ranked_matches,
+    ranking,
+    score_top,
+)
 from reference_pipelines.retrieval.scores import expected_average_precision
 from tests.conftest import says
 from tests.oracles import retrieval as oracle
@@ -490,7 +499,7 @@ def rows(*values, dtype=torch.float32):
         ({"gallery_features": torch.zeros(2, 0)}, r"gallery_features .*\(n, D\) .*n > 0 and D > 0, got \(2, 0\)"),
         ({"query_features": torch.zeros(2)}, r"query_features .*\(n, D\) .*, got \(2,\)"),
         ({"gallery_features": torch.full((2, 2), torch.nan)}, "gallery_features .*finite"),
-        ({"query_features": torch.tensor([[1.0, -torch.inf]])}, "query_features .*finite, got NaN or Inf; "),
+        ({"query_features": torch.tensor([[1.0, -torch.inf]])}, "query_features .*finite, got NaN or Inf in row 0; "),
         ({"gallery_features": torch.zeros(2, 3)}, "same width, got 2 and 3"),
         ({"gallery_ids": ["-1", "2"]}, "gallery_ids .*numbers, got <U2"),
         ({"ranks": (0, 1)}, r"ranks .*1, got \(0, 1\)"),
@@ -520,3 +529,17 @@ def test_refusals(change, message):
     }
     with pytest.raises(ValueError, match=message):
         evaluate(**{**arguments, **change})
+
+
+def test_given_distances_are_ties_only_where_they_are_equal():
+    ids, cameras = [1, 2], [1, 1]
+    apart = np.array([[0.0, 1e-6, 2e-6], [3e-6, 0.0, 1e-6]])
+    assert evaluate(None, ids, cameras, None, [1, 2, 3], [2, 2, 2], distances=apart).remarks == ()
+    with pytest.warns(UserWarning, match="2 of the 2 queries .*equally far") as told:
+        evaluate(None, ids, cameras, None, [1, 2, 3], [2, 2, 2], distances=apart * 0)
+    assert told[0].filename == __file__
+
+
+def test_every_way_to_score_has_the_same_ranks():
+    for each in (evaluate, evaluate_top, score_top):
+        assert inspect.signature(each).parameters["ranks"].default == (1, 5, 10, 20)

@@ -176,6 +176,7 @@ def test_the_features_are_left_as_they_were():
         (torch.ones(2, 3), torch.ones(2, 3), {"k1": 3, "k2": 5}, r"1 <= k2 <= k1 \+ 1, got k1=3, k2=5"),
         (torch.ones(2, 3), torch.ones(2, 3), {"k1": 0}, r"1 <= k2 <= k1 \+ 1"),
         (torch.ones(2, 3), torch.ones(2, 3), {"lambda_value": 1.5}, "lambda_value .*between 0 and 1, got 1.5"),
+        (torch.ones(2, 3), torch.ones(2, 3), {"lambda_value": -0.5}, "lambda_value .*between 0 and 1, got -0.5"),
     ],
 )
 def test_refusals(query, gallery, options, message):

@@ -25,7 +25,9 @@ from reference_pipelines.errors import UserError
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.rendering import render_market
 from reference_pipelines.runs.checkpoints import place_of, read_checkpoint, saved_epochs, write_checkpoint
+from reference_pipelines.runs.description import RunDescription
 from reference_pipelines.runs.folder import Run, how_to_go_on, resume_command
+from reference_pipelines.runs.provenance import file_digest
 from reference_pipelines.runs.resume import find_checkpoint
 from reference_pipelines.training.loop import Trainer
 from reference_pipelines.training.session import Session
@@ -578,3 +580,19 @@ def test_a_mistake_before_the_first_epoch_ends_leaves_nothing(images, tmp_path):
     with pytest.raises(UserError, match=r"66 images .*noise; .*; nothing was trained .*run was removed$"):
         trained("mla", images, tmp_path / "run", **{"clustering.min_samples": "60"})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_begin_in_a_folder_that_is_not_there_yet(tmp_path):
+    run = Run(tmp_path / "several" / "folders" / "run", OptimizerConfig(0.1, 0.0, 1))
+    run.open_new()
+    assert run.folder.is_dir()
+
+
+def test_a_files_digest_is_the_first_16_digits_of_its_sha256(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_digest(tmp_path / "file") == "ba7816bf8f01cfea"
+
+
+def test_a_new_run_has_taken_no_time():
+    fields = {field.name: field.default for field in dataclasses.fields(RunDescription)}
+    assert (fields["epoch"], fields["seconds"], fields["train_seconds"]) == (0, 0.0, 0.0)

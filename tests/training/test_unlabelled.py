@@ -146,6 +146,8 @@ def test_purity_leaves_the_unknown_out():
     assert describe_clusters(clusters, ids)["id_purity"] == pytest.approx(3 / 4)
     assert describe_clusters(clusters, np.full(6, UNKNOWN))["id_purity"] is None
     assert describe_clusters(clusters, np.array([1, UNKNOWN, UNKNOWN, 2, UNKNOWN, UNKNOWN]))["id_purity"] is None
+    alone = np.array([1, UNKNOWN, 1, UNKNOWN, 2, UNKNOWN])  # of each cluster one image has a label
+    assert describe_clusters(np.array([0, 0, 1, 1, 2, 2]), alone)["id_purity"] is None
 
 
 def literal_silhouette(points, labels):
@@ -173,6 +175,8 @@ def test_silhouette_is_the_literal_one():
     labels = np.random.default_rng(0).integers(-1, 4, 30)
     labels[0] = 7  # alone
     assert silhouette(points, labels) == pytest.approx(literal_silhouette(points.numpy(), labels.tolist()), abs=1e-9)
+    two = np.arange(30) % 2
+    assert silhouette(points, two) == pytest.approx(literal_silhouette(points.numpy(), two.tolist()), abs=1e-9)
     assert silhouette(points, np.zeros(30, dtype=int)) is None
     assert silhouette(points, np.arange(30)) is None
     assert silhouette(points, np.full(30, -1)) is None
