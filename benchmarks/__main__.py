@@ -15,7 +15,7 @@ from benchmarks.cases import Case, Job, Problem, Shape, Skipped
 from benchmarks.catalogue import CASES
 from benchmarks.complexity import NAME, count_apnet
 from benchmarks.hardware import describe_conditions, make_rates
-from benchmarks.limits import KINDS, RULE, Kind, compare, find_rates, list_limits
+from benchmarks.limits import KINDS, RULE, Kind, compare, explain, find_rates, list_limits
 from benchmarks.measuring import Row, measure
 from benchmarks.table import format_complexity, format_limits, format_rows, summarise
 from benchmarks.timing import keep_memory
@@ -117,7 +117,7 @@ def _run(cases: Sequence[Case], kinds: Sequence[Kind], options: argparse.Namespa
         content["rows"] = [_as_json(row) for row in rows]
     if limits:
         rates = find_rates(rest[: len(rate_jobs)], rate_jobs)
-        compared = compare(limits, rest[len(rate_jobs) :], rates)
+        compared = explain(limits, compare(limits, rest[len(rate_jobs) :], rates))
         print("", "What each layer must do, and what it takes:", "", format_limits(compared, rates), sep="\n")
         content["limits"] = {"rates": asdict(rates), "rule": RULE, "rows": [asdict(row) for row in compared]}
     if _wanted(GFLOPS, NAME, options):

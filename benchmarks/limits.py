@@ -16,6 +16,7 @@ from attnreid import AttentionPyramid, create_attention
 from benchmarks.cases import Case, Job, Problem, Shape, Variant
 from benchmarks.hardware import COPY, MATMUL
 from benchmarks.measuring import Row
+from benchmarks.operators import costliest_operators
 from benchmarks.ours import in_inference, in_training, seeded
 
 Mode = Literal["forward", "forward+backward"]
@@ -27,6 +28,8 @@ RULE = (
     "the map too; the parameters are read again and their gradients written. A time below the bound is no mistake: "
     "a cache that holds the map saves its reading, and a kernel for 3x3 convolutions may multiply less than counted"
 )
+MOST: dict[Mode, float] = {"forward": 1.3, "forward+backward": 1.6}
+"""How many times its bound a layer may take; a row above says what its time goes to."""
 BATCH = 8
 INPUTS = ((256, 128), (384, 192))
 
@@ -102,6 +105,11 @@ class LimitRow:
     ms: float | None = None
     times_bound: float | None = None
     note: str = ""
+
+    @property
+    def is_above(self) -> bool:
+        """Whether it takes longer than it may."""
+        return self.times_bound is not None and self.times_bound > MOST[self.mode]
 
 
 @dataclass(frozen=True)
@@ -187,3 +195,14 @@ def compare(limits: Sequence[Limit], rows: Sequence[Row], rates: Rates) -> list[
             )
         )
     return compared
+
+
+def explain(limits: Sequence[Limit], rows: Sequence[LimitRow]) -> list[LimitRow]:
+    """Say in each row that is above what it may take which operators take the most of its time."""
+    explained = []
+    for limit, row in zip(limits, rows, strict=True):
+        if row.is_above:
+            problem = limit.job.problem
+            row = replace(row, note=costliest_operators(limit.job.case.ours(problem).work, problem.device))
+        explained.append(row)
+    return explained

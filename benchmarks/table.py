@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from benchmarks.complexity import ComplexityRow
-from benchmarks.limits import RULE, LimitRow, Rates
+from benchmarks.limits import MOST, RULE, LimitRow, Rates
 from benchmarks.measuring import Figures, Row
 
 COLUMNS = ("what", "map", "against", "ratio", "target", "ms", "peak MiB", "resident MiB", "MMAC", "notes")
@@ -56,6 +56,11 @@ def format_limits(rows: Sequence[LimitRow], rates: Rates) -> str:
         gaps = sorted((row for row in own if row.times_bound is not None), key=lambda row: -(row.times_bound or 0))
         named = ", ".join(f"{row.layer} {row.problem} ({row.times_bound:.1f}x)" for row in gaps[:3])
         parts.append(f"largest gaps, {mode}: {named or 'none measured'}")
+        above = sum(row.is_above for row in gaps)
+        parts.append(
+            f"above {MOST[mode]:g} times the bound, {mode}: {above} of {len(gaps)}, with the operators that take the "
+            "most of the time"
+        )
     return "\n\n".join(parts)
 
 

@@ -1,13 +1,16 @@
 """The second table: what a layer must do at least, by hand, and the machine's own rates."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from attnreid import list_attention
 from benchmarks.cases import Job
 from benchmarks.hardware import COPY, MATMUL, make_rates
-from benchmarks.limits import INPUTS, KINDS, Rates, compare, find_rates, list_limits, stage_sizes
+from benchmarks.limits import INPUTS, KINDS, LimitRow, Rates, compare, explain, find_rates, list_limits, stage_sizes
 from benchmarks.measuring import Figures, Row, measure
+from benchmarks.operators import costliest_operators
 from benchmarks.table import format_limits
 from tests.benchmarks.support import CPU, problem
 from tests.conftest import says
@@ -84,3 +87,24 @@ def test_a_layer_that_does_not_suit_a_shape_says_so_and_the_gaps_are_named():
     assert says(text, "failed: ValueError: HeadLevelAttention: channels ", "multiple of 4, got 18")
     assert "largest gaps, forward: se 2x18x8x4 (" in text
     assert "matrix product 1 GMAC/s, copy 1 GB/s" in text
+
+
+def test_a_layer_above_its_limit_says_which_operators_take_the_most():
+    limits = limits_of("split", shapes=[(64, 16, 8)], batch=2)
+    one = LimitRow("split", "2x64x16x8", "forward", 1, 1, times_bound=1.3)
+    rows = [one, replace(one, mode="forward+backward", times_bound=1.7)]
+    within, above = explain(limits, rows)
+    assert (within.note, within.is_above, above.is_above) == ("", False, True)
+    found = dict(each.rsplit(" ", 1) for each in above.note.split(", "))
+    shares = [int(share.removesuffix("%")) for share in found.values()]
+    assert len(found) == 3
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 102
+    text = format_limits([within, above], Rates(1e9, 1e9))
+    assert "above 1.3 times the bound, forward: 0 of 1" in text
+    assert "above 1.6 times the bound, forward+backward: 1 of 1" in text
+
+
+def test_the_operator_that_does_the_work_is_named():
+    matrix = torch.ones(500, 500)
+    assert costliest_operators(lambda: matrix @ matrix, CPU).startswith("mm ")
