@@ -38,7 +38,7 @@ from reference_pipelines.reporting.table import (
     format_top,
     name_data,
 )
-from reference_pipelines.retrieval import TopResult, evaluate_top, rerank
+from reference_pipelines.retrieval import RetrievalResult, TopResult, evaluate_top, rerank
 from reference_pipelines.runs.folder import EVALUATIONS, RANKS
 from reference_pipelines.runs.provenance import provenance
 from reference_pipelines.runs.remarks import of_corrupt, of_people, of_scores
@@ -64,17 +64,18 @@ def run(options: EvaluateOptions) -> None:
         stored = processes.once(lambda: _calibration_of(run, configs[1].flip) if options.open_set else None)
         if processes.first:
             _announce(run, data, options)
-        features = Evaluator(data, *configs, device, processes).features(run.model.to(device))
+        evaluator = Evaluator(data, *configs, device, processes)
+        features = evaluator.features(run.model.to(device))
+        result, top = processes.together(lambda: _scored(run, evaluator, *features, options))
 
-        def score() -> None:
-            evaluator = Evaluator(data, *configs, device)
-            numbers, ranks = _scored(run, evaluator, *features, stored, options)
+        def tell() -> None:
+            numbers = _numbers(run, evaluator, result, *features, stored, options) | top
             numbers["seconds"] = round(time.perf_counter() - began, 1)
             numbers["remarks"] = _remarks(run, data, left_out, numbers)
             _print(numbers, options)  # before it is written, so that a full disk does not take it along
-            _write(options.out or run.folder / EVALUATIONS / _file_name(numbers), numbers, ranks)
+            _write(options.out or run.folder / EVALUATIONS / _file_name(numbers), numbers, result.ranks)
 
-        processes.once(score)
+        processes.once(tell)
 
 
 def _opened(options: EvaluateOptions, local_rank: int) -> tuple[TrainedRun, ReidData, int, torch.device]:
@@ -97,17 +98,25 @@ def _announce(run: TrainedRun, data: ReidData, options: EvaluateOptions) -> None
 
 
 def _scored(
+    run: TrainedRun, evaluator: Evaluator, query: Tensor, gallery: Tensor, options: EvaluateOptions
+) -> tuple[RetrievalResult, dict[str, Any]]:
+    """Return the scores, and what is written of those out of the nearest images, if they are wanted."""
+    distances = rerank(query, gallery, processes=evaluator.processes) if options.rerank else None
+    result = evaluator.score(query, gallery, distances=distances, single_shot=options.single_shot, seed=run.config.seed)
+    return result, {} if options.top_k is None else {"top_k": _top(query, gallery, evaluator, options.top_k, options)}
+
+
+def _numbers(
     run: TrainedRun,
     evaluator: Evaluator,
+    result: RetrievalResult,
     query: Tensor,
     gallery: Tensor,
     stored: StoredCalibration | None,
     options: EvaluateOptions,
-) -> tuple[dict[str, Any], QueryRanks]:
-    """Return what is written of an evaluation, and where the true matches stand."""
-    distances = rerank(query, gallery) if options.rerank else None
-    result = evaluator.score(query, gallery, distances=distances, single_shot=options.single_shot, seed=run.config.seed)
-    numbers = {
+) -> dict[str, Any]:
+    """Return what is written of an evaluation."""
+    return {
         "pipeline": run.pipeline,
         "title": run.result["title"],
         "trained_on": run.result["data"],
@@ -120,7 +129,6 @@ def _scored(
         **(
             {"open_set": _open_set(query, gallery, evaluator.data, stored, run.config.seed)} if options.open_set else {}
         ),
-        **({} if options.top_k is None else {"top_k": _top(query, gallery, evaluator.data, options.top_k, options)}),
         "unfinished": run.result.get("unfinished"),
         "weights": {"name": run.weights.stem, "file": str(run.weights), "digest": run.digest},
         "start_weights": run.result.get("weights_digest"),
@@ -128,7 +136,6 @@ def _scored(
         **provenance(),
         "config": to_plain(run.config),
     }
-    return numbers, result.ranks
 
 
 def _print(numbers: dict[str, Any], options: EvaluateOptions) -> None:
@@ -164,10 +171,13 @@ def _check_top(options: EvaluateOptions) -> None:
     require_engine(options.engine)
 
 
-def _top(query: Tensor, gallery: Tensor, data: ReidData, k: int, options: EvaluateOptions) -> dict[str, Any]:
+def _top(query: Tensor, gallery: Tensor, evaluator: Evaluator, k: int, options: EvaluateOptions) -> dict[str, Any]:
     """Return the scores out of the nearest images of each query, as they are written."""
+    data = evaluator.data
     sides = (query, data.query.ids, data.query.cameras, gallery, data.gallery.ids, data.gallery.cameras)
-    found: TopResult = evaluate_top(*sides, k=k, engine=options.engine, recall=options.recall)
+    found: TopResult = evaluate_top(
+        *sides, k=k, engine=options.engine, recall=options.recall, processes=evaluator.processes
+    )
     missed = found.approximation
     return {
         "k": k,

@@ -27,7 +27,7 @@ class Evaluator:
         data_config: image size, interpolation and workers.
         config: flip averaging and batch size.
         device: where the networks are.
-        processes: who shares the extraction.
+        processes: who share the extraction and the scoring.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Evaluator:
         self.processes = processes
 
     def features(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return the features (Q, D) of the queries and (G, D) of the gallery; only the first process has them."""
+        """Return on every process the features (Q, D) of the queries and (G, D) of the gallery, on the CPU."""
         model.eval()
 
         def extract(images: ImageList, title: str) -> Tensor:
@@ -60,7 +60,10 @@ class Evaluator:
                 title=title,
                 processes=self.processes,
             )
-            return Tracklets(images).pool(features)
+            pooled = Tracklets(images).pool(features)
+            if self.processes.count == 1:
+                return pooled
+            return torch.from_numpy(self.processes.spread(pooled.numpy()))
 
         return extract(self.images.query, "query"), extract(self.images.gallery, "gallery")
 
@@ -69,7 +72,7 @@ class Evaluator:
         return self.score(*self.features(model))
 
     def score(self, query: Tensor, gallery: Tensor, **options: Any) -> RetrievalResult:
-        """Return the retrieval result of the features (Q, D) and (G, D), on every process.
+        """Return the retrieval result of the features (Q, D) and (G, D), which every process passes, on every process.
 
         Args:
             query: features of the queries.
@@ -78,14 +81,12 @@ class Evaluator:
         """
         queries, images = self.data.query, self.data.gallery
 
-        def scored() -> RetrievalResult:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the result's remarks say it, and stay with it
-                found = evaluate(query, queries.ids, queries.cameras, gallery, images.ids, images.cameras, **options)
-            # Without cameras each image has a number of its own, which makes pairs of images.
-            return found if self.data.cameras_known else replace(found, camera_pairs=())
-
-        return self.processes.once(scored)
+        sides = (query, queries.ids, queries.cameras, gallery, images.ids, images.cameras)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the result's remarks say it, and stay with it
+            found = evaluate(*sides, **options, processes=self.processes)
+        # Without cameras each image has a number of its own, which makes pairs of images.
+        return found if self.data.cameras_known else replace(found, camera_pairs=())
 
     def chance(self) -> float:
         """Return the mAP of random rankings under the same protocol."""

@@ -36,7 +36,7 @@ def shared_minima(
     def work(start: int, stop: int) -> Any:
         return _minima_of_rows(*arrays, others.shape[0], max_distance, start, stop)
 
-    blocks = _in_blocks(work, rows.shape[0], _ROWS_AT_ONCE, "Jaccard distances", shown)
+    blocks = _in_blocks(work, rows.shape[0], _ROWS_AT_ONCE, "Jaccard distances", shown) or [work(0, 0)]
     counts, indices, distances = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     indptr = np.concatenate([[0], np.cumsum(counts)])
     graph = sparse.csr_array((distances, indices, indptr), shape=(rows.shape[0], others.shape[0]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reference_pipelines.config.clustering import Engine
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.neighbours import engines
 from reference_pipelines.neighbours import search as among_all
 from reference_pipelines.neighbours.search import Neighbours, nearest_columns, pair_similarities
@@ -19,7 +20,13 @@ GALLERY_BLOCK = 20_000
 
 
 def find_in_gallery(
-    query: np.ndarray, gallery: np.ndarray, k: int, *, engine: Engine = "exact", recall: float = 0.99
+    query: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    *,
+    engine: Engine = "exact",
+    recall: float = 0.99,
+    processes: Processes = ALONE,
 ) -> Neighbours:
     """Return the min(k, G) nearest rows of the gallery to each query, by cosine.
 
@@ -30,6 +37,7 @@ def find_in_gallery(
         engine: "exact", or what proposes the neighbours of more than `engines.SAMPLED_ROWS` queries: some may be
             missed, none is ranked wrongly.
         recall: the part of the neighbours that an engine is to find.
+        processes: who share the queries. Each passes the same and gets all neighbours.
 
     Returns:
         `indices` (Q, k) rows of the gallery, -1 where an engine proposes too few; `similarities` (Q, k), -inf for
@@ -42,18 +50,19 @@ def find_in_gallery(
     k = min(k, len(gallery))
     # To know the recall so many queries are searched exactly anyway.
     if engine != "exact" and len(query) > engines.SAMPLED_ROWS:
-        return _among_proposed(query, gallery, k, engine, recall)
-    return _exactly(query, gallery, k)
+        return _among_proposed(query, gallery, k, engine, recall, processes)
+    return _exactly(query, gallery, k, processes)
 
 
-def _exactly(query: np.ndarray, gallery: np.ndarray, k: int) -> Neighbours:
+def _exactly(query: np.ndarray, gallery: np.ndarray, k: int, processes: Processes) -> Neighbours:
+    query = query[processes.place(len(query))]
     found = [np.empty((len(query), 0), dtype=np.int64), np.empty((len(query), 0))]
     starts = range(0, len(gallery), GALLERY_BLOCK)
-    for start in progress_bar(starts, len(starts), "search", unit="block"):
+    for start in progress_bar(starts, len(starts), "search", unit="block", shown=processes.first):
         block = gallery[start : start + GALLERY_BLOCK]
         nearest, similarities = _nearest_of_block(query, block, min(k, len(block)))
         found = _merge(found, [nearest + start, similarities], k)
-    return Neighbours(found[0], found[1])
+    return Neighbours(processes.join(found[0]), processes.join(found[1]))
 
 
 def _nearest_of_block(query: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +70,7 @@ def _nearest_of_block(query: np.ndarray, block: np.ndarray, k: int) -> tuple[np.
     columns = np.arange(len(query), len(points), dtype=np.int32)
     step = among_all.UNSETTLED_ROWS
     rows = [np.arange(i, min(i + step, len(query)), dtype=np.int32) for i in range(0, len(query), step)]
-    found = [nearest_columns(points, some, columns, k) for some in rows]
+    found = [nearest_columns(points, some, columns, k) for some in rows or [np.empty(0, dtype=np.int32)]]
     return np.concatenate([each[0] for each in found]).astype(np.int64) - len(query), np.concatenate(
         [each[1] for each in found]
     )
@@ -74,19 +83,22 @@ def _merge(first: list[np.ndarray], second: list[np.ndarray], k: int) -> list[np
     return [np.take_along_axis(each, order, axis=1) for each in (indices, similarities)]
 
 
-def _among_proposed(query: np.ndarray, gallery: np.ndarray, k: int, engine: Engine, recall: float) -> Neighbours:
+def _among_proposed(
+    query: np.ndarray, gallery: np.ndarray, k: int, engine: Engine, recall: float, processes: Processes
+) -> Neighbours:
     width = min(k + engines.SPARE, len(gallery))
-    index = engines.build_index(engine, gallery.astype(np.float32, copy=False))
-    rows = engines.sample_rows(len(query))
-    some = query[rows]
+    index = engines.build_index(engine, gallery.astype(np.float32, copy=False), processes)
+    some = query[engines.sample_rows(len(query))]
+    nearest, sampled = _exactly(some, gallery, k, processes).similarities, some[processes.place(len(some))]
 
     def find(effort: int) -> np.ndarray:
-        proposed = index.search(some.astype(np.float32, copy=False), width, effort)
-        return _best_of(some, gallery, proposed, k)[1]
+        proposed = index.search(sampled.astype(np.float32, copy=False), width, effort)
+        return processes.join(_best_of(sampled, gallery, proposed, k)[1])
 
-    effort, approximation = engines.least_effort(index, find, _exactly(some, gallery, k).similarities, recall)
-    candidates = engines.propose(index, query.astype(np.float32, copy=False), width, effort)
-    indices, similarities = _best_of(query, gallery, candidates.astype(np.int64), k)
+    effort, approximation = engines.least_effort(index, find, nearest, recall)
+    own = query[processes.place(len(query))]
+    candidates = engines.propose(index, own.astype(np.float32, copy=False), width, effort, shown=processes.first)
+    indices, similarities = (processes.join(each) for each in _best_of(own, gallery, candidates.astype(np.int64), k))
     return Neighbours(indices, similarities, approximation=approximation)
 
 

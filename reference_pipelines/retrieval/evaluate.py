@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.ranks.scoring import QueryRanks, score
 from reference_pipelines.retrieval.distances import Distances, Metric, feature_distances, given_distances
 from reference_pipelines.retrieval.ranking import check_labels, collect_hits, distance_blocks, no_match, rank_matches
@@ -73,6 +74,7 @@ def evaluate(
     device: torch.device | str | None = None,
     single_shot: int = 0,
     seed: int = 0,
+    processes: Processes = ALONE,
 ) -> RetrievalResult:
     """Rank the gallery for each query and score the ranking.
 
@@ -96,6 +98,7 @@ def evaluate(
         single_shot: how many galleries of one random image a person are drawn a query for CUHK03's
             single-gallery-shot CMC, the mean over them; 0 leaves it out. Published code draws 10 or 100.
         seed: of these draws.
+        processes: who share the queries. Each passes the same and gets the whole result.
 
     Warns:
         UserWarning: each of the result's remarks.
@@ -122,20 +125,20 @@ def evaluate(
         raise ValueError(f"evaluate: single_shot and seed must not be negative, got {single_shot} and {seed}")
     labels = check_labels(query_ids, query_cameras, gallery_ids, gallery_cameras, distances.shape)
     shots = SingleShot(labels, single_shot, seed) if single_shot else None
-    found, drawn, tied = [], [], []
-    for block, rows in distance_blocks(distances, labels):
+    found, drawn, tied = [], [np.empty((0, single_shot), dtype=np.int64)], [np.empty(0, dtype=bool)]
+    for block, rows in distance_blocks(distances, labels, processes):
         tied.append(_all_equal(rows, equal))
         same = labels.same_person(block)
         found.append((block, same, rank_matches(rows, same)))
         if shots is not None:
             drawn.append(shots.ranks(block, rows, same))
-    hits = collect_hits(labels, found)
+    hits = collect_hits(labels, found, processes)
     if not len(hits.queries):
         raise ValueError(no_match(labels))
     standing = query_ranks(hits, labels)
     scores = score(standing, ranks)
-    single = np.concatenate(drawn) if drawn else None
-    remarks += _ties(np.concatenate(tied)[standing.queries])
+    single = None if shots is None else processes.join(np.concatenate(drawn))
+    remarks += _ties(processes.join(np.concatenate(tied))[standing.queries])
     for remark in remarks:
         warnings.warn(f"evaluate: {remark}", stacklevel=2)
     return RetrievalResult(

@@ -14,6 +14,7 @@ import torch
 from numba import njit
 from numpy.typing import ArrayLike
 
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.retrieval.distances import Distances
 
 JUNK = -1
@@ -155,12 +156,15 @@ def no_match(labels: Labels) -> str:
     )
 
 
-def distance_blocks(distances: Distances, labels: Labels) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield blocks of queries with their (b, K) distances to the counted gallery images."""
+def distance_blocks(
+    distances: Distances, labels: Labels, processes: Processes = ALONE
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield a process's share of the blocks of queries, with their (b, K) distances to the counted gallery images."""
     queries, gallery = distances.shape
     size = min(max(_LEAST_QUERIES, _BLOCK_NUMBERS // gallery), _MOST_QUERIES)
     columns: torch.Tensor | None = None
-    for start in range(0, queries, size):
+    # The blocks do not depend on how many processes there are: a product's rounding depends on its size.
+    for start in processes.share(range(0, queries, size)):
         block = slice(start, min(start + size, queries))
         rows = distances.rows(block).detach()
         if len(labels.counted) < gallery:
@@ -189,15 +193,20 @@ def rank_matches(rows: np.ndarray, same: SamePerson) -> np.ndarray:
     return ranks
 
 
-def collect_hits(labels: Labels, found: list[tuple[slice, SamePerson, np.ndarray]]) -> Hits:
-    """Return the matches of all blocks: each with its queries, their persons' images and the ranks of those."""
-    queries, ranks, images = [], [], []
+def collect_hits(
+    labels: Labels, found: list[tuple[slice, SamePerson, np.ndarray]], processes: Processes = ALONE
+) -> Hits:
+    """Return the matches of all blocks: each with its queries, their persons' images and the ranks of those.
+
+    Each of several processes passes its share of the blocks and gets the matches of all.
+    """
+    queries, ranks, images = ([np.empty(0, dtype=np.int64)] for _ in range(3))
     for block, same, before in found:
         kept = ~same.dropped
         queries.append(block.start + same.rows[kept])
         ranks.append(before[kept])
         images.append(labels.counted[same.columns[kept]])
-    query, rank, image = (np.concatenate(parts) for parts in (queries, ranks, images))
+    query, rank, image = (processes.join(np.concatenate(parts)) for parts in (queries, ranks, images))
     order = np.lexsort((rank, query))
     return Hits(query[order], rank[order], image[order])
 

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.neighbours.compiled import shared_minima
-from reference_pipelines.neighbours.reciprocal import encode
+from reference_pipelines.neighbours.reciprocal import encode, join_rows
 from reference_pipelines.neighbours.search import PROGRESS_ABOVE, find_neighbours, unit_features
 from reference_pipelines.retrieval.distances import Distances
 
@@ -59,6 +60,7 @@ def rerank(
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,
+    processes: Processes = ALONE,
 ) -> Distances:
     """Return the re-ranked distances of queries to a gallery, which `evaluate(..., distances=...)` ranks by.
 
@@ -72,6 +74,7 @@ def rerank(
         k1: neighbours, besides the point itself, from which the reciprocal ones are taken.
         k2: neighbours, the point itself counted, over which its weights are averaged; 1 averages nothing.
         lambda_value: the part of the original distances, 0 to 1; 1 ranks as without re-ranking.
+        processes: who share the work. Each passes the same and gets the distances of all.
 
     Raises:
         ValueError: features that are not finite (n, D) of one width, or options out of range.
@@ -86,12 +89,14 @@ def rerank(
         widths = f"{query.shape[1]} and {gallery.shape[1]}"
         raise ValueError(f"rerank: query and gallery features must have the same width, got {widths}")
     points = torch.cat([query, gallery])  # of the wider type, where they differ
-    neighbours = find_neighbours(points, k1 + 1, least=True)
+    neighbours = find_neighbours(points, k1 + 1, least=True, processes=processes)
     assert neighbours.least is not None
     largest = _largest(neighbours.least, points.dtype)
-    weights = encode(points, neighbours, k1=k1, k2=k2, largest=largest)
+    weights = encode(points, neighbours, k1=k1, k2=k2, largest=largest, processes=processes)
     count = len(query)
-    jaccard = shared_minima(weights[:count], weights[count:], max_distance=1.0, shown=len(points) > PROGRESS_ABOVE)
+    shown = len(points) > PROGRESS_ABOVE and processes.first
+    own = shared_minima(weights[:count][processes.place(count)], weights[count:], max_distance=1.0, shown=shown)
+    jaccard = join_rows(own, processes)
     return _Reranked(points[:count], points[count:], largest[:count], jaccard, lambda_value)
 
 

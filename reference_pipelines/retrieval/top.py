@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from reference_pipelines.config.clustering import Engine
+from reference_pipelines.distributed.processes import ALONE, Processes
 from reference_pipelines.neighbours.engines import Approximation, check_engine
 from reference_pipelines.neighbours.gallery import find_in_gallery
 from reference_pipelines.neighbours.search import unit_features
@@ -58,6 +59,7 @@ def evaluate_top(
     engine: Engine = "exact",
     recall: float = 0.99,
     ranks: tuple[int, ...] = (1, 5, 10, 20),
+    processes: Processes = ALONE,
 ) -> TopResult:
     """Find the k nearest gallery images of each query by cosine, and score what they tell of the whole ranking.
 
@@ -76,6 +78,7 @@ def evaluate_top(
         engine: "exact", or an index of faiss, "faiss-flat" or "faiss-hnsw", of which the scores are estimates.
         recall: the part of the nearest images that an index is to find, above 0 and at most 1.
         ranks: the k of CMC@k; those up to k, and k itself, are scored.
+        processes: who share the search. Each passes the same and gets the whole result.
 
     Raises:
         ValueError: shapes that do not fit, features that are not finite, options out of range, or no query with a
@@ -91,7 +94,8 @@ def evaluate_top(
     labels = check_labels(query_ids, query_cameras, gallery_ids, gallery_cameras, (len(query), len(gallery)))
     matches, dropped = labels.count_same_person()
     _check(labels, matches, k, ranks)
-    found = find_in_gallery(query, gallery[labels.counted], k + int(dropped.max()), engine=engine, recall=recall)
+    width = k + int(dropped.max())
+    found = find_in_gallery(query, gallery[labels.counted], width, engine=engine, recall=recall, processes=processes)
     return _score(labels, _Top(labels, found.indices, k), ranks, found.approximation)
 
 

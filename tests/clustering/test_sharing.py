@@ -83,6 +83,13 @@ def test_clusters_are_those_of_one_process(count, config, capsys):
     assert capsys.readouterr().out == said  # once
 
 
+def test_more_processes_than_images():
+    points = features()[:12]
+    expected = cluster(points, CONFIG)[0]
+    for found, _, _ in in_threads(14, lambda each: cluster(points, CONFIG, processes=each)):
+        assert found.tolist() == expected.tolist()
+
+
 def test_too_few_clusters_are_refused_by_all_with_one_sentence():
     def work(processes):
         with pytest.raises(UserError, match="all images have the same feature") as refused:

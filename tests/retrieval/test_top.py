@@ -166,7 +166,7 @@ def test_scores_of_an_engine_bear_its_recall(monkeypatch):
 
     monkeypatch.setattr(engines, "SAMPLED_ROWS", 30)
     monkeypatch.setattr(engines, "require_engine", lambda engine: None)
-    monkeypatch.setattr(engines, "build_index", lambda engine, vectors: Two(vectors))
+    monkeypatch.setattr(engines, "build_index", lambda engine, vectors, processes: Two(vectors))
     who, query, gallery = clustered(60, 400, 64, cameras=1)
     who.query_cameras[:] = [2] * 60
     found = evaluate_top(*who.beside(query, gallery), k=4, engine="faiss-hnsw", recall=0.9)
