@@ -195,7 +195,7 @@ def build_attention(
         options: given to the builder in any case.
 
     Raises:
-        TypeError: it builds something else than a module.
+        TypeError: it builds something else than a module, or cannot be called so.
         ValueError: it must know the size, and none is given.
     """
     if takes_option(builder, "size"):
@@ -206,7 +206,12 @@ def build_attention(
             raise ValueError(f"{who}: {name} must know the map's size, got size=None: pass size=(H, W)")
     placed = {"device": device, "dtype": dtype}
     options.update((name, value) for name, value in placed.items() if value is not None and takes_option(builder, name))
-    module = builder(channels, **options)
+    try:
+        module = builder(channels, **options)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # from inside the builder
+        raise TypeError(f"{who}: attention must be callable with {channels} channels, and is not: {error}") from error
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"{who}: attention must build an nn.Module for {channels} channels, got {module!r}: have it return one"

@@ -12,5 +12,10 @@ def composed(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text that any Unicode output takes: bytes of file names that are not UTF-8 as \xe9."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""Return text that any Unicode output takes: what is not UTF-8 in a file name as \xe9, half pairs as \ud800."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and no file name
+        return text.encode("utf-8", "backslashreplace").decode()

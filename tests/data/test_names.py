@@ -120,6 +120,7 @@ def latin(tmp_path):
 def test_names_that_are_no_utf8_are_printable():
     assert printable(f"{LATIN} é") == r"caf\xe9 é"
     assert printable("plain") == "plain"
+    assert printable("half \ud800, é") == r"half \ud800, é"
 
 
 def test_names_that_are_no_utf8_are_read_and_told(tmp_path, capsys):

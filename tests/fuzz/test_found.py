@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from attnreid import (
+    AttentionPyramid,
     SqueezeExcitation,
     attach,
     attach_apnet,
@@ -393,3 +394,16 @@ def test_a_damaged_file_of_arrays(place, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="no file of arrays"):
         load_arrays(path)
+
+
+def test_what_builds_no_attention_is_named():
+    with pytest.raises(TypeError, match=r"AttentionPyramid: attention must be callable with 2 channels.*no len"):
+        AttentionPyramid(2, len, levels=1)
+    with pytest.raises(TypeError, match=r"attention must be callable with 2 channels.*0 positional"):
+        AttentionPyramid(2, lambda *, channels: None, levels=1)
+
+    def builder(channels):
+        return len(channels)
+
+    with pytest.raises(TypeError, match="^object of type 'int' has no len"):  # its own error, with its own lines
+        AttentionPyramid(2, builder, levels=1)
