@@ -452,6 +452,8 @@ def test_chance_by_hand():
     # One match among G images is at a uniform rank; where all are matches every order is perfect.
     assert chance_level([1], [1], [1, 2, 2, 2], [2] * 4) == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     assert chance_level([1], [1], [1, 1, 1], [2, 2, 3]) == 1.0
+    assert chance_level([1], [1], [1, 1], [2, 3]) == 1.0
+    assert chance_level([1], [1], [1], [2]) == 1.0
     assert expected_average_precision(np.array([1]), np.array([1])).tolist() == [1.0]
 
 

@@ -210,3 +210,10 @@ def test_refusals(change, message):
 def test_neighbours_that_cannot_be_scored_are_refused(neighbours, message):
     with pytest.raises(ValueError, match=message):
         score_top(neighbours, [7], [1], [7, 1, 7], [2, 2, 1], k=2)
+
+
+def test_the_ranks_that_are_scored_unless_others_are_named():
+    neighbours = [list(range(30))]
+    found = score_top(neighbours, [7], [1], [7] * 30, [2] * 30, k=25)
+    assert found.cmc == {1: 1.0, 5: 1.0, 10: 1.0, 20: 1.0, 25: 1.0}
+    assert sorted(evaluate_top([[1.0, 0.0]], [7], [1], [[1.0, 0.5]] * 30, [7] * 30, [2] * 30, k=25).cmc) == [*found.cmc]
