@@ -36,13 +36,15 @@ class Scaled:
     """One size, clustered once in a fresh process.
 
     Fields: `seconds` and `peaks` by phase, a peak being the resident maximum above what was resident with the
-    features; `features` and `resident` the bytes of the features and the process's resident maximum, both in all;
-    `clusters` and the share of `noise` are what came out.
+    features; `core_seconds` of all phases, which other programs on the machine lengthen less; `features` and
+    `resident` the bytes of the features and the process's resident maximum, both in all; `clusters` and the share of
+    `noise` are what came out.
     """
 
     count: int
     dim: int
     seconds: tuple[float, ...]
+    core_seconds: float
     peaks: tuple[int, ...]
     features: int
     resident: int
@@ -111,22 +113,25 @@ def measure_size(count: int, dim: int, engine: Engine, keep: Path | None = None)
     gc.collect()
     before = read_status("VmRSS")
     seconds: list[float] = []
+    core_seconds: list[float] = []
     peaks: list[int] = []
 
     def timed(work: Callable[[], Any]) -> Any:
         file = keep / f"{count}x{dim}-{engine}.npz" if keep and PHASES[len(seconds)] == "search" else None
         if file is not None and file.exists():
-            found, took, peak = _read_search(file)
+            found, took, cores_took, peak = _read_search(file)
             seconds.append(took)
+            core_seconds.append(cores_took)
             peaks.append(peak + before)
             return found
         reset_maximum()
-        start = time.perf_counter()
+        start, start_of_cores = time.perf_counter(), time.process_time()
         result = work()
         seconds.append(time.perf_counter() - start)
+        core_seconds.append(time.process_time() - start_of_cores)
         peaks.append(read_status("VmHWM"))
         if file is not None:
-            _keep_search(file, result, seconds[-1], peaks[-1] - before)
+            _keep_search(file, result, (seconds[-1], core_seconds[-1], peaks[-1] - before))
         return result
 
     labels = cluster(features, engine, timed)
@@ -134,6 +139,7 @@ def measure_size(count: int, dim: int, engine: Engine, keep: Path | None = None)
         count,
         dim,
         tuple(seconds),
+        sum(core_seconds),
         tuple(peak - before for peak in peaks),
         features.nbytes,
         max(peaks),
@@ -142,15 +148,15 @@ def measure_size(count: int, dim: int, engine: Engine, keep: Path | None = None)
     )
 
 
-def _keep_search(file: Path, found: Any, seconds: float, peak: int) -> None:
+def _keep_search(file: Path, found: Any, cost: tuple[float, float, int]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     missed = found.approximation
     said = (-1.0, 0.0, 0) if missed is None else (missed.recall, missed.target, missed.rows)
     with replacing(file) as draft, draft.open("wb") as content:
-        np.savez(content, indices=found.indices, similarities=found.similarities, cost=(seconds, peak), missed=said)
+        np.savez(content, indices=found.indices, similarities=found.similarities, cost=cost, missed=said)
 
 
-def _read_search(file: Path) -> tuple[Any, float, int]:
+def _read_search(file: Path) -> tuple[Any, float, float, int]:
     from reference_pipelines.arrays import load_arrays
     from reference_pipelines.neighbours.engines import Approximation
     from reference_pipelines.neighbours.search import Neighbours
@@ -158,8 +164,8 @@ def _read_search(file: Path) -> tuple[Any, float, int]:
     kept = load_arrays(file)
     recall, target, rows = kept["missed"].tolist()
     missed = None if recall < 0 else Approximation(recall, target, int(rows))
-    seconds, peak = kept["cost"].tolist()
-    return Neighbours(kept["indices"], kept["similarities"], approximation=missed), seconds, int(peak)
+    seconds, core_seconds, peak = kept["cost"].tolist()
+    return Neighbours(kept["indices"], kept["similarities"], approximation=missed), seconds, core_seconds, int(peak)
 
 
 def cluster(features: Tensor, engine: Engine, timed: Callable[..., Any]) -> np.ndarray:
@@ -185,12 +191,13 @@ def fit_exponent(counts: Sequence[int], seconds: Sequence[float]) -> float:
 
 def format_seconds(rows: Sequence[Scaled]) -> str:
     """Return the seconds of each phase and what came out."""
-    header = ("N x D", *PHASES, "seconds in all", "clusters", "noise")
+    header = ("N x D", *PHASES, "seconds in all", "core-seconds", "clusters", "noise")
     lines = [
         (
             f"{row.count:,} x {row.dim:,}",
             *(f"{second:.2f}" for second in row.seconds),
             f"{sum(row.seconds):.2f}",
+            f"{row.core_seconds:.2f}",
             f"{row.clusters:,}",
             f"{row.noise:.1%}",
         )
