@@ -1,6 +1,7 @@
 """Optimiser and generators go on as if nothing had happened."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -68,6 +69,18 @@ def test_every_generator_goes_on():
     drawn()
     state.restore(torch.device("cpu"))
     assert [drawn(), np.random.randn(), random.gauss(0, 1)] == after
+
+
+def test_a_state_of_a_gpu_goes_on_without_one_and_the_other_way_round(monkeypatch):
+    restored = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: restored.append(given))
+    state = GeneratorState.of(torch.device("cpu"))
+    state.restore(torch.device("cuda"))
+    with_gpu = replace(state, cuda=torch.arange(3))
+    with_gpu.restore(torch.device("cpu"))
+    assert restored == []
+    with_gpu.restore(torch.device("cuda"))
+    assert [(each.tolist(), device.type) for each, device in restored] == [([0, 1, 2], "cuda")]
 
 
 def test_every_global_generator_is_seeded():
