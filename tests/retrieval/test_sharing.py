@@ -81,6 +81,19 @@ def test_each_process_ranks_its_share_alone(monkeypatch):
     assert sum(seen) == QUERIES
 
 
+def test_each_process_reranks_its_share_alone(monkeypatch):
+    given, seen = sides(), []
+    module = sys.modules[rerank.__module__]
+
+    def shared_minima(rows, *others, real=module.shared_minima, **options):
+        seen.append(rows.shape[0])
+        return real(rows, *others, **options)
+
+    monkeypatch.setattr(module, "shared_minima", shared_minima)
+    in_threads(3, lambda each: rerank(given[0], given[3], k1=8, k2=3, processes=each))
+    assert sum(seen) == QUERIES
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_remarks_of_equal_distances_are_those_of_one_process(count):
     given = sides()
