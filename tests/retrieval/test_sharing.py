@@ -89,9 +89,16 @@ def test_each_process_reranks_its_share_alone(monkeypatch):
         seen.append(rows.shape[0])
         return real(rows, *others, **options)
 
+    def encode(*arguments, real=module.encode, processes, **options):
+        sharing.append(processes.count)
+        return real(*arguments, processes=processes, **options)
+
+    sharing = []
     monkeypatch.setattr(module, "shared_minima", shared_minima)
+    monkeypatch.setattr(module, "encode", encode)
     in_threads(3, lambda each: rerank(given[0], given[3], k1=8, k2=3, processes=each))
     assert sum(seen) == QUERIES
+    assert sharing == [3, 3, 3]
 
 
 @pytest.mark.parametrize("count", [2, 3])
