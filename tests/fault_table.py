@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+
+from tests.told import told_by_tests
 
 NOTHING, WHOLE = "nothing", "nothing corrupt"
 
@@ -25,13 +26,7 @@ def tell(record_property: Callable[[str, object], None]) -> Callable[..., None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table, where there is one."""
-    rows: list[dict[str, Any]] = [
-        json.loads(value)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == "fault" and getattr(report, "when", "") == "call"
-    ]
+    rows = told_by_tests(terminalreporter, "fault")
     if rows:
         from reference_pipelines.text_table import format_table  # the library's own tests run without it
 

@@ -102,7 +102,8 @@ class Program:
                 raise
             if speaks:
                 said = f"cannot use {os.fsdecode(error.filename)} ({error.strerror}); name another file or folder"
-                print(f"error: {' '.join(arguments[:1])}: {said}", file=sys.stderr, flush=True)
+                notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))  # such as what a run has kept
+                print(f"error: {' '.join(arguments[:1])}: {said}{notes}", file=sys.stderr, flush=True)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -60,10 +60,7 @@ class Evaluator:
                 title=title,
                 processes=self.processes,
             )
-            pooled = Tracklets(images).pool(features)
-            if self.processes.count == 1:
-                return pooled
-            return torch.from_numpy(self.processes.spread(pooled.numpy()))
+            return torch.from_numpy(self.processes.spread(Tracklets(images).pool(features).numpy()))
 
         return extract(self.images.query, "query"), extract(self.images.gallery, "gallery")
 

@@ -126,6 +126,29 @@ def test_a_name_too_long_for_the_system_is_one_sentence(capsys, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        *((number, True) for number in (errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)),
+        (errno.ENOENT, False),
+    ],
+)
+def test_the_systems_refusal_of_a_path_is_told_with_what_is_kept(number, told, monkeypatch, capsys):
+    def refuse(options):
+        error = OSError(number, os.strerror(number), "there")
+        error.add_note("The run has stopped; all is kept")
+        raise error
+
+    monkeypatch.setattr(extract, "run", refuse)
+    line = ("extract", "run", "images", "--out", "out")
+    if told:
+        expected = f"error: extract: cannot use there ({os.strerror(number)}); name another file or folder; "
+        assert refused(capsys, *line) == f"{expected}The run has stopped; all is kept"
+    else:
+        with pytest.raises(OSError, match="there"):
+            main(line)
+
+
 def test_data_render_refuses_an_unknown_size(capsys, tmp_path):
     assert "tiny" in refused(capsys, "data", "render", str(tmp_path / "d"), "--size", "tinny")
 

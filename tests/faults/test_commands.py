@@ -76,16 +76,6 @@ every_command = pytest.mark.parametrize("name", COMMANDS)
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked")]
 
 
-@pytest.fixture(scope="module")
-def run(trained_run, images, tmp_path_factory):
-    """A run of its own, with features beside it."""
-    copy = tmp_path_factory.mktemp("faults") / "run"
-    shutil.copytree(trained_run, copy)
-    features = copy.parent / "features"
-    assert main(["extract", str(copy), str(images), "--out", str(features), "--device", "cpu", "--workers", "0"]) == 0
-    return copy
-
-
 def start(words: Sequence[str], printed: Path, before: Callable[[], None] = lambda: None) -> int:
     """Fork a process that runs the command, as the program would, and return its id."""
     child = os.fork()

@@ -27,16 +27,6 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def run(trained_run, images, tmp_path_factory):
-    """A run of its own, with features beside it."""
-    copy = tmp_path_factory.mktemp("surroundings") / "run"
-    shutil.copytree(trained_run, copy)
-    features = copy.parent / "features"
-    assert main(["extract", str(copy), str(images), "--out", str(features), "--device", "cpu", "--workers", "0"]) == 0
-    return copy
-
-
-@pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "apnet"
     trained("apnet", images, out)

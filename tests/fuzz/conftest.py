@@ -1,20 +1,13 @@
 """The table of what `make test-fuzz` has generated."""
 
-import json
-
 import pytest
 
 from reference_pipelines.text_table import format_table
+from tests.told import told_by_tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    told = [
-        json.loads(value)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == "fuzz" and getattr(report, "when", "") == "call"
-    ]
+    told = told_by_tests(terminalreporter, "fuzz")
     if not told:
         return
     rows = []

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from reference_pipelines.config.sections import DataConfig, EvaluationConfig
+from reference_pipelines.data import read
+from reference_pipelines.distributed.processes import ALONE
+from reference_pipelines.evaluation.evaluator import Evaluator
 from reference_pipelines.neighbours import engines, gallery
 from reference_pipelines.neighbours import search as neighbours
 from reference_pipelines.retrieval import evaluate, evaluate_top, ranking, rerank
@@ -99,6 +103,26 @@ def test_each_process_reranks_its_share_alone(monkeypatch):
     in_threads(3, lambda each: rerank(given[0], given[3], k1=8, k2=3, processes=each))
     assert sum(seen) == QUERIES
     assert sharing == [3, 3, 3]
+
+
+def test_the_evaluator_shares_what_it_is_told_to(images, monkeypatch):
+    data = read(images)
+    rng, seen = np.random.default_rng(0), []
+    features = [torch.as_tensor(rng.normal(size=(len(part), 8))) for part in (data.query, data.gallery)]
+
+    def rank_matches(rows, same, real=ranking.rank_matches):
+        seen.append(len(rows))
+        return real(rows, same)
+
+    def scored(processes):
+        return Evaluator(data, DataConfig(str(images)), EvaluationConfig(), torch.device("cpu"), processes).score(
+            *features
+        )
+
+    expected = scored(ALONE)
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "rank_matches", rank_matches)
+    assert all(same(expected, found) for found in in_threads(2, scored))
+    assert sum(seen) == len(data.query)
 
 
 @pytest.mark.parametrize("count", [2, 3])
