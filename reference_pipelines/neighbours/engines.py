@@ -30,10 +30,11 @@ _EDGES, _BUILDING_EFFORT = 32, 100
 class Index(Protocol):
     """Vectors that can be searched, N of D numbers.
 
-    Fields: `efforts`, how hard it can search, rising.
+    Fields: `efforts`, how hard it can search, rising; `index`, faiss's own.
     """
 
     efforts: tuple[int, ...]
+    index: Any
 
     def search(self, query: np.ndarray, width: int, effort: int) -> np.ndarray:
         """Return (Q, width) rows of the vectors, -1 where fewer were found, for each float32 query of (Q, D)."""
@@ -46,7 +47,7 @@ class _Flat:
     efforts: tuple[int, ...] = (1,)
 
     def __init__(self, index: Any) -> None:
-        self._index = index
+        self.index = index
 
     @staticmethod
     def empty(faiss: Any, dim: int) -> Any:
@@ -54,7 +55,7 @@ class _Flat:
         return faiss.IndexFlatIP(dim)
 
     def search(self, query: np.ndarray, width: int, effort: int) -> np.ndarray:
-        found: np.ndarray = self._index.search(query, width)[1]
+        found: np.ndarray = self.index.search(query, width)[1]
         return found
 
 
@@ -64,7 +65,7 @@ class _Graph:
     efforts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
 
     def __init__(self, index: Any) -> None:
-        self._index = index
+        self.index = index
 
     @staticmethod
     def empty(faiss: Any, dim: int) -> Any:
@@ -74,8 +75,8 @@ class _Graph:
         return index
 
     def search(self, query: np.ndarray, width: int, effort: int) -> np.ndarray:
-        self._index.hnsw.efSearch = max(effort, width)
-        found: np.ndarray = self._index.search(query, width)[1]
+        self.index.hnsw.efSearch = max(effort, width)
+        found: np.ndarray = self.index.search(query, width)[1]
         return found
 
 
@@ -138,14 +139,19 @@ def build_index(engine: Engine, vectors: np.ndarray, processes: Processes = ALON
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    kind, index = _INDICES[engine], None
+    index = None
     if processes.first:
-        index = kind.empty(faiss, vectors.shape[1])
+        index = _INDICES[engine].empty(faiss, vectors.shape[1])
         index.add(np.ascontiguousarray(vectors))
     if processes.count > 1:
         written = processes.spread(np.empty(0) if index is None else faiss.serialize_index(index))
         index = faiss.deserialize_index(written) if index is None else index
-    return kind(index)
+    return index_of(engine, index)
+
+
+def index_of(engine: Engine, built: Any) -> Index:
+    """Return faiss's own index of an engine as what is searched here."""
+    return _INDICES[engine](built)
 
 
 def sample_rows(count: int) -> np.ndarray:
