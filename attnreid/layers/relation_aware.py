@@ -109,15 +109,8 @@ class _RelationAware(Gate, Foldable):
         return self.embed, self.joint, self.hidden, self.score
 
     def _embed(self, nodes: Tensor) -> Tensor:
-        """Return theta, phi and psi of all nodes, `(N, parts, 3D, P)`, before their batch norm.
-
-        A conv reads the map where it lies. Of all parts in one grouped conv, a conv for each part and one
-        batched product, the grouped conv was measured fastest on two CPU threads.
-        """
-        weight = self.embed.weight
-        nodes = rearrange(check_dtype(type(self).__name__, nodes, weight), "n parts f p -> n (parts f) p")
-        embedded = F.conv1d(nodes, rearrange(weight, "parts d f -> (parts d) f 1"), groups=self.parts)
-        return rearrange(embedded, "n (parts d) p -> n parts d p", parts=self.parts)
+        """Return theta, phi and psi of all nodes, `(N, parts, 3D, P)`, before their batch norm."""
+        raise NotImplementedError
 
     def _resized(self, size: Size, linear: NormedLinear, old: Size, new: Size) -> Self:
         """Return a copy for another size, for which one layer's inputs go from parts of the old size to the new."""
@@ -209,6 +202,14 @@ class RelationAwareSpatialAttention(_RelationAware):
         nodes = rearrange(x, "n c (parts h) w -> n parts c (h w)", parts=self.parts)
         return rearrange(self.node_scores(nodes), "n parts 1 (h w) -> n 1 (parts h) w", w=x.shape[3])
 
+    def _embed(self, nodes: Tensor) -> Tensor:
+        # A conv reads the map where it lies. Of all parts in one grouped conv, a conv for each part and one
+        # batched product, the grouped conv was measured fastest on two CPU threads.
+        weight = self.embed.weight
+        nodes = rearrange(check_dtype(type(self).__name__, nodes, weight), "n parts f p -> n (parts f) p")
+        embedded = F.conv1d(nodes, rearrange(weight, "parts d f -> (parts d) f 1"), groups=self.parts)
+        return rearrange(embedded, "n (parts d) p -> n parts d p", parts=self.parts)
+
     def resize(self, size: Size) -> Self:
         """Return a copy for maps of another size, whose positions relate to averages over the old size's.
 
@@ -291,6 +292,14 @@ class RelationAwareChannelAttention(_RelationAware):
         x = check_map("RelationAwareChannelAttention", x, self.channels, self.size)
         nodes = rearrange(x, "n (parts c) h w -> n parts (h w) c", parts=self.parts)
         return rearrange(self.node_scores(nodes), "n parts 1 c -> n (parts c) 1 1")
+
+    def _embed(self, nodes: Tensor) -> Tensor:
+        # The nodes are the map transposed, which a product takes as it lies and a conv would copy.
+        weight = self.embed.weight
+        nodes = check_dtype(type(self).__name__, nodes, weight)
+        if self.parts == 1:
+            return F.linear(nodes[:, 0].transpose(1, 2), weight[0]).transpose(1, 2)[:, None]
+        return weight @ nodes
 
     def resize(self, size: Size) -> Self:
         """Return a copy for maps of another size, which sees of each what this layer sees of it at the old size.
