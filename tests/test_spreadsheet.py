@@ -70,5 +70,5 @@ def test_clusters_name_their_images_as_text(tmp_path):
 def test_a_tables_folders_are_text_and_its_numbers_are_numbers():
     value = Value("row", "Market-1501", "mAP", -1.5, -2.0, (-3.0, -1.0), 3, ("-runs/a", "-runs/b"))
     (row,) = list(csv.reader(io.StringIO(as_csv([value]))))[1:]
-    assert row[3:7] == ["-1.5", "-2.0", "-3.0", "-1.0"]
-    assert row[8] == "'-runs/a -runs/b"
+    assert row[4:8] == ["-1.5", "-2.0", "-3.0", "-1.0"]
+    assert row[9] == "'-runs/a -runs/b"

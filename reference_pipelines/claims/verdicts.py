@@ -81,6 +81,8 @@ def judge(
         entry = line.entry
         if entry.scores is None or entry.selection != selection or entry.cell.get("scale") != scale:
             continue
+        if entry.held_out and selection == "last":  # trained on fewer people than the rows beside it
+            continue
         key = tuple(entry.cell.get(name, "") for name in ("paper", "row", "dataset"))
         cells.setdefault(key, {}).setdefault(entry.seed, line)  # the first run of a seed counts, whatever follows
     return [_judge(claim, cells) for claim in claims]

@@ -8,6 +8,7 @@ from attnreid.command_line import typed
 from reference_pipelines.config.clustering import Engine
 from reference_pipelines.config.sections import Device
 from reference_pipelines.errors import UserError
+from reference_pipelines.ledger.entry import Selection
 
 
 @dataclass(frozen=True)
@@ -310,6 +311,8 @@ class ReproduceOptions:
         experiment: its name, or "list" for all of them.
         scale: demo (rendered, small), gpu (rendered, Market-1501's size) or paper.
         seeds: trainings of each row.
+        select: rules by which the weights are chosen, a column each: the last epoch; held_out, the epoch that is best
+            on training people who are left out of training; oracle, the epoch that is best on the test set itself.
         only: names of rows, of data sets or of both; all when left out.
         data_root: folder that holds the papers' data sets, at the scale paper.
         dry_run: say what would be run and end.
@@ -320,6 +323,7 @@ class ReproduceOptions:
     experiment: str = typed(word="EXPERIMENT")
     scale: Literal["demo", "gpu", "paper"] = "demo"
     seeds: int = typed(1, least=1)
+    select: tuple[Selection, ...] = ("last",)
     only: tuple[str, ...] = typed((), metavar="NAME")
     data_root: Path | None = typed(None, name="--data.root", metavar="DIR")
     dry_run: bool = False

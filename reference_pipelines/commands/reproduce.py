@@ -28,7 +28,13 @@ def run(options: ReproduceOptions) -> int:
         seeds=options.seeds,
         only=options.only,
         root=options.data_root,
+        select=options.select,
     )
+    if options.select != ("last",) and plan.experiment.kind in ("cost", "maps"):
+        raise UserError(
+            f"reproduce: --select must be last for {plan.experiment.name}, which has no scores, got "
+            f"{' '.join(options.select)}; leave it out"
+        )
     if options.dry_run:
         print(json.dumps(_plain_plan(plan), indent=2) if options.json else _said_before(plan))
         return 0
@@ -101,6 +107,7 @@ def _plain_plan(plan: Plan) -> dict[str, object]:
     return {
         "experiment": plan.experiment.name,
         "scale": plan.scale.name,
+        "select": plan.select,
         "runs": [
             {"run": each.title, "seed": each.seed, "done": each.done, "folder": str(each.folder)} for each in plan.runs
         ],

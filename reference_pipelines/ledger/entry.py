@@ -86,6 +86,12 @@ class Entry:
     ranks: dict[str, Any] | None
     failure: str | None
 
+    @property
+    def held_out(self) -> int:
+        """How many training people were left out, to select weights by."""
+        evaluation = self.config.get("evaluation")
+        return int(evaluation.get("held_out", 0)) if isinstance(evaluation, dict) else 0
+
     def to_line(self) -> bytes:
         """Return the line, without its end."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, separators=(",", ":")).encode()

@@ -88,6 +88,7 @@ class Scale:
         source: recipe whose weights unsupervised training starts from, where it does not start from ImageNet's.
         folders: names under which each data set may lie in --data.root.
         exceptions: further keys for a data set and a recipe.
+        held_out: training people that are held out where weights are selected by them.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Scale:
     source: Recipe | None = None
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exceptions: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    held_out: int = 0
 
     def why_not(self, row: Row, dataset: str) -> str | None:
         """Return why a cell cannot be run at this scale; None where it can."""

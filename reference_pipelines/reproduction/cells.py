@@ -10,9 +10,13 @@ from typing import Any
 
 from reference_pipelines.config.loading import load_config, to_plain
 from reference_pipelines.errors import UserError, closest
+from reference_pipelines.ledger.entry import Selection
 from reference_pipelines.pipelines import PIPELINES
 from reference_pipelines.reproduction.catalogue import TRANSFER, Experiment, Recipe, Row, Scale
-from reference_pipelines.runs.folder import RESULT
+from reference_pipelines.runs.folder import BEST, HELD_OUT, RESULT, WEIGHTS
+
+WEIGHTS_OF: dict[Selection, str] = {"last": WEIGHTS, "held_out": HELD_OUT, "oracle": BEST}
+"""The file of a run folder with the weights that each rule selects."""
 
 _PLACE = ("title", "data.root", "device", "data.workers")  # none of these makes another run
 
@@ -72,10 +76,18 @@ class Cell:
 
     @property
     def result(self) -> Path | None:
-        """The file with its scores, there or not."""
+        """The file with its scores after the last epoch, there or not."""
+        return self.result_of("last")
+
+    def result_of(self, selection: Selection) -> Path | None:
+        """Return the file with the scores of the weights that a rule selects, there or not."""
         if self.run is None:
             return None
-        return self.run.folder / RESULT if self.test is None else self.run.folder / f"on-{_slug(self.test.name)}.json"
+        if selection == "last" and self.test is None:
+            return self.run.folder / RESULT
+        parts = [] if selection == "last" else [Path(WEIGHTS_OF[selection]).stem]
+        parts += ["on", _slug(self.test.name)] if self.test is not None else []
+        return self.run.folder / f"{'-'.join(parts)}.json"
 
 
 class Plan:
@@ -88,6 +100,7 @@ class Plan:
         seeds: 1, 2, ... so many.
         only: names of rows and of data sets that are run; all rows, or data sets, where none is named.
         root: folder of the data sets, where they are not rendered.
+        select: rules by which the weights are chosen, each a column. "held_out" trains without some people.
 
     Raises:
         UserError: a row or data set that the experiment does not have, or no folder of data sets.
@@ -102,6 +115,7 @@ class Plan:
         seeds: int = 1,
         only: Sequence[str] = (),
         root: Path | None = None,
+        select: Sequence[Selection] = ("last",),
     ) -> None:
         names = [row.name for row in experiment.rows]
         for name in only:
@@ -119,6 +133,7 @@ class Plan:
         self.scale = scale
         self.out = out / scale.name
         self.root = root
+        self.select = tuple(rule for rule in WEIGHTS_OF if rule in select)
         self.rows = [row for row in experiment.rows if row.name in only or not {*names} & {*only}]
         self.data = [name for name in experiment.data if name in only or not {*experiment.data} & {*only}]
         self.cells = [
@@ -155,7 +170,8 @@ class Plan:
             return Cell(row, dataset, seed, None, reason=reason)
         recipe = self.scale.recipes[row.recipe]
         more = self.scale.exceptions.get(trained, {}).get(row.recipe, {})
-        change = {"title": row.name, **more, **row.change}
+        apart = {"evaluation.held_out": self.scale.held_out} if "held_out" in self.select else {}
+        change = {"title": row.name, **more, **row.change, **apart}
         run = self._run(f"{row.name} on {trained}", recipe, change, trained, seed)
         return Cell(row, dataset, seed, run, test)
 

@@ -1,5 +1,6 @@
 """Runs what a plan still lacks, side by side; what fails stays in the ledger, and the rest goes on."""
 
+import itertools
 import json
 import shutil
 import sys
@@ -11,9 +12,10 @@ from attnreid.files import write_text
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.distributed.device import describe_hardware, pick_device
 from reference_pipelines.errors import UserError, writing
+from reference_pipelines.ledger.entry import SELECTIONS, Selection
 from reference_pipelines.ledger.recording import record, record_failure
 from reference_pipelines.rendering import render_market
-from reference_pipelines.reproduction.cells import Cell, Plan, Run, pending
+from reference_pipelines.reproduction.cells import WEIGHTS_OF, Cell, Plan, Run, pending
 from reference_pipelines.reproduction.jobs import Failure, Job, run_jobs
 from reference_pipelines.runs.folder import RESULT
 
@@ -36,8 +38,8 @@ def run_plan(plan: Plan) -> list[Failure]:
         if failures:
             raise UserError(f"reproduce: the source weights failed: {failures[0].reason}")
     failures = run_jobs(_jobs(list(pending(plan.runs)), plan), keep_going=True)
-    tests = [cell for cell in plan.cells if cell.test is not None and _is_to_be_tested(cell)]
-    failures += run_jobs([_test(cell, plan) for cell in tests], keep_going=True)
+    tests = [(cell, rule) for rule in plan.select for cell in plan.cells if _is_to_be_tested(cell, rule)]
+    failures += run_jobs([_test(cell, rule, plan) for cell, rule in tests], keep_going=True)
     _record(plan, failures)
     return failures
 
@@ -65,16 +67,21 @@ def _jobs(runs: Sequence[Run], plan: Plan) -> list[Job]:
     return jobs
 
 
-def _test(cell: Cell, plan: Plan) -> Job:
+def _test(cell: Cell, rule: Selection, plan: Plan) -> Job:
+    result = cell.result_of(rule)
     assert cell.run is not None
-    assert cell.result is not None
-    command = ["evaluate", str(cell.run.folder), "--data", str(cell.test), "--out", str(cell.result)]
-    name = f"{cell.run.folder.name}-{cell.result.stem}"
-    return Job(f"{cell.row.name}, {cell.dataset}", command, cell.run.folder / "tests", 0, _console(plan, name))
+    assert result is not None
+    weights = cell.run.folder if rule == "last" else cell.run.folder / WEIGHTS_OF[rule]
+    data = [] if cell.test is None else ["--data", str(cell.test)]
+    command = ["evaluate", str(weights), *data, "--out", str(result)]
+    title = f"{cell.row.name}, {cell.dataset}, seed {cell.seed}"
+    console = _console(plan, f"{cell.run.folder.name}-{result.stem}")
+    return Job(f"{title}, {SELECTIONS[rule]}", command, cell.run.folder / "tests", 0, console)
 
 
-def _is_to_be_tested(cell: Cell) -> bool:
-    return cell.run is not None and cell.run.done and cell.result is not None and not cell.result.is_file()
+def _is_to_be_tested(cell: Cell, rule: Selection) -> bool:
+    result = cell.result_of(rule)
+    return cell.run is not None and cell.run.done and result is not None and not result.is_file()
 
 
 def _console(plan: Plan, name: str) -> Path:
@@ -85,18 +92,19 @@ def _record(plan: Plan, failures: Sequence[Failure]) -> None:
     """Append every new number of the experiment to the ledger, and every failure."""
     ledger = plan.out.parent / "ledger"
     reasons = {failure.job.folder: failure for failure in failures}
-    for cell in plan.cells:
-        if cell.run is None or cell.result is None:
+    for cell, rule in itertools.product(plan.cells, plan.select):
+        result = cell.result_of(rule)
+        if cell.run is None or result is None:
             continue
         name = {"paper": cell.row.paper, "row": cell.row.name, "dataset": cell.dataset, "scale": plan.scale.name}
         slice_name = f"{plan.scale.name}-seed{cell.seed}"
-        if cell.result.is_file():
-            if slice_name in _recorded(cell.result):
+        if result.is_file():
+            if slice_name in _recorded(result):
                 continue
-            source = cell.run.folder if cell.test is None else cell.result
+            source = cell.run.folder if result.name == RESULT else result
             record(ledger, slice_name, source, cell=name, once=True)  # a killed process may not have noted it
-            _note(cell.result, slice_name)
-        elif cell.run.folder in reasons:
+            _note(result, slice_name)
+        elif cell.run.folder in reasons and rule == plan.select[0]:
             failure = reasons[cell.run.folder]
             config: Any = cell.run.config
             record_failure(

@@ -14,12 +14,15 @@ from scipy import stats
 from attnreid.files import write_bytes, write_text
 from reference_pipelines.claims.paper_values import Cell as PaperCell
 from reference_pipelines.claims.paper_values import paper_values
+from reference_pipelines.ledger.entry import SELECTIONS, Selection
 from reference_pipelines.reproduction.cells import Cell, Plan
+from reference_pipelines.runs.folder import RESULT
 from reference_pipelines.spreadsheet import as_cell
 from reference_pipelines.templates import find_template, write_page
 from reference_pipelines.text_table import format_table
 
 NOT_RUN = "not run"
+OURS: dict[Selection, str] = {"last": "ours", "held_out": "ours, held-out", "oracle": "ours, oracle"}
 METRICS = {"mAP": "mAP", "rank1": "R-1", "rank5": "R-5", "rank10": "R-10", "gflops": "GFLOPs"}
 
 
@@ -37,6 +40,7 @@ class Value:
         seeds: how many.
         runs: their folders.
         reason: why it was not run, where it cannot be.
+        selection: by which rule the weights were chosen.
     """
 
     row: str
@@ -48,6 +52,7 @@ class Value:
     seeds: int = 0
     runs: tuple[str, ...] = ()
     reason: str | None = None
+    selection: Selection = "last"
 
     @property
     def shown(self) -> str:
@@ -65,7 +70,7 @@ class Value:
 
 
 def values_of(plan: Plan, costs: dict[str, float] | None = None) -> list[Value]:
-    """Return every number of a plan's table, rows first.
+    """Return every number of a plan's table, rows first, and of a row and metric one for each rule of selection.
 
     Args:
         plan: what was run, in part or as a whole.
@@ -81,18 +86,18 @@ def values_of(plan: Plan, costs: dict[str, float] | None = None) -> list[Value]:
                 if costs is not None:
                     found.append(Value(row.name, dataset, metric, paper, costs[row.name]))
                 else:
-                    found.append(_value(cells, metric, paper))
+                    found += [_value(cells, metric, paper, rule) for rule in plan.select]
     return found
 
 
-def _value(cells: Sequence[Cell], metric: str, paper: float | None) -> Value:
+def _value(cells: Sequence[Cell], metric: str, paper: float | None, rule: Selection) -> Value:
     row, dataset, reason = cells[0].row.name, cells[0].dataset, cells[0].reason
-    scores = [(cell, found) for cell in cells if (found := _scores(cell)) is not None]
+    scores = [(cell, found) for cell in cells if (found := _scores(cell, rule)) is not None]
     if not scores:
-        return Value(row, dataset, metric, paper, reason=reason)
+        return Value(row, dataset, metric, paper, reason=reason, selection=rule)
     mean, interval = summary([found for _, found in scores], metric)
     runs = tuple(cell.run.folder.name for cell, _ in scores if cell.run is not None)
-    return Value(row, dataset, metric, paper, mean, interval, len(scores), runs)
+    return Value(row, dataset, metric, paper, mean, interval, len(scores), runs, selection=rule)
 
 
 def summary(scores: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, tuple[float, float] | None]:
@@ -116,11 +121,12 @@ def summary(scores: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, tu
     return mean, None
 
 
-def _scores(cell: Cell) -> dict[str, Any] | None:
-    if cell.result is None or not cell.result.is_file():
+def _scores(cell: Cell, rule: Selection) -> dict[str, Any] | None:
+    result = cell.result_of(rule)
+    if result is None or not result.is_file():
         return None
-    content = json.loads(cell.result.read_text(encoding="utf-8"))
-    scores: dict[str, Any] = content["final"] if cell.test is None else content["scores"]
+    content = json.loads(result.read_text(encoding="utf-8"))
+    scores: dict[str, Any] = content["final" if result.name == RESULT else "scores"]
     return scores
 
 
@@ -130,19 +136,24 @@ def caption(plan: Plan) -> str:
     if plan.experiment.kind == "cost":
         return f"{plan.experiment.title}. Counted on the network itself, without training."
     stand_ins = " Each data set is a rendered stand-in of its name, not the data set." if plan.scale.images else ""
+    rules = "; ".join(f"{OURS[rule]}: {SELECTIONS[rule]}" for rule in plan.select)
+    apart = f" {plan.scale.held_out} training people were held out of all of it." if "held_out" in plan.select else ""
     return (
-        f"{about}{stand_ins} In percent, after the last epoch; 95 % intervals, over the queries of one seed or over "
-        "several seeds (Student's t)."
+        f"{about}{stand_ins} In percent. Weights of {rules}.{apart} 95 % intervals, over the queries of one seed or "
+        "over several seeds (Student's t)."
     )
 
 
 def as_text(plan: Plan, values: Sequence[Value]) -> str:
-    """Return the table as a terminal shows it: for each metric the paper's and ours."""
-    metrics = plan.experiment.metrics
-    headings = ["row", "data set", *(f"{METRICS[metric]} {whose}" for metric in metrics for whose in ("paper", "ours"))]
+    """Return the table as a terminal shows it: for each metric the paper's and ours, by each rule of selection."""
+    whose = ["paper", *(OURS[rule] for rule in plan.select)]
+    headings = ["row", "data set", *(f"{METRICS[metric]} {who}" for metric in plan.experiment.metrics for who in whose)]
     rows = []
     for row, dataset, found in _lines(plan, values):
-        shown = [text for value in found for text in (value.paper_shown or "-", value.shown)]
+        shown = []
+        for value in found:
+            shown += [value.paper_shown or "-"] if value.selection == plan.select[0] else []
+            shown.append(value.shown)
         rows.append([row, dataset, *shown])
     table = format_table(rows, headings)
     reasons = sorted({f"{value.dataset}: {value.reason}" for value in values if value.reason})
@@ -159,27 +170,34 @@ def as_csv(values: Sequence[Value]) -> str:
     """Return one line a number."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "dataset", "metric", "paper", "ours", "low", "high", "seeds", "runs"])
+    writer.writerow(["row", "dataset", "metric", "selection", "paper", "ours", "low", "high", "seeds", "runs"])
     for value in values:
         ours = NOT_RUN if value.ours is None else round(value.ours, 3)
         ends = ["", ""] if value.interval is None else [round(end, 3) for end in value.interval]
         paper = "" if value.paper is None else value.paper
         runs = as_cell(" ".join(value.runs))
-        writer.writerow([value.row, value.dataset, value.metric, paper, ours, *ends, value.seeds, runs])
+        about = [value.row, value.dataset, value.metric, value.selection]
+        writer.writerow([*about, paper, ours, *ends, value.seeds, runs])
     return out.getvalue()
 
 
 def as_html(plan: Plan, values: Sequence[Value]) -> str:
     """Return a page with the table in the paper's layout."""
     template = find_template("reference_pipelines.reproduction", "table.html.j2")
-    by_cell = {(value.row, value.dataset, value.metric): value for value in values}
+    by_cell = {(value.row, value.dataset, value.metric, value.selection): value for value in values}
     return template.render(
-        experiment=plan.experiment, plan=plan, rows=plan.rows, caption=caption(plan), values=by_cell, metrics=METRICS
+        experiment=plan.experiment,
+        plan=plan,
+        rows=plan.rows,
+        caption=caption(plan),
+        values=by_cell,
+        metrics=METRICS,
+        ours=OURS,
     )
 
 
 def as_png(plan: Plan, values: Sequence[Value]) -> bytes:
-    """Return the curve of an experiment: a line a metric, ours with its interval."""
+    """Return the curve of an experiment: a line a metric, ours with its interval, by the first rule of selection."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -188,7 +206,8 @@ def as_png(plan: Plan, values: Sequence[Value]) -> bytes:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for metric in experiment.metrics:
-        found = [value for value in values if value.metric == metric and value.dataset == plan.data[0]]
+        wanted = (plan.data[0], metric, plan.select[0])
+        found = [value for value in values if (value.dataset, value.metric, value.selection) == wanted]
         points = [(labels[value.row], value) for value in found if value.ours is not None]
         if points:
             ours = np.array([value.ours for _, value in points], dtype=float)

@@ -139,6 +139,14 @@ def test_another_scale_selection_or_row_is_not_run(lines):
         decision(lines, selection="oracle")
 
 
+def test_rows_trained_without_some_people_are_not_beside_those_trained_on_all(lines):
+    apart = changed(lines, "right", config={"evaluation": {"held_out": 16}})
+    assert decision(apart).why == "no run of right"
+    both = changed(apart, "left", config={"evaluation": {"held_out": 16}}, selection="held_out")
+    both = changed(both, "right", selection="held_out")
+    assert decision(both, selection="held_out").decision == "reproduced"
+
+
 def test_seeds_are_paired_and_others_are_left_out(lines):
     extra = ledger(np.random.default_rng(1), 0.5, 5)
     mixed = [line for line in lines if line.entry.title == "left"] + [

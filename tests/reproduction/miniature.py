@@ -24,6 +24,7 @@ SCALE = Scale(
         "source": {**FEW, "domain": "plaza", "seed": 1},
     },
     source=Recipe("apnet", "demo", {**QUICK, "attention.preset": "none"}),
+    held_out=2,
 )
 PLAIN = Row("APNet_0", "apnet", "apnet_c", {"attention.preset": "none"})
 PYRAMID = Row("APNet-C_2", "apnet", "apnet_c")

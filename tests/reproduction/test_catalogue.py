@@ -127,6 +127,9 @@ def test_every_row_builds_a_config_at_the_demo_scale_that_trains_small():
         ),
         (["apnet.table2", "--scale", "paper"], "folder that holds them .*--data.root"),
         (["apnet.table2", "--seeds", "0"], "--seeds"),
+        (["apnet.table2", "--select", "best"], "--select.*best"),
+        (["apnet.table3", "--select", "oracle"], "--select must be last for apnet.table3.*got oracle"),
+        (["apnet.figure6", "--select", "last", "held_out"], "--select must be last for apnet.figure6"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, message, tmp_path, capsys):

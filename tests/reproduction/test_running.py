@@ -20,9 +20,9 @@ from tests.reproduction.miniature import BASELINE, PLAIN, PYRAMID, SCALE, run_he
 BROKEN = Row("broken", "apnet", "apnet_c", {"optimizer.learning_rate": 1e30})
 
 
-def planned(out, rows, data=("Market-1501",), *, seeds=1, kind="scores", **options):
+def planned(out, rows, data=("Market-1501",), *, seeds=1, kind="scores", select=("last",), **options):
     experiment = Experiment("apnet.mini", "A miniature", tuple(rows), data, ("mAP", "rank1"), kind, **options)
-    return Plan(experiment, SCALE, out, seeds=seeds)
+    return Plan(experiment, SCALE, out, seeds=seeds, select=select)
 
 
 @pytest.fixture
@@ -103,6 +103,56 @@ def test_across_domains_a_run_is_tested_on_the_other(tmp_path, here, ledger):
     assert value.ours != pytest.approx(
         100 * json.loads((plan.runs[0].folder / "result.json").read_text())["final"]["mAP"]
     )
+
+
+def test_each_rule_of_selection_is_a_column_of_its_own(tmp_path, here, ledger):
+    plan = planned(
+        tmp_path, [PLAIN], ("Market-1501", "Market-1501 to DukeMTMC-reID"), select=("oracle", "last", "held_out")
+    )
+    assert run_plan(plan) == []
+    (run,) = plan.runs
+    weights = {
+        "last": run.folder,
+        "held_out": run.folder / "held_out.safetensors",
+        "oracle": run.folder / "best.safetensors",
+    }
+    tested = [(command[1], "--data" in command) for command in here[1:]]
+    assert tested == [
+        (str(weights["last"]), True),
+        *[(str(weights[rule]), across) for rule in ("held_out", "oracle") for across in (False, True)],
+    ]
+    lines = {(line.cell["dataset"], line.selection): line for line in ledger()}
+    assert len(lines) == 6
+    assert {line.held_out for line in lines.values()} == {2}
+    values = values_of(plan)
+    assert [(value.dataset, value.metric, value.selection) for value in values] == [
+        (dataset, metric, rule)
+        for dataset in plan.data
+        for metric in ("mAP", "rank1")
+        for rule in ("last", "held_out", "oracle")
+    ]
+    for value in values:
+        assert value.ours == pytest.approx(100 * lines[value.dataset, value.selection].scores[value.metric])
+    header, *_ = as_text(plan, values).splitlines()
+    assert says(header, "mAP paper", "mAP ours", "mAP ours, held-out", "mAP ours, oracle", "R-1 paper")
+    page = as_html(plan, values)
+    assert page.count("<th>ours, oracle</th>") == 4
+    assert page.count("<td") == 1 + 4 * 4
+    assert "2 training people were held out" in page
+    rules = [line["selection"] for line in csv.DictReader(as_csv(values).splitlines())]
+    assert rules == ["last", "held_out", "oracle"] * 4
+    here.clear()
+    assert run_plan(plan) == []
+    assert here == []
+    assert len(ledger()) == 6
+
+
+def test_nobody_is_held_out_where_nothing_is_selected_by_them(tmp_path):
+    plain, oracle, apart = (
+        planned(tmp_path, [PLAIN], select=select) for select in (("last",), ("last", "oracle"), ("last", "held_out"))
+    )
+    assert [each.runs[0].config.evaluation.held_out for each in (plain, oracle, apart)] == [0, 0, 2]
+    assert plain.runs[0].folder == oracle.runs[0].folder != apart.runs[0].folder
 
 
 def test_the_tables(tmp_path, here):
