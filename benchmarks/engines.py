@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from attnreid.files import replacing
 from benchmarks.clustering import K1, make_features
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
             row
             for count in sizes
             for engine in dict.fromkeys(options.engine)
-            for row in try_engine(engine, count, options.dim, options.keep)
+            for row in try_engine(engine, count, options.dim, options.keep, noise=options.noise)
         ]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,19 +74,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--points", nargs="+", type=int, default=[10_000, 30_000], metavar="N")
     parser.add_argument("--dim", type=int, default=256, metavar="D")
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--noise", action="store_true", help="directions without any order instead: no people")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the indices, and take them from there")
     return parser
 
 
-def try_engine(engine: Engine, count: int, dim: int, keep: Path | None = None) -> Iterator[Tried]:
+def try_engine(
+    engine: Engine, count: int, dim: int, keep: Path | None = None, *, noise: bool = False
+) -> Iterator[Tried]:
     """Search an engine's index of (count, dim) made-up features at each of its efforts, lowest first."""
     from reference_pipelines.neighbours import engines
     from reference_pipelines.neighbours.search import nearest_columns, pair_similarities
 
     engines.require_engine(engine)
-    points = make_features(count, dim)
+    points = make_noise(count, dim) if noise else make_features(count, dim)
     vectors = points.numpy()
-    index, building = _built(engine, vectors, None if keep is None else keep / f"{count}x{dim}-{engine}")
+    name = f"{count}x{dim}-{engine}{'-noise' if noise else ''}"
+    index, building = _built(engine, vectors, None if keep is None else keep / name)
     rows = np.random.default_rng(0).choice(count, min(_SEARCHED, count), replace=False).astype(np.int32)
     everything = np.arange(count, dtype=np.int32)
     starts = range(0, len(rows), _JUDGED)
@@ -99,6 +105,11 @@ def try_engine(engine: Engine, count: int, dim: int, keep: Path | None = None) -
         similarities = pair_similarities(points, np.repeat(rows, width), found.clip(0).ravel()).reshape(found.shape)
         nearest = -np.sort(-np.where(found < 0, -np.inf, similarities))[:, :K1]
         yield Tried(engine, count, effort, building, seconds * count / len(rows), float((nearest >= last).mean()))
+
+
+def make_noise(count: int, dim: int) -> Tensor:
+    """Return (count, dim) unit vectors whose directions are uniform; the same ones at each call."""
+    return functional.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
 def _built(engine: Engine, vectors: np.ndarray, file: Path | None) -> tuple[Any, float]:

@@ -21,20 +21,23 @@ if TYPE_CHECKING:
 SIZES: tuple[Shape, ...] = ((3, 64, 32), (3, 128, 64))
 """The demo's image size, and the files' own."""
 
+PAPERS: tuple[Shape, ...] = ((3, 256, 128),)
+"""MLA's and APNet-S's image size."""
+
 _BATCH = 128  # as a run's evaluation has it
 
 
-def ours(problem: Problem, *, workers: int = 0) -> Variant:
+def ours(problem: Problem, *, network: str = "resnet_demo", workers: int = 0) -> Variant:
     """Build `extract`: a new store each time, with its table and its metadata."""
     with missing_is_named():
         from reference_pipelines.features.writing import Listing
         from reference_pipelines.serving.embedder import Embedder, Identity
         from reference_pipelines.serving.extraction import extract
 
-        network = _network()
+        made = _network(network)
         listing = Listing("benchmark", image_files(problem.batch))
     identity = Identity("benchmark", problem.size, "bilinear", flip=False)
-    model = Embedder(network, identity, title="resnet_demo", device=problem.device, batch_size=_BATCH)
+    model = Embedder(made, identity, title=network, device=problem.device, batch_size=_BATCH)
 
     def to_store(folder: Path) -> Tensor:
         with redirect_stderr(io.StringIO()):  # its progress
@@ -43,7 +46,7 @@ def ours(problem: Problem, *, workers: int = 0) -> Variant:
     return _variant(to_store, problem)
 
 
-def pillow(problem: Problem, *, workers: int = 0) -> Variant:
+def pillow(problem: Problem, *, network: str = "resnet_demo", workers: int = 0) -> Variant:
     """Build what one would write: torchvision's transforms, DataLoader, the network, one array that is saved."""
     with missing_is_named():
         from torch.nn.functional import normalize
@@ -52,7 +55,7 @@ def pillow(problem: Problem, *, workers: int = 0) -> Variant:
 
         from reference_pipelines.config.sections import IMAGENET
 
-        network = _network()
+        made = _network(network)
         paths = image_files(problem.batch)
     steps = [transforms.Resize(problem.size), transforms.ToTensor(), transforms.Normalize(*IMAGENET)]
     images = PillowImages(paths, transforms.Compose(steps))
@@ -62,23 +65,24 @@ def pillow(problem: Problem, *, workers: int = 0) -> Variant:
 
     @torch.no_grad()
     def to_array(folder: Path) -> Tensor:
-        features = torch.cat([normalize(network(batch).features) for batch, _ in loader])
+        features = torch.cat([normalize(made(batch).features) for batch, _ in loader])
         np.save(folder / "features.npy", features.numpy())
         return features
 
     return _variant(to_array, problem)
 
 
-def _network() -> "ReidModel":
-    """Return the demo's network with the same random weights each time, as `load` returns one."""
+def _network(name: str) -> "ReidModel":
+    """Return a network with the same random weights each time, as `load` returns one."""
     from torch import nn
+    from torchvision.models import resnet50
 
     from reference_pipelines.models import ReidModel
     from reference_pipelines.models.narrow import resnet_demo
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        backbone = resnet_demo()
+        backbone = {"resnet_demo": resnet_demo, "resnet50": resnet50}[name]()
         width = backbone.fc.in_features
         backbone.fc = nn.Identity()
         return ReidModel(backbone, width).to(memory_format=torch.channels_last).eval()
@@ -100,8 +104,16 @@ def _case(name: str, what: str, workers: int) -> Case:
     return Case(name, what, build, (peer,), SIZES, 1024, resizable=False, counted=False, memory=False)
 
 
+def _papers() -> Case:
+    build, theirs = (partial(side, network="resnet50") for side in (ours, pillow))
+    peer = Peer("pillow", "DataLoader, Pillow, the same network", theirs)
+    what = "files to features, ResNet-50, one core"
+    return Case("extraction_resnet50", what, build, (peer,), PAPERS, 32, resizable=False, counted=False, memory=False)
+
+
 CASES = (
     _case("extraction", "files to features, one core", workers=0),
     _case("extraction_workers", "files to features, two workers that are there", workers=2),
+    _papers(),
 )
-"""The rows of this file: JPEG files of 128x64 to unit features on the disk, resnet_demo without attention."""
+"""The rows of this file: JPEG files of 128x64 to unit features on the disk; resnet_demo where no network is named."""

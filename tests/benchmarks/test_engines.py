@@ -37,6 +37,14 @@ def test_the_recall_is_that_of_sorting_everything(few_efforts, monkeypatch):
     assert flat.recall == 1
 
 
+def test_noise_is_of_unit_length_and_without_order(few_efforts):
+    noise = program.make_noise(COUNT, DIM)
+    assert np.allclose(noise.norm(dim=1), 1)
+    assert abs(noise.mean(dim=0)).max() < 0.01
+    people, apart = ([*program.try_engine("faiss-hnsw", COUNT, DIM, noise=given)] for given in (False, True))
+    assert apart[0].recall < people[0].recall
+
+
 def test_what_is_not_found_is_no_neighbour(monkeypatch):
     class Nothing:
         efforts = (1,)
@@ -58,7 +66,8 @@ def test_an_index_that_was_kept_is_not_built_again(tmp_path, few_efforts, monkey
 
 
 def test_the_table(capsys, monkeypatch):
-    def tried(engine, count, dim, keep):
+    def tried(engine, count, dim, keep, *, noise):
+        assert not noise
         yield program.Tried(engine, count, 64, 1.25, 10.0 * count, 0.5)
 
     monkeypatch.setattr(program, "try_engine", tried)

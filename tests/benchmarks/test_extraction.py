@@ -20,10 +20,13 @@ def no_idle_workers():
 
 
 def test_the_promised_rows():
-    for case in extraction.CASES:
+    *small, papers = extraction.CASES
+    for case in small:
         [peer] = case.peers
         assert case.shapes == ((3, 64, 32), (3, 128, 64))
         assert [peer.target_at(shape) for shape in case.shapes] == [Target(1.3), Target(1.0)]
+    assert (papers.name, papers.shapes) == ("extraction_resnet50", ((3, 256, 128),))
+    assert extraction._network("resnet50").neck.num_features == 2048
 
 
 @pytest.mark.parametrize("case", extraction.CASES, ids=lambda case: case.name)
