@@ -45,7 +45,7 @@ def test_noise_is_of_unit_length_and_without_order(few_efforts):
     assert apart[0].recall < people[0].recall
 
 
-def test_what_is_not_found_is_no_neighbour(monkeypatch):
+def test_what_is_not_found_is_no_neighbour_and_the_time_is_that_of_all_rows(monkeypatch):
     class Nothing:
         efforts = (1,)
 
@@ -53,8 +53,11 @@ def test_what_is_not_found_is_no_neighbour(monkeypatch):
             return np.full((len(query), width), -1)
 
     monkeypatch.setattr(engines, "build_index", lambda engine, vectors: Nothing())
+    monkeypatch.setattr(program, "_SEARCHED", 50)
+    clock = iter([0.0, 3.0, 10.0, 12.0])
+    monkeypatch.setattr(program.time, "process_time", lambda: next(clock))
     [row] = program.try_engine("faiss-flat", 100, DIM)
-    assert row.recall == 0
+    assert (row.recall, row.building, row.searching) == (0, 3.0, 4.0)  # 50 rows took 2 s
 
 
 def test_an_index_that_was_kept_is_not_built_again(tmp_path, few_efforts, monkeypatch):
