@@ -55,7 +55,7 @@ def by_cell(lines: Iterable[Line]) -> dict[Key, dict[int, Entry]]:
     found: dict[Key, dict[int, Entry]] = defaultdict(dict)
     for line in sorted(lines, key=lambda line: line.entry.recorded):
         entry, cell = line.entry, line.entry.cell
-        if entry.scores is not None and entry.selection == "last" and cell.get("scale") == SCALE:
+        if entry.scores is not None and entry.selection == "last" and not entry.held_out and cell.get("scale") == SCALE:
             found[cell["paper"], cell["row"], cell["dataset"]].setdefault(entry.seed, entry)
     return found
 

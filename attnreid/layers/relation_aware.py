@@ -294,12 +294,10 @@ class RelationAwareChannelAttention(_RelationAware):
         return rearrange(self.node_scores(nodes), "n parts 1 c -> n (parts c) 1 1")
 
     def _embed(self, nodes: Tensor) -> Tensor:
-        # The nodes are the map transposed, which a product takes as it lies and a conv would copy.
+        # The nodes are the map transposed, which a conv would copy. Not weight @ nodes: its backward holds a
+        # gradient of the weight for every image.
         weight = self.embed.weight
-        nodes = check_dtype(type(self).__name__, nodes, weight)
-        if self.parts == 1:
-            return F.linear(nodes[:, 0].transpose(1, 2), weight[0]).transpose(1, 2)[:, None]
-        return weight @ nodes
+        return torch.einsum("adf,nafp->nadp", weight, check_dtype(type(self).__name__, nodes, weight))
 
     def resize(self, size: Size) -> Self:
         """Return a copy for maps of another size, which sees of each what this layer sees of it at the old size.

@@ -218,7 +218,7 @@ def as_png(plan: Plan, values: Sequence[Value]) -> bytes:
                 yerr=np.stack([ours - ends[:, 0], ends[:, 1] - ours]),
                 marker="o",
                 capsize=3,
-                label=METRICS[metric],
+                label=f"{METRICS[metric]} {OURS[plan.select[0]]}",
             )
     axes.set_xlabel(experiment.axis)
     axes.set_ylabel("percent")

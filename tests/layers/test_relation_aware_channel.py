@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnreid.layers import RelationAwareChannelAttention, RelationAwareSpatialAttention
 from tests.layers import support
@@ -115,3 +116,23 @@ def test_refuses_wrong_options(error, options, message):
 def test_refuses_a_map_of_another_size():
     with pytest.raises(ValueError, match=r"RelationAwareChannelAttention: .*map .*3x2 .* got 2x3"):
         build()(torch.zeros(1, 4, 2, 3))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_no_image_has_a_gradient_of_the_weight_of_its_own(parts):
+    class Largest(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            for each in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(each, torch.Tensor):
+                    self.count = max(self.count, each.untyped_storage().nbytes() // each.itemsize)
+            return result
+
+    layer = RelationAwareChannelAttention(16, size=(16, 16), parts=parts)
+    x = torch.randn(8, 16, 16, 16, requires_grad=True)
+    with Largest() as largest:
+        layer(x).sum().backward()
+    weight = layer.embed.weight
+    assert largest.count <= max(x.numel(), weight.numel()) < 8 * weight.numel()
