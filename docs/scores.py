@@ -16,7 +16,7 @@ from pathlib import Path
 from reference_pipelines.claims.listing import read_claims
 from reference_pipelines.claims.paper_values import Cell, paper_values
 from reference_pipelines.claims.verdicts import DECISIONS, Line, Verdict, judge
-from reference_pipelines.ledger.entry import Entry
+from reference_pipelines.ledger.entry import SELECTIONS, Entry, Selection
 from reference_pipelines.ledger.verifying import verify
 from reference_pipelines.reproduction.catalogue import Experiment, experiments
 from reference_pipelines.reproduction.table import METRICS, summary
@@ -29,6 +29,13 @@ EXPLAINED = ROOT / "docs" / "results" / "explain"
 SCALE = "demo"
 _BLOCK = re.compile(r"(<!-- ledger: (\S+) -->\n).*?(<!-- end of ledger -->)", re.DOTALL)
 _EXPLAINED = re.compile(r"(<!-- explain: (\S+) -->\n).*?(<!-- end of explain -->)", re.DOTALL)
+_RULES = """\
+## Three rules of selection
+
+Of the same runs, without the `held out` people in training: the scores after the last epoch, of the epoch that is best
+on the held-out people, and of the epoch that is best on the test set itself (the oracle, an upper limit that nobody has
+in use). The tables above are of runs on all people.
+"""
 _INTRODUCTION = """\
 # What the runs gave
 
@@ -58,6 +65,26 @@ def by_cell(lines: Iterable[Line]) -> dict[Key, dict[int, Entry]]:
         if entry.scores is not None and entry.selection == "last" and not entry.held_out and cell.get("scale") == SCALE:
             found[cell["paper"], cell["row"], cell["dataset"]].setdefault(entry.seed, entry)
     return found
+
+
+def selected(lines: Iterable[Line]) -> str:
+    """Return the scores of the weights that each rule selects, of the runs that were tested by more than the last."""
+    found: dict[tuple[str, str, int], dict[Selection, dict[int, Entry]]] = defaultdict(lambda: defaultdict(dict))
+    for line in sorted(lines, key=lambda line: line.entry.recorded):
+        entry, cell = line.entry, line.entry.cell
+        if entry.scores is not None and cell.get("scale") == SCALE:
+            of_rule = found[cell["row"], cell["dataset"], entry.held_out][entry.selection]
+            of_rule.setdefault(entry.seed, entry)
+    lines_ = ["| row | stands for | held out | seeds | mAP, last | mAP, held-out | mAP, oracle |", "|" + "---|" * 7]
+    for (row, name, held_out), rules in found.items():
+        seeds = set.intersection(*map(set, rules.values()))
+        if len(rules) > 1 and seeds:
+            scores = [
+                _ours([rules[rule][seed] for seed in sorted(seeds)] if rule in rules else [], "mAP")
+                for rule in SELECTIONS
+            ]
+            lines_.append(f"| {row} | {name} | {held_out} | {len(seeds)} | {' | '.join(scores)} |")
+    return "\n".join(lines_) if len(lines_) > 2 else ""
 
 
 def table(experiment: Experiment, cells: dict[Key, dict[int, Entry]], *, papers: bool) -> str:
@@ -139,6 +166,8 @@ def page(lines: Sequence[Line]) -> str:
             continue
         parts.append(f"## `reproduce {name}`\n\n{experiment.title}: {len(done)} of {len(wanted)} cells.")
         parts.append(table(experiment, cells, papers=name.partition(".")[2].startswith(("table", "figure"))))
+    if by_rule := selected(lines):
+        parts.append(f"{_RULES}\n{by_rule}")
     if waiting:
         parts.append(f"## Not run\n\n{', '.join(f'`{name}`' for name in waiting)}.")
     return "\n\n".join([*parts, _claims(lines)]) + "\n"

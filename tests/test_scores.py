@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,39 @@ def test_every_number_of_the_first_table_is_a_mean_of_the_ledgers_lines(scores, 
         found = {}
         for line in lines:
             entry = line.entry
-            if entry.cell["row"] == row[0] and entry.cell["dataset"] == "Market-1501" and entry.scores:
+            of_row = entry.cell["row"] == row[0] and entry.cell["dataset"] == "Market-1501" and entry.scores
+            if of_row and entry.selection == "last" and not entry.held_out:
                 found.setdefault(entry.seed, line.ranks().ranked.average_precision().mean())
         assert int(row[1]) == len(found)
         assert row[2].startswith(f"{100 * sum(found.values()) / len(found):.1f}")
+
+
+def _with(line, selection, held_out, mean):
+    entry = line.entry
+    config = {**entry.config, "evaluation": {**entry.config["evaluation"], "held_out": held_out}}
+    scores = {**entry.scores, "mAP": mean}
+    return replace(line, entry=replace(entry, selection=selection, config=config, scores=scores, recorded="2099"))
+
+
+def test_rules_of_selection_are_never_mixed(scores, lines):
+    line = next(each for each in lines if each.entry.scores and not each.entry.held_out)
+    name = f"| {line.entry.cell['row']} | {line.entry.cell['dataset']} |"
+    others = [_with(line, rule, 7, mean) for rule, mean in (("last", 0.11), ("held_out", 0.22), ("oracle", 0.33))]
+    assert scores.by_cell([line, *others]) == scores.by_cell([line])
+    assert scores.by_cell(others) == {}
+    (row,) = [each for each in scores.selected([line, *others]).splitlines() if each.startswith(name)]
+    cells = [each.strip() for each in row.split("|")[3:-1]]
+    assert cells[:2] == ["7", "1"]
+    assert [each.split()[0] for each in cells[2:]] == ["11.0", "22.0", "33.0"]
+    without = scores.selected([line, others[0], others[2]])
+    assert [each.strip().split()[0] for each in without.splitlines()[-1].split("|")[-4:-1]] == ["11.0", "not", "33.0"]
+    assert scores.selected([line]) == ""
+
+
+def test_a_seed_without_all_rules_is_in_no_rules_mean(scores, lines):
+    line = next(each for each in lines if each.entry.scores)
+    both = [_with(line, "last", 7, 0.1), _with(line, "oracle", 7, 0.3)]
+    alone = _with(line, "oracle", 7, 0.9)
+    alone = replace(alone, entry=replace(alone.entry, seed=line.entry.seed + 1))
+    row = scores.selected([*both, alone]).splitlines()[-1]
+    assert [each.strip().split()[0] for each in row.split("|")[4:-1]] == ["1", "10.0", "not", "30.0"]
