@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attnreid.files import replacing
+from benchmarks.arguments import made_folder
 from benchmarks.clustering import K1, make_features
 from benchmarks.hardware import describe_conditions
 from benchmarks.table import markdown
@@ -75,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dim", type=int, default=256, metavar="D")
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--noise", action="store_true", help="directions without any order instead: no people")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the indices, and take them from there")
+    parser.add_argument("--keep", type=made_folder, metavar="FOLDER", help="keep the indices, and take them from there")
     return parser
 
 
@@ -132,7 +133,6 @@ def _built(engine: Engine, vectors: np.ndarray, file: Path | None) -> tuple[Any,
 
 
 def _keep(file: Path, write: Callable[[Path], Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as draft:
         write(draft)
 

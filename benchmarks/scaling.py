@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attnreid.files import replacing
+from benchmarks.arguments import made_folder
 from benchmarks.clustering import EPS, K1, K2, MIN_SAMPLES, make_features
 from benchmarks.hardware import describe_conditions
 from benchmarks.resident import read_status, reset_maximum
@@ -82,7 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dim", type=int, default=256, metavar="D")
     parser.add_argument("--engine", choices=get_args(Engine), default="exact")
     parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="keep what a search has found, and take it from there another time"
+        "--keep",
+        type=made_folder,
+        metavar="FOLDER",
+        help="keep what a search has found, and take it from there another time",
     )
     return parser
 
@@ -149,7 +153,6 @@ def measure_size(count: int, dim: int, engine: Engine, keep: Path | None = None)
 
 
 def _keep_search(file: Path, found: Any, cost: tuple[float, float, int]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     missed = found.approximation
     said = (-1.0, 0.0, 0) if missed is None else (missed.recall, missed.target, missed.rows)
     with replacing(file) as draft, draft.open("wb") as content:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import engines, scaling
 from benchmarks.__main__ import main
 from benchmarks.cases import Skipped, Target
 from benchmarks.catalogue import CASES
@@ -215,3 +216,13 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert says(error, "error: benchmarks: --device cuda ", "got none: ", "--device cpu")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("program", [engines, scaling])
+def test_what_is_kept_goes_into_a_folder(program, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        program.main(["--keep", str(tmp_path / "file")])
+    assert stopped.value.code == 2
+    assert says(capsys.readouterr().err, "--keep", "folder", str(tmp_path / "file"))
+    assert program.build_parser().parse_args(["--keep", str(tmp_path / "a" / "b")]).keep.is_dir()
