@@ -108,13 +108,14 @@ def summary(scores: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, tu
         metric: "mAP", "rank1", ...
 
     Returns:
-        The interval is Student's t over several seeds; of one seed it is that of its queries, where there is one.
+        The interval is Student's t over several seeds, of what lies within 0 and 100; of one seed it is that of its
+        queries, where there is one.
     """
     numbers = [100 * found[metric] for found in scores]
     mean = float(np.mean(numbers))
     if len(numbers) > 1:
         half = stats.t.ppf(0.975, len(numbers) - 1) * np.std(numbers, ddof=1) / len(numbers) ** 0.5
-        return mean, (mean - float(half), mean + float(half))
+        return mean, (max(0.0, mean - float(half)), min(100.0, mean + float(half)))
     if metric == "mAP" and scores[0]["interval"]:
         low, high = scores[0]["interval"]
         return mean, (100 * low, 100 * high)

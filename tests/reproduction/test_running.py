@@ -12,7 +12,7 @@ from reference_pipelines.reproduction import running
 from reference_pipelines.reproduction.catalogue import Experiment, Row
 from reference_pipelines.reproduction.cells import Plan
 from reference_pipelines.reproduction.running import run_plan
-from reference_pipelines.reproduction.table import as_csv, as_html, as_png, as_text, values_of, write_tables
+from reference_pipelines.reproduction.table import as_csv, as_html, as_png, as_text, summary, values_of, write_tables
 from tests.conftest import says
 from tests.reporting.support import check_policy
 from tests.reproduction.miniature import BASELINE, PLAIN, PYRAMID, SCALE, run_here
@@ -61,12 +61,18 @@ def test_an_experiment_ends_in_its_table_and_the_ledger_and_is_not_run_twice(tmp
     ours = 100 * np.array([results["APNet_0", 1], results["APNet_0", 2]])
     assert value.ours == pytest.approx(ours.mean())
     half = stats.sem(ours) * 12.706  # Student's t of one degree of freedom
-    assert value.interval == pytest.approx((ours.mean() - half, ours.mean() + half), abs=0.01)
+    assert value.interval == pytest.approx((max(0, ours.mean() - half), min(100, ours.mean() + half)), abs=0.01)
     assert (value.paper, value.seeds) == (87.8, 2)
     here.clear()
     assert run_plan(planned(tmp_path, [PLAIN, BASELINE], seeds=2)) == []
     assert here == []
     assert len(ledger()) == 4
+
+
+def test_an_interval_of_seeds_ends_where_scores_end():
+    mean, ends = summary([{"mAP": 0.60}, {"mAP": 0.61}, {"mAP": 0.62}], "mAP")
+    assert (mean, *ends) == pytest.approx((61, 61 - 4.3027 / 3**0.5, 61 + 4.3027 / 3**0.5), abs=1e-3)
+    assert summary([{"rank1": 0.1}, {"rank1": 0.9}], "rank1")[1] == (0, 100)
 
 
 def test_a_run_that_was_cut_off_is_gone_on_with(tmp_path, here):
