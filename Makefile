@@ -13,12 +13,15 @@ export PYTHONDONTWRITEBYTECODE :=
 
 PLAYGROUND := build/docs/playground
 
-.PHONY: demo test test-slow test-zoo test-faults test-fuzz test-soak test-mutants test-oldest test-core test-docs lint dist env python clean protocol-kit docs playground notebooks
+.PHONY: demo test suite test-slow test-zoo test-faults test-fuzz test-soak test-mutants test-oldest test-core test-docs lint dist env python clean protocol-kit docs playground notebooks
 
 demo: env
 	$(PY) -m reference_pipelines demo --out runs/demo
 
-test: lint
+test: env
+	$(MAKE) -s -j2 lint suite
+
+suite: env
 	$(PY) $(PYTEST)
 
 test-slow: env

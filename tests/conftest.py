@@ -1,6 +1,7 @@
 """Miniatures that the tests train on, and what messages are asked for."""
 
 import fcntl
+import gc
 import importlib.util
 import os
 import re
@@ -17,6 +18,15 @@ from tests.fault_table import pytest_terminal_summary, tell  # noqa: F401 (pytes
 
 # The tests' tensors are small: a second thread only waits, and waits badly where the machine is busy.
 torch.set_num_threads(1)
+# No power cut is survived here, and a disk that is waited for thousands of times makes the suite slow.
+os.fsync = lambda descriptor: None
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of every later search for garbage: 5 % of the suite's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def says(message: str, *parts: str) -> bool:

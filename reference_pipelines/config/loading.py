@@ -1,6 +1,7 @@
 """Typed configs: a frozen dataclass is the schema, a YAML recipe fills it, the command line overrides it."""
 
 import dataclasses
+import functools
 import math
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
@@ -33,14 +34,19 @@ _WHOLE_NUMBER, _MOST_DIGITS = "tag:yaml.org,2002:int", 1000  # Python shows no n
 _MOST_VALUES = 10_000  # of a recipe; an alias may stand for aliases, and so on
 
 
-def keys_of(schema: type, prefix: str = "") -> dict[str, Option]:
+def keys_of(schema: type) -> Mapping[str, Option]:
     """Return every dotted key of a config, with its type, default and what it is for."""
+    return _keys_of(schema, "")
+
+
+@functools.cache
+def _keys_of(schema: type, prefix: str) -> Mapping[str, Option]:
     keys: dict[str, Option] = {}
     helps = argument_help(schema)
     for field in dataclasses.fields(schema):
         key = prefix + field.name
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            section = keys_of(field.type, f"{key}.")
+            section = dict(_keys_of(field.type, f"{key}."))
             if field.default is not dataclasses.MISSING:
                 values = flat(dataclasses.asdict(field.default), section, f"{key}.")
                 section = {name: dataclasses.replace(option, default=values[name]) for name, option in section.items()}
@@ -223,10 +229,11 @@ def _parse(text: str) -> tuple[Any, str | None]:
         ValueError: it is no YAML, has a value that its tag does not fit, or is too much by its aliases.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
         if node is not None and _expanded(node, {}) > _MOST_VALUES:
             raise ValueError(f"its aliases make more than {_MOST_VALUES:,} values of it")
-        return yaml.safe_load(text), _given_twice(node)
+        return None if node is None else loader.construct_document(node), _given_twice(node)
     except Exception as error:  # PyYAML raises much else than its own errors where a value does not fit its tag
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
@@ -262,7 +269,7 @@ def _said(value: Any) -> str:
 
 def to_plain(config: Any) -> dict[str, Any]:
     """Return a config as nested dicts and lists, as YAML and JSON hold it."""
-    plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_listed(dataclasses.asdict(config)), sort_keys=False))
+    plain: dict[str, Any] = _listed(dataclasses.asdict(config))
     return plain
 
 
