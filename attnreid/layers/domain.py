@@ -31,7 +31,17 @@ def domain_memory_map(x: Tensor, query: Tensor | None, key: Tensor) -> Tensor:
 
     Both convs are linear with nothing between them, so `fold` makes them one: then query is None.
     """
-    return normalise_twice(F.conv2d(x if query is None else F.conv2d(x, query), key))
+    return normalise_twice(_in_each_image(key, x) if query is None else F.conv2d(F.conv2d(x, query), key))
+
+
+def _in_each_image(weight: Tensor, x: Tensor) -> Tensor:
+    """Return the 1x1 conv of a map as a product of matrices an image.
+
+    On the CPU it saves the conv's copies of the map, half of the time. Backward would make a gradient of the weight for
+    every image: it is for what is folded.
+    """
+    product = torch.bmm(weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2))
+    return product.view(x.shape[0], weight.shape[0], *x.shape[2:])
 
 
 @register_attention("domain")
@@ -105,7 +115,7 @@ class DomainLevelAttention(HidesProbes, Foldable):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map plus what the memory recalls for it."""
         memory_map = probed(self.probe, self.memory_map(x))
-        return x + F.conv2d(memory_map, self.value)
+        return x + (_in_each_image(self.value, memory_map) if self.folded else F.conv2d(memory_map, self.value))
 
     def fold_(self) -> None:
         """Take query and key together into one conv from C channels to the memory's slots."""
