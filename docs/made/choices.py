@@ -64,12 +64,17 @@ class Benchmarks:
     layer: Mapping[tuple[str, str], tuple[float, int]]
 
 
+def _whole_run(page: Path = BENCHMARKS) -> str:
+    """Return the benchmarks' page up to its first section: the newest whole run."""
+    return page.read_text(encoding="utf-8").partition("\n## ")[0]
+
+
 @cache
 def benchmarks(page: Path = BENCHMARKS) -> Benchmarks:
     """Read the benchmarks' page."""
     whole: dict[str, float] = {}
     layer: dict[tuple[str, str], tuple[float, int]] = {}
-    text = page.read_text(encoding="utf-8")
+    text = _whole_run(page)
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) > 3 and cells[2] == "plain ResNet-50":
@@ -142,7 +147,7 @@ def layer_times(name: str) -> list[list[str]]:
     Args:
         name: as it is registered, or "pyramid".
     """
-    text = BENCHMARKS.read_text(encoding="utf-8")
+    text = _whole_run()
     found: dict[str, list[str]] = {}
     for section in ("forward, eval mode:", "forward+backward, train mode:"):
         part = text.partition(f"\n{section}\n")[2].partition("largest gaps")[0]
@@ -161,7 +166,7 @@ def ratios(start: str) -> list[list[str]]:
     Args:
         start: of the row's name.
     """
-    lines = BENCHMARKS.read_text(encoding="utf-8").splitlines()
+    lines = _whole_run().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith(f"| {start}")]
     if not rows:
         raise ValueError(f"choices: the benchmarks must have rows of {start!r}, got none; run python -m benchmarks")
