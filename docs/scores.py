@@ -153,8 +153,10 @@ def page(lines: Sequence[Line]) -> str:
         f"{len(lines)} lines, {len(failures)} of them failures; {seconds:.1f} hours of training on "
         f"{', '.join(hardware)}."
     )
-    for (row, data, why), count in Counter(map(_failed, failures)).items():
-        parts.append(f"Failed, {count} runs: {row} on {data}: {why}")
+    again = trained_again(lines)
+    parts.append(f"{len(again)} trainings were run again: {sum(again)} came to the same ranks of every query.")
+    for (day, row, data, why), count in Counter(map(_failed, failures)).items():
+        parts.append(f"Failed on {day}, {count} runs: {row} on {data}: {why}")
     waiting = []
     for name, experiment in experiments().items():
         wanted = {(row.paper, row.name, data) for row in experiment.rows for data in experiment.data}
@@ -173,8 +175,20 @@ def page(lines: Sequence[Line]) -> str:
     return "\n\n".join([*parts, _claims(lines)]) + "\n"
 
 
-def _failed(entry: Entry) -> tuple[str, str, str]:
-    return entry.cell["row"], entry.cell["dataset"], (entry.failure or "").partition("; ")[0]
+def trained_again(lines: Iterable[Line]) -> list[bool]:
+    """Return, for each training that was run more than once, whether all its runs came to the same ranks."""
+    found: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    for line in lines:
+        entry = line.entry
+        if entry.ranks is not None and entry.selection == "last":
+            found[*sorted(entry.cell.items()), entry.seed, entry.held_out].append(entry)
+    return [
+        len({entry.ranks["sha256"] for entry in each if entry.ranks}) == 1 for each in found.values() if len(each) > 1
+    ]
+
+
+def _failed(entry: Entry) -> tuple[str, str, str, str]:
+    return entry.recorded[:10], entry.cell["row"], entry.cell["dataset"], (entry.failure or "").partition("; ")[0]
 
 
 def _claims(lines: Sequence[Line]) -> str:

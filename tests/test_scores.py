@@ -111,3 +111,12 @@ def test_a_seed_without_all_rules_is_in_no_rules_mean(scores, lines):
     alone = replace(alone, entry=replace(alone.entry, seed=line.entry.seed + 1))
     row = scores.selected([*both, alone]).splitlines()[-1]
     assert [each.strip().split()[0] for each in row.split("|")[4:-1]] == ["1", "10.0", "not", "30.0"]
+
+
+def test_what_was_trained_again_is_compared_by_its_ranks(scores, lines):
+    line = next(each for each in lines if each.entry.scores)
+    moved = replace(line, entry=replace(line.entry, ranks={**line.entry.ranks, "sha256": "0"}, commit="later"))
+    other = replace(line, entry=replace(line.entry, seed=77))
+    assert scores.trained_again([line, other]) == []
+    assert scores.trained_again([line, line, other, moved]) == [False]
+    assert scores.trained_again([line, line, other, other]) == [True, True]
