@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from attnreid import fold
 from attnreid.layers import DomainLevelAttention
 from attnreid.layers.domain import normalise_twice
 from tests.layers import support
@@ -27,6 +28,7 @@ def test_the_memory_map_is_the_formulas_and_each_pixel_shares_1():
     support.assert_close(attention, domain_map(x, dict(layer.named_parameters())), 1e-12)
     assert attention.shape == (2, 4, 3, 2)
     torch.testing.assert_close(attention.sum(dim=1), torch.ones(2, 3, 2, dtype=torch.float64))
+    support.assert_close(fold(layer.eval()).memory_map(x), attention, 1e-12)  # where it is, too
 
 
 def test_gradcheck():
