@@ -176,15 +176,16 @@ def page(lines: Sequence[Line]) -> str:
 
 
 def trained_again(lines: Iterable[Line]) -> list[bool]:
-    """Return, for each training that was run more than once, whether all its runs came to the same ranks."""
-    found: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    """Return, for each training that was done more than once, whether all its runs came to the same ranks.
+
+    A run that was recorded twice is one: its weights are the same file.
+    """
+    found: dict[tuple[object, ...], dict[str | None, str]] = defaultdict(dict)
     for line in lines:
         entry = line.entry
         if entry.ranks is not None and entry.selection == "last":
-            found[*sorted(entry.cell.items()), entry.seed, entry.held_out].append(entry)
-    return [
-        len({entry.ranks["sha256"] for entry in each if entry.ranks}) == 1 for each in found.values() if len(each) > 1
-    ]
+            found[*sorted(entry.cell.items()), entry.seed, entry.held_out][entry.weights] = entry.ranks["sha256"]
+    return [len(set(each.values())) == 1 for each in found.values() if len(each) > 1]
 
 
 def _failed(entry: Entry) -> tuple[str, str, str, str]:

@@ -115,8 +115,12 @@ def test_a_seed_without_all_rules_is_in_no_rules_mean(scores, lines):
 
 def test_what_was_trained_again_is_compared_by_its_ranks(scores, lines):
     line = next(each for each in lines if each.entry.scores)
-    moved = replace(line, entry=replace(line.entry, ranks={**line.entry.ranks, "sha256": "0"}, commit="later"))
-    other = replace(line, entry=replace(line.entry, seed=77))
-    assert scores.trained_again([line, other]) == []
-    assert scores.trained_again([line, line, other, moved]) == [False]
-    assert scores.trained_again([line, line, other, other]) == [True, True]
+
+    def like(**changes):
+        return replace(line, entry=replace(line.entry, **changes))
+
+    again = like(weights="again")
+    assert scores.trained_again([line, like(commit="later"), like(seed=77, weights="other")]) == []
+    assert scores.trained_again([line, again, like(weights="third", seed=77)]) == [True]
+    moved = like(weights="moved", ranks={**line.entry.ranks, "sha256": "0"})
+    assert scores.trained_again([line, again, moved]) == [False]

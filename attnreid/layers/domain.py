@@ -37,8 +37,8 @@ def domain_memory_map(x: Tensor, query: Tensor | None, key: Tensor) -> Tensor:
 def _in_each_image(weight: Tensor, x: Tensor) -> Tensor:
     """Return the 1x1 conv of a map as a product of matrices an image.
 
-    On the CPU it saves the conv's copies of the map, half of the time. Backward would make a gradient of the weight for
-    every image: it is for what is folded.
+    On the CPU it saves the conv's copies of the map, a quarter of the folded layer's time. Backward would make a
+    gradient of the weight for every image: it is for what is folded.
     """
     product = torch.bmm(weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2))
     return product.view(x.shape[0], weight.shape[0], *x.shape[2:])
