@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-STAMP := $(VENV)/pyproject.installed
-PIP := -m pip install --disable-pip-version-check --progress-bar off --no-compile -q
+STAMP := $(VENV)/pyproject.toml
+# uv unpacks the gigabytes of torch on all cores, in a quarter of pip's time.
+get_uv = $(1) -m pip install --disable-pip-version-check --progress-bar off --no-compile -q uv
+install = $(1) -m uv pip install -q --python $(1)
 OLDEST := .venv-oldest
 CORE := .venv-core
 # One process a core; torch takes one thread in each (tests/conftest.py).
@@ -50,12 +52,12 @@ test-soak: env
 # The suite on the lowest release of every dependency that pyproject.toml allows and this Python has a wheel of.
 test-oldest: python
 	$(PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) uv
+	$(call get_uv,$(OLDEST)/bin/python)
 	$(OLDEST)/bin/uv pip compile -q --resolution lowest-direct --only-binary :all: --no-binary fightingcv-attention \
 		--python $(OLDEST)/bin/python \
 		--all-extras --no-annotate --no-header -o $(OLDEST)/versions.txt pyproject.toml
-	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python -r $(OLDEST)/versions.txt
-	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --no-deps -e .
+	$(call install,$(OLDEST)/bin/python) -r $(OLDEST)/versions.txt
+	$(call install,$(OLDEST)/bin/python) --no-deps -e .
 	$(OLDEST)/bin/python $(PYTEST)
 
 # How other libraries score the same rankings: sets them up in .venv-peers and writes docs/results/protocol_kit.md.
@@ -66,7 +68,8 @@ protocol-kit: env
 # The library with nothing but its own three dependencies, and pytest.
 test-core: python
 	$(PYTHON) -m venv --clear $(CORE)
-	$(CORE)/bin/python $(PIP) -e . pytest pytest-xdist
+	$(call get_uv,$(CORE)/bin/python)
+	$(call install,$(CORE)/bin/python) -e . pytest pytest-xdist
 	$(CORE)/bin/python $(PYTEST) tests/test_core.py tests/test_pyramid.py tests/test_registry.py tests/layers
 
 # What README, docs and docstrings show, run or parsed.
@@ -75,7 +78,7 @@ test-docs: env
 
 # The documentation as a site in build/docs; a warning is an error.
 docs: env
-	$(PY) $(PIP) -e '.[docs]'
+	$(call install,$(PY)) -e '.[docs]'
 	$(PY) -m sphinx -W --keep-going -j auto -q docs build/docs
 	$(MAKE) -s playground
 
@@ -85,7 +88,7 @@ playground: env
 
 # Runs the notebooks and stores what they show.
 notebooks: env
-	$(PY) $(PIP) -e '.[docs]'
+	$(call install,$(PY)) -e '.[docs]'
 	$(PY) docs/notebooks/refresh.py
 
 lint: env
@@ -96,7 +99,7 @@ lint: env
 # What a release uploads: dist/*.whl and dist/*.tar.gz.
 dist: env
 	rm -rf dist
-	$(PY) $(PIP) build twine
+	$(call install,$(PY)) build twine
 	$(PY) -m build
 	$(PY) -m twine check --strict dist/*
 
@@ -107,7 +110,8 @@ env:
 		echo "Setting up $(VENV) (a few minutes the first time)"; \
 		$(MAKE) -s python && \
 		{ $(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); } && \
-		$(PY) $(PIP) -e '.[pipelines,dev]' && \
+		$(call get_uv,$(PY)) && \
+		$(call install,$(PY)) -e '.[pipelines,dev]' && \
 		cp pyproject.toml $(STAMP); \
 	fi
 

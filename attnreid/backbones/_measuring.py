@@ -76,11 +76,13 @@ def stand_in(model: nn.Module, *, meta: bool, bypass: bool) -> nn.Module:
     for module in model.modules():
         if isinstance(module, Replacement):
             memo[id(module.replaced)] = nn.Identity()  # It does not run.
-        for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
-            if isinstance(tensor, Tensor) and id(tensor) not in memo:
-                if is_lazy(tensor):
+        for value in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
+            if isinstance(value, Tensor) and id(value) not in memo:
+                if is_lazy(value):
                     raise ValueError("the model's parameters must have sizes; it has lazy ones: run it once first")
-                memo[id(tensor)] = _empty_or_copied(tensor, meta)
+                memo[id(value)] = _empty_or_copied(value, meta)
+            elif type(value) is OrderedDict and not value:
+                memo[id(value)] = OrderedDict()  # a dozen tables of hooks: most of the time of copying
     try:
         double = copy.deepcopy(model, memo).eval()
     except Exception as error:
@@ -106,14 +108,16 @@ def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observation:
     return Observation({name: seen.get(id(module), Seen()) for name, module in names}, failure)
 
 
-class _ShapesOfNorms(TorchFunctionMode):
-    """Batch norms of meta tensors return their input's shape: torch puts them together of some twenty operations."""
+class _ShapesAlone(TorchFunctionMode):
+    """Batch norms and ReLUs of meta tensors return their input: torch works their shapes out in Python, slowly."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (F.batch_norm, torch.batch_norm) and args and args[0].is_meta and args[0].ndim > 1:
             sizes = {len(each) for each in args[1:] if isinstance(each, Tensor)}
             if sizes == {args[0].shape[1]}:  # else torch has to say what is wrong
-                return torch.empty_like(args[0])
+                return args[0].detach()
+        if func is F.relu and args and args[0].is_meta and args[0].is_floating_point():
+            return args[0] if (kwargs or {}).get("inplace") else args[0].detach()
         return func(*args, **(kwargs or {}))
 
 
@@ -122,7 +126,7 @@ def run_watched(model: nn.Module, inputs: Sequence[Tensor], note: Note) -> Excep
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
     try:
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad(), _ShapesOfNorms():
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad(), _ShapesAlone():
             model(*inputs)
     except Exception as error:
         return error

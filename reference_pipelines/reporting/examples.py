@@ -124,20 +124,24 @@ def embed(data: ReidData, query_features: Tensor, gallery_features: Tensor) -> d
 def principal_axes(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (D, 2) the directions of the most variance, most first, and (2,) its shares of the whole.
 
-    The largest component of a direction is positive, so that the same features give the same map.
+    The largest component of a direction is positive, so that the same features give the same map. Where there are fewer
+    rows than columns, a direction without variance is 0.
 
     Args:
-        centred: (N, D) with columns of mean 0.
+        centred: (N, D) with columns of mean 0, N and D at least 2.
     """
     from scipy.linalg import eigh  # the report itself is written without scipy
 
-    covariance = centred.T @ centred
-    last = len(covariance) - 1
-    values, vectors = eigh(covariance, subset_by_index=[last - 1, last])
-    axes = vectors[:, ::-1]
+    wide = len(centred) < centred.shape[1]  # the products of the rows then have the same variances, and are fewer
+    products = centred @ centred.T if wide else centred.T @ centred
+    whole, last = float(np.trace(products)), len(products) - 1
+    values, vectors = eigh(products, subset_by_index=[last - 1, last])
+    values, axes = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    if wide:
+        varies = values > 1e-12 * whole  # below that the direction is one of rounding
+        axes = np.where(varies, centred.T @ axes / np.sqrt(np.where(varies, values, 1)), 0)
     axes = axes * np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1.0, 1.0)
-    whole = float(np.trace(covariance))
-    return axes, np.maximum(values[::-1], 0) / whole if whole > 0 else np.zeros(2)
+    return axes, values / whole if whole > 0 else np.zeros(2)
 
 
 def _spread(items: np.ndarray, count: int) -> np.ndarray:

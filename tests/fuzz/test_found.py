@@ -90,7 +90,7 @@ BOMB = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'x'}]" 
         ("title: !!bool x", "not valid YAML"),
         ("title: !!timestamp x", "not valid YAML"),
         ("seed: 0x" + "f" * 5000, "line 1 has a number of 5,002 digits"),
-        ("title: " + DEEP, "not valid YAML"),
+        ("title: " + DEEP[3500:-3500], "not valid YAML"),
     ],
 )
 def test_a_recipe_that_is_no_plain_data(text, reason, tmp_path):

@@ -11,24 +11,36 @@ from reference_pipelines.data import read
 from reference_pipelines.reporting.examples import EMBEDDED_OF_EACH, EMBEDDED_PEOPLE, WORST, embed, principal_axes
 
 
-def test_the_axes_are_the_first_right_singular_vectors():
+@pytest.mark.parametrize("rows", [50, 5], ids=["tall", "wide"])
+def test_the_axes_are_the_first_right_singular_vectors(rows):
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(50, 8)) * np.array([1, 5, 1, 1, 3, 1, 1, 1])
+    features = rng.normal(size=(rows, 8)) * np.array([1, 5, 1, 1, 3, 1, 1, 1])
     centred = features - features.mean(axis=0)
     axes, shares = principal_axes(centred)
     _, values, vectors = np.linalg.svd(centred)
     for axis, vector in zip(axes.T, vectors, strict=False):
         assert axis[np.abs(axis).argmax()] > 0
         assert np.abs(axis @ vector) == pytest.approx(1)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-12)
     np.testing.assert_allclose(shares, (values**2 / (values**2).sum())[:2])
     again, _ = principal_axes(-centred)
     np.testing.assert_allclose(again, axes)
 
 
-def test_features_that_are_all_alike_have_a_map_without_variance():
-    axes, shares = principal_axes(np.zeros((4, 3)))
+@pytest.mark.parametrize("shape", [(4, 3), (3, 4)])
+def test_features_that_are_all_alike_have_a_map_without_variance(shape):
+    axes, shares = principal_axes(np.zeros(shape))
     assert np.isfinite(axes).all()
     assert shares.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rows", [50, 5], ids=["tall", "wide"])
+def test_features_on_a_line_have_a_map_on_a_line(rows):
+    places = np.linspace(-1, 1, rows)
+    centred = np.outer(places, np.arange(1.0, 9))
+    axes, shares = principal_axes(centred)
+    assert shares == pytest.approx([1, 0])
+    np.testing.assert_allclose(centred @ axes, np.outer(places, [np.linalg.norm(np.arange(1, 9)), 0]), atol=1e-12)
 
 
 def test_the_map_is_of_some_people_evenly_with_their_cameras(market):
