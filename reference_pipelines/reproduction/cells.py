@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Run:
         seed: of the training.
         arguments: of `train PIPELINE`, without the folder.
         folder: where it is written; two experiments that need the same run share it.
+        minutes: that it is expected to take; None where nobody has measured.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Run:
     seed: int
     arguments: tuple[str, ...]
     folder: Path
+    minutes: float | None = None
 
     @cached_property
     def config(self) -> Any:
@@ -183,7 +185,8 @@ class Plan:
         if source is not None:
             values["model.weights"] = str((source.folder / "model.safetensors").absolute())
         words = [word for key, value in values.items() for word in _words(key, value)]
-        run = Run(title, recipe.pipeline, images, root, seed, ("--config", recipe.config, *words), Path())
+        arguments = ("--config", recipe.config, *words)
+        run = Run(title, recipe.pipeline, images, root, seed, arguments, Path(), recipe.minutes)
         return _with_folder(run, self.out / "runs")
 
 
@@ -204,7 +207,7 @@ def _with_folder(run: Run, runs: Path) -> Run:
         config["model"]["weights"] = "source"
     digest = hashlib.sha256(json.dumps([run.pipeline, run.images, config], sort_keys=True).encode()).hexdigest()
     name = f"{_slug(run.title)}-seed{run.seed}-{digest[:8]}"
-    return Run(run.title, run.pipeline, run.images, run.root, run.seed, run.arguments, runs / name)
+    return replace(run, folder=runs / name)
 
 
 def _slug(text: str) -> str:

@@ -28,6 +28,7 @@ class Job:
         folder: its run folder, whose log tells how far it is.
         epochs: how many it will log.
         console: file that takes what it prints.
+        after: the job that it needs what comes of; it fails where that one does.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Job:
     folder: Path
     epochs: int
     console: Path
+    after: "Job | None" = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def run_jobs(jobs: Sequence[Job], *, keep_going: bool = False) -> list[Failure]:
     Small networks gain little from a second thread, so a core each is the fastest way through several runs.
 
     Args:
-        jobs: what to run.
+        jobs: what to run, in the order in which they are begun; one that has to wait for another is passed over.
         keep_going: run the others where one fails, and return the failures.
 
     Raises:
@@ -75,8 +77,9 @@ def run_jobs(jobs: Sequence[Job], *, keep_going: bool = False) -> list[Failure]:
     with progress_bar(None, sum(job.epochs for job in jobs), "train", unit="epoch") as bar:
         try:
             while waiting or running:
-                while waiting and len(running) < together:
-                    job = waiting.pop(0)
+                ready = [job for job in waiting if job.after not in (*waiting, *(other for other, _ in running))]
+                for job in ready[: together - len(running)]:
+                    waiting.remove(job)
                     started[job.console] = time.perf_counter()
                     running.append((job, _start(job, environment)))
                 time.sleep(_POLL_SECONDS)
@@ -87,6 +90,9 @@ def run_jobs(jobs: Sequence[Job], *, keep_going: bool = False) -> list[Failure]:
                         raise UserError(f"{job.title}: {said}")
                     if said is not None:
                         failures.append(Failure(job, said, time.perf_counter() - started[job.console]))
+                        hopeless = [each for each in waiting if each.after == job]
+                        failures += [Failure(each, f"{job.title} failed: {said}", 0.0) for each in hopeless]
+                        waiting = [each for each in waiting if each not in hopeless]
                     how = "is done" if said is None else f"failed: {said}"
                     tqdm.write(f"  {job.title} {how}, {time.perf_counter() - began:.0f} s after the first began")
                 bar.set_postfix_str(", ".join(job.title for job, _ in running), refresh=False)

@@ -11,7 +11,7 @@ from typing import Any
 from attnreid.files import write_text
 from reference_pipelines.config.loading import to_plain
 from reference_pipelines.distributed.device import describe_hardware, pick_device
-from reference_pipelines.errors import UserError, writing
+from reference_pipelines.errors import writing
 from reference_pipelines.ledger.entry import SELECTIONS, Selection
 from reference_pipelines.ledger.recording import record, record_failure
 from reference_pipelines.rendering import render_market
@@ -25,19 +25,21 @@ _RECORDED = "recorded.json"  # beside a result: the slices of the ledger that ha
 def run_plan(plan: Plan) -> list[Failure]:
     """Render, train and test all that is not there yet, and append it to the ledger; return what failed.
 
+    Of each seed's runs the longest are begun first, so that no core is left with one at the end. What starts from the
+    source weights waits for them while other runs go on.
+
     Raises:
-        UserError: images or starting weights could not be made.
+        UserError: images could not be made.
     """
     needed = {run.images for run in plan.runs} | {cell.test.name for cell in plan.cells if cell.test is not None}
     source = plan.source() if any(run.pipeline == "mla" for run in plan.runs) else None
     if source is not None:
         needed.add(source.images)
     _render(plan, needed)
-    if source is not None and not source.done:
-        failures = run_jobs(_jobs([source], plan), keep_going=True)
-        if failures:
-            raise UserError(f"reproduce: the source weights failed: {failures[0].reason}")
-    failures = run_jobs(_jobs(list(pending(plan.runs)), plan), keep_going=True)
+    runs = list(pending(plan.runs))
+    runs.reverse()  # of equals the later one first: rows with more attention come last in the papers' tables
+    runs.sort(key=lambda run: (run.seed, -(run.minutes or 0)))
+    failures = run_jobs(_jobs(runs, source, plan), keep_going=True)
     tests = [(cell, rule) for rule in plan.select for cell in plan.cells if _is_to_be_tested(cell, rule)]
     failures += run_jobs([_test(cell, rule, plan) for cell, rule in tests], keep_going=True)
     _record(plan, failures)
@@ -52,19 +54,19 @@ def _render(plan: Plan, needed: set[str]) -> None:
             print(render_market(place, **options), file=sys.stderr, flush=True)
 
 
-def _jobs(runs: Sequence[Run], plan: Plan) -> list[Job]:
-    jobs = []
-    for run in runs:
-        if run.folder.exists():  # cut off: a run is gone on with where it has saved something
-            saved = (run.folder / "checkpoints").is_dir()
-            if not saved:
-                shutil.rmtree(run.folder)
-        command = ["train", run.pipeline, "--out", str(run.folder), *run.arguments]
-        if run.folder.exists():
-            command = ["resume", str(run.folder)]
-        title = f"{run.title}, seed {run.seed}"
-        jobs.append(Job(title, command, run.folder, run.config.optimizer.epochs, _console(plan, run.folder.name)))
-    return jobs
+def _jobs(runs: Sequence[Run], source: Run | None, plan: Plan) -> list[Job]:
+    first = _job(source, plan) if source is not None and not source.done else None
+    return [*([first] if first else []), *(_job(run, plan, first if run.pipeline == "mla" else None) for run in runs)]
+
+
+def _job(run: Run, plan: Plan, after: Job | None = None) -> Job:
+    if run.folder.exists() and not (run.folder / "checkpoints").is_dir():  # cut off before it had saved anything
+        shutil.rmtree(run.folder)
+    command = ["train", run.pipeline, "--out", str(run.folder), *run.arguments]
+    if run.folder.exists():
+        command = ["resume", str(run.folder)]
+    title = f"{run.title}, seed {run.seed}"
+    return Job(title, command, run.folder, run.config.optimizer.epochs, _console(plan, run.folder.name), after)
 
 
 def _test(cell: Cell, rule: Selection, plan: Plan) -> Job:

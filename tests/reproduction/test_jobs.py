@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -57,3 +58,24 @@ def test_every_job_runs_once(tmp_path, plain_python, capsys):
     assert len(plain_python) == len(jobs)
     for i, job in enumerate(jobs):
         assert job.console.read_text() == f"row {i}\n"
+
+
+def test_a_job_waits_for_what_it_needs_and_lets_the_others_pass(tmp_path, plain_python):
+    made = tmp_path / "made"
+    first = shell(tmp_path, "first", f"import time; time.sleep(2); open({str(made)!r}, 'w').close()")
+    needy = [replace(shell(tmp_path, f"needy{i}", f"open({str(made)!r})"), after=first) for i in range(2)]
+    other = shell(tmp_path, "other", f"import os; print(os.path.exists({str(made)!r}))")
+    assert run_jobs([first, *needy, other], keep_going=True) == []
+    assert other.console.read_text() == "False\n"
+    assert len(plain_python) == 4
+
+
+def test_a_job_fails_with_what_it_needs(tmp_path, plain_python):
+    first = shell(tmp_path, "first", "import sys; sys.exit('error: no such thing')")
+    needy, other = replace(shell(tmp_path, "needy", "pass"), after=first), shell(tmp_path, "other", "print('done')")
+    failures = run_jobs([first, needy, other], keep_going=True)
+    assert [failure.job for failure in failures] == [first, needy]
+    assert failures[0].reason.startswith("no such thing")
+    assert failures[1].reason == f"first failed: {failures[0].reason}"
+    assert other.console.read_text() == "done\n"
+    assert len(plain_python) == 2
