@@ -36,9 +36,14 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def test_a_model_in_distributed_data_parallel_is_refused() -> None:
+class OneOfItsKind(DistributedDataParallel):
+    pass
+
+
+@pytest.mark.parametrize("kind", [DistributedDataParallel, OneOfItsKind])
+def test_a_model_in_distributed_data_parallel_is_refused(kind: type[DistributedDataParallel]) -> None:
     model = plain()
-    together = DistributedDataParallel(model)
+    together = kind(model)
     for call in CALLS:
         with pytest.raises(ValueError, match=REFUSAL.format("DistributedDataParallel")):
             call(together)
