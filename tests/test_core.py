@@ -86,6 +86,20 @@ def test_sources_of_the_library_name_no_other_package():
                     assert name.partition(".")[0] in allowed, f"{path} imports {name}"
 
 
+def test_tests_of_the_core_are_collected_without_other_packages():
+    """Those of `make test-core`; what needs more imports it where it is needed, or skips."""
+    tests = Path(__file__).parent
+    for path in [
+        *(tests / f"test_{name}.py" for name in ("core", "pyramid", "registry")),
+        *(tests / "layers").glob("*.py"),
+    ]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [node.module] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
+                for name in modules:
+                    assert name.partition(".")[0] in STANDARD | {"pytest", "tests"}, f"{path} imports {name}"
+
+
 @pytest.mark.parametrize("attention", ["se", "rga_s", "split", "pixel"])
 def test_attention_goes_in_and_comes_out_again(network, images, attention):
     before, plain = network(images), copy.deepcopy(network.state_dict())

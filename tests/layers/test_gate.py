@@ -6,8 +6,6 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from attnreid import (
     AttentionPyramid,
@@ -133,11 +131,14 @@ def test_graphs_hold_nothing_of_the_probes(name, monkeypatch):
 
 @pytest.fixture
 def model():
+    resnet = pytest.importorskip("torchvision.models.resnet", reason="the host is torchvision's")
     torch.manual_seed(0)
-    return ResNet(BasicBlock, [1, 1, 1, 1]).eval()
+    return resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1]).eval()
 
 
 def test_feature_extractors_hand_out_every_levels_gate_by_name(model):
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
     attach_apnet(model, "se", input_size=(64, 32))
     names = [f"layer{stage}.attention.levels.{level}.probe" for stage in (1, 2, 3, 4) for level in (0, 1)]
     for listed in get_graph_node_names(model):
